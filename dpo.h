@@ -1,0 +1,10108 @@
+/* dpo.h - v0.1.0 - fine-tune language models with SFT and DPO on a CPU - MIT licence
+
+   One C file of your program says
+
+       #define DPO_IMPLEMENTATION
+       #include "dpo.h"
+
+   and is built with: cc -O2 file.c -lm -lpthread. All other files just include it.
+   C99 and C++17, libc and libm, pthreads unless DPO_NO_THREADS; nothing else.
+
+   It reads Hugging Face model directories (GPT-NeoX/Pythia, BTLM and muP Cerebras-GPT, GPT-2,
+   Llama, Qwen2; F32, F16, BF16 safetensors, sharded too), trains them whole or through LoRA
+   adapters with supervised fine-tuning (SFT) and Direct Preference Optimization (DPO and its
+   relatives), and writes them back. The result of a run is a function of weights, data, options
+   and seed alone: the same bits for any number of threads, any micro-batch split, any SIMD path.
+
+   QUICK START
+
+       dpo_context *c = dpo_open(NULL);
+       dpo_model *m = dpo_model_load(c, "my-model");
+       dpo_data *d = dpo_data_create(c, dpo_tokenizer_bytes(c), NULL);
+       dpo_data_read(d, "pairs.jsonl", NULL);     lines of {"prompt","chosen","rejected"}
+       dpo_train_config t = dpo_train_defaults(DPO_PREFERENCE);
+       dpo_train(m, d, NULL, &t);
+       dpo_model_save(m, "my-model-dpo", DPO_F32);
+       if (dpo_status(c)) puts(dpo_error(c));
+       dpo_close(c);
+
+   WHAT IT DOES NOT DO
+
+   No GPU, no autograd, no quantised training, no fp16 arithmetic, no dropout, no losses that couple
+   the pairs of a batch (KTO, AOT). This version computes in fp32 only; bf16 arithmetic, tokenizers
+   other than the byte-level one, and checkpoints to resume from are not in it yet.
+   It never prints, exits or aborts.
+
+   CONTENTS: search for ">>NAME"
+
+       interface       >>TYPES >>CONTEXT_API >>TENSOR_API >>TEXT_API >>MODEL_API >>LORA_API
+                       >>LOSS_API >>TRAIN_API >>STEP_API >>GENERATE_API >>LAYER_API
+       arithmetic      >>PLATFORM >>ERROR >>MEMORY >>THREADS >>RANDOM >>NUMERICS >>KERNELS
+                       >>CONTEXT >>GEMM >>LAYERS
+       bytes           >>JSON >>FILES
+       model and step  >>BATCH >>MODEL >>NETWORK >>LORA >>LOSS >>OPTIMIZER
+       text            >>TOKENIZER >>DATA
+       what users call >>GENERATE >>TRAINER >>PLAN >>LAYER_CALLS
+
+   THREE LEVELS, each usable alone
+
+   1. Files: dpo_model_load, dpo_data_read, dpo_train, dpo_generate_text (examples/sft.c, dpo.c).
+   2. The step: your loop, your batches, your loss: dpo_trainer_forward, dpo_trainer_backward,
+      dpo_trainer_update (examples/step.c, own_loss.c).
+   3. Tensors and layers: each layer's forward and backward on plain arrays (examples/layers.c).
+
+   SYMBOLS AND SHAPES
+
+       N   rows: tokens of a batch laid end to end, no padding     V   vocabulary
+       d   hidden size        H   query heads     K   key/value heads     D   head size
+       f   MLP size           r   LoRA rank       R   targets of a batch
+       A matrix "[N,d]" is row-major: element (n,i) at n*d+i. Sizes are int64_t.
+
+   A BATCH IS A FOREST OF SEGMENTS. A segment is a run of tokens that attends causally to itself and
+   to its whole chain of ancestors; positions go on from the parent's end. A preference pair is a
+   prompt with two children, chosen and rejected, so the prompt is computed once. A target
+   {row, token, sequence} asks hidden row `row` for log p(token) and adds it to `sequence`: logits
+   are computed for target rows alone, a tile at a time.
+
+   OPTIONS, defined before the implementation is included; none changes a public type
+
+       DPO_STATIC       everything is static: several private copies may live in one program
+       DPO_ASSERT(x)    internal invariants, off by default (input is always checked by branches)
+       DPO_NO_STDIO     no default file access: bring desc.io or do without files
+       DPO_NO_THREADS   no pthreads; n_threads is always 1
+       DPO_NO_SIMD      the scalar kernels only (the same bits, slowly)
+
+   MEMORY    Each object is one block of the context's allocator, measured by the same function that
+             carves it; dpo_plan_train reports the sizes before anything is loaded, and a training
+             step allocates nothing. dpo_close frees all; the *_free functions free one object early.
+   THREADS   A context and all objects made from it are used by one thread at a time; different
+             contexts are independent. The pool of worker threads is the library's own business.
+   ERRORS    Constructors return NULL, verbs a code. The context keeps the first error as a sentence
+             (what, where, got, expected, remedy) until dpo_clear; while it does, calls that are
+             given one of its objects do nothing and return that code.
+   NUMERICS  Products are single chains of fused multiply-adds in index order, sums over a row a fixed
+             16-lane tree, gradients over rows chains in row order; exp, log, tanh, erf, sin and cos
+             are the header's own. Subnormals are flushed to zero while it computes (the caller's
+             floating-point state is restored). DPO_NUMERICS is raised when any bit changes.
+
+   REFERENCES
+       [DPO]    Rafailov et al. 2023, arXiv 2305.18290        [LoRA]  Hu et al. 2021, arXiv 2106.09685
+       [IPO]    Azar et al. 2023, arXiv 2310.12036            [SLiC]  Zhao et al. 2023, arXiv 2305.10425
+       [cDPO]   Mitchell 2023, "A note on DPO with noisy preferences"
+       [robust] Chowdhury et al. 2024, arXiv 2403.00409       [SimPO] Meng et al. 2024, arXiv 2405.14734
+       [ORPO]   Hong et al. 2024, arXiv 2403.07691            [DPOP]  Pal et al. 2024, arXiv 2402.13228
+       [EXO]    Ji et al. 2024, arXiv 2402.00856              [NCA]   Chen et al. 2024, arXiv 2402.05369
+       [BCO]    Jung et al. 2024, arXiv 2404.04656            [SPPO]  Wu et al. 2024, arXiv 2405.00675
+       [APO]    D'Oosterlinck et al. 2024, arXiv 2408.06266   [Disco] Lu et al. 2024, arXiv 2406.08414
+       [rsLoRA] Kalajdzievski 2023, arXiv 2312.03732          [RoPE]  Su et al. 2021, arXiv 2104.09864
+       [ALiBi]  Press et al. 2021, arXiv 2108.12409           [muP]   Yang et al. 2022, arXiv 2203.03466
+       [AdamW]  Loshchilov, Hutter 2017, arXiv 1711.05101
+*/
+#if defined(DPO_IMPLEMENTATION) && !defined(_DEFAULT_SOURCE)
+#define _DEFAULT_SOURCE /* mmap hints, fsync and friends under -std=c99; before any system header */
+#endif
+#ifndef DPO_H
+#define DPO_H
+#include <stddef.h>
+#include <stdint.h>
+#ifdef __cplusplus
+extern "C" {
+#endif
+#ifndef DPO_API
+#if defined(DPO_STATIC) && defined(__GNUC__)
+#define DPO_API static __attribute__((unused))
+#elif defined(DPO_STATIC)
+#define DPO_API static
+#else
+#define DPO_API extern
+#endif
+#endif
+
+#define DPO_VERSION_MAJOR 0
+#define DPO_VERSION_MINOR 1
+#define DPO_VERSION_PATCH 0
+#define DPO_NUMERICS      1 /* raised whenever any result bit changes */
+
+/* ===========================================================================================
+   >>TYPES
+   =========================================================================================== */
+
+typedef int dpo_result; /* DPO_OK or one of the negative codes below */
+enum {
+    DPO_OK = 0,
+    DPO_E_ARG = -1,         /* an argument or option outside what is allowed */
+    DPO_E_MEMORY = -2,      /* the allocator gave nothing */
+    DPO_E_IO = -3,          /* the system refused to open, read, write, sync or rename */
+    DPO_E_FORMAT = -4,      /* a file is not what it should be */
+    DPO_E_SHAPE = -5,       /* tensors or tokens that do not fit together */
+    DPO_E_NONFINITE = -6,   /* NaN or infinity where numbers are needed */
+    DPO_E_STATE = -7,       /* called in the wrong order, or a stale cache */
+    DPO_E_UNSUPPORTED = -8, /* understood, but this version does not do it */
+    DPO_E_CANCELLED = -9    /* the cancel hook said stop */
+};
+enum { DPO_F32 = 1, DPO_BF16 = 2, DPO_F16 = 3, DPO_I32 = 4, DPO_F64 = 5 };
+enum { DPO_SIMD_AUTO = 0, DPO_SIMD_SCALAR = 1, DPO_SIMD_AVX2 = 2, DPO_SIMD_AVX512 = 3 };
+enum { DPO_LOG_INFO = 0, DPO_LOG_WARNING = 1 };
+
+typedef struct dpo_context dpo_context;     /* owns everything below */
+typedef struct dpo_tokenizer dpo_tokenizer; /* text <-> token ids */
+typedef struct dpo_data dpo_data;           /* tokenized examples, and their reference log-probs */
+typedef struct dpo_model dpo_model;         /* weights, and adapters if attached */
+typedef struct dpo_trainer dpo_trainer;     /* gradients, optimizer, workspace, position in the data */
+
+/* A contiguous row-major view of memory that somebody else owns. */
+typedef struct dpo_tensor {
+    const char *name;
+    void *data;
+    int dtype;        /* DPO_F32, ... */
+    int ndim;         /* 0..4 */
+    int64_t shape[4]; /* unused dimensions are 1 */
+} dpo_tensor;
+
+/* File access. Each function returns 0 or an errno-like code that enters the error sentence.
+   `open` modes: 'r' read, 'w' create or truncate. `write` appends. Paths are the caller's. */
+typedef struct dpo_io {
+    void *user;
+    int (*open)(void *user, const char *path, int mode, void **file);
+    int (*size)(void *user, void *file, uint64_t *bytes);
+    int (*read)(void *user, void *file, uint64_t offset, void *to, size_t bytes);
+    int (*write)(void *user, void *file, const void *from, size_t bytes);
+    int (*sync)(void *user, void *file);
+    int (*close)(void *user, void *file);
+    int (*rename)(void *user, const char *from, const char *to); /* atomic, replaces `to` */
+    int (*remove)(void *user, const char *path);
+    int (*make_dir)(void *user, const char *path); /* 0 also when it is there already */
+    int (*sync_dir)(void *user, const char *path);
+} dpo_io;
+
+/* The environment of a context. Zero everywhere (or NULL for the whole struct) is the ordinary
+   thing. Hooks run on the thread that called the library. */
+typedef struct dpo_desc {
+    int n_threads;                            /* 0 = one per core */
+    int simd;                                 /* DPO_SIMD_AUTO, or force a path */
+    void *(*alloc)(void *user, size_t bytes); /* both or neither; any alignment */
+    void (*release)(void *user, void *p, size_t bytes);
+    const dpo_io *io; /* copied */
+    void (*log)(void *user, int level, const char *line);
+    void (*progress)(void *user, const char *what, int64_t done, int64_t total);
+    int (*cancel)(void *user); /* polled between micro-batches; non-zero stops */
+    void *user;
+} dpo_desc;
+
+/* ===========================================================================================
+   >>CONTEXT_API
+   =========================================================================================== */
+
+/* dpo_open - a context: threads, kernels for this CPU, memory.
+ *   desc    NULL for defaults; copied
+ *   returns NULL when there is no memory or desc is wrong (dpo_status(NULL) is DPO_E_MEMORY) */
+DPO_API dpo_context *dpo_open(const dpo_desc *desc);
+
+/* dpo_close - free the context and everything made from it. NULL is fine. */
+DPO_API void dpo_close(dpo_context *c);
+
+/* dpo_status, dpo_error - code and sentence of the first error since the last dpo_clear; DPO_OK and
+   "" when there is none. The text lives until the next call on the context. */
+DPO_API dpo_result dpo_status(const dpo_context *c);
+DPO_API const char *dpo_error(const dpo_context *c);
+DPO_API void dpo_clear(dpo_context *c);
+
+/* dpo_result_name - "DPO_E_IO" and so on, for logs. */
+DPO_API const char *dpo_result_name(dpo_result r);
+
+/* dpo_build_info - one line: version, numerics version, compiler, options, kernels and threads in
+   use (c may be NULL). Belongs at the top of every training log. */
+DPO_API const char *dpo_build_info(const dpo_context *c);
+DPO_API int dpo_version(void); /* major * 10000 + minor * 100 + patch */
+
+/* ===========================================================================================
+   >>TENSOR_API
+   =========================================================================================== */
+
+/* dpo_tensor_f32 - a view of floats: dimensions given as 0 end the list. */
+DPO_API dpo_tensor dpo_tensor_f32(float *data, int64_t d0, int64_t d1, int64_t d2, int64_t d3);
+
+/* dpo_tensors_save - write tensors into one safetensors file, atomically.
+ *   metadata  NULL, or key, value, key, value, ..., NULL
+ *   errors    DPO_E_IO; nothing is left under `path` that was not there before */
+DPO_API dpo_result dpo_tensors_save(dpo_context *c, const char *path, const dpo_tensor *tensors, int64_t count,
+                                    const char *const *metadata);
+
+/* dpo_tensors_load - read every tensor of a safetensors file.
+ *   out     *out points to *count tensors; F32, F16, BF16 come as F32, F64 and I32 as they are;
+ *           other types are skipped. Owned by the context until dpo_tensors_free.
+ *   errors  DPO_E_IO  DPO_E_FORMAT (any bytes are safe)  DPO_E_MEMORY */
+DPO_API dpo_result dpo_tensors_load(dpo_context *c, const char *path, dpo_tensor **out, int64_t *count);
+DPO_API void dpo_tensors_free(dpo_context *c, dpo_tensor *tensors);
+
+/* ===========================================================================================
+   >>TEXT_API - tokenizers and data sets
+   =========================================================================================== */
+
+/* dpo_tokenizer_bytes - the byte-level tokenizer: ids 0..255 are bytes, 256 ends a text. It needs no
+   file and loses nothing; a model used with it has a vocabulary of at least 257. */
+DPO_API dpo_tokenizer *dpo_tokenizer_bytes(dpo_context *c);
+DPO_API int dpo_tokenizer_vocab(const dpo_tokenizer *t);
+DPO_API int32_t dpo_tokenizer_eos(const dpo_tokenizer *t);
+
+/* dpo_encode, dpo_decode - text to ids and back; no special token is added or understood.
+ *   out     [cap], NULL to measure; dpo_decode skips special ids and writes no final zero
+ *   returns what the whole result needs (ids, bytes), or a negative code: DPO_E_ARG for an id that
+ *           is not in the vocabulary; writes nothing when cap is too small */
+DPO_API int64_t dpo_encode(const dpo_tokenizer *t, const char *text, size_t bytes, int32_t *out, int64_t cap);
+DPO_API int64_t dpo_decode(const dpo_tokenizer *t, const int32_t *ids, int64_t n, char *out, size_t cap);
+
+enum {
+    DPO_TRUNCATE_REF = 0, /* the DPO reference code's rule, below */
+    DPO_TRUNCATE_END = 1  /* plain: cut what is beyond max_length */
+};
+
+/* How examples become tokens. Prompt and response are tokenized apart (the reference's rule; it makes
+   sharing the prompt exact), one end-of-text id closes each response, masks go by position.
+   DPO_TRUNCATE_REF: if prompt + longer response exceed max_length, the prompt keeps its last
+   max_prompt_length ids (first ones with prompt_keep_start), and if they still do, both responses
+   keep their first max_length - max_prompt_length. */
+typedef struct dpo_data_options {
+    int max_length;        /* ids of prompt + response */
+    int max_prompt_length; /* used by DPO_TRUNCATE_REF only */
+    int truncation;        /* DPO_TRUNCATE_* */
+    int prompt_keep_start;
+    int64_t max_rows;                                         /* stop after so many rows; 0 = all */
+    const char *prompt_field, *chosen_field, *rejected_field; /* JSON names */
+} dpo_data_options;
+
+/* What happened to the rows. */
+typedef struct dpo_data_report {
+    int64_t rows, kept;
+    int64_t bad_json, missing_field, empty_response, identical, prompt_too_long; /* dropped */
+    int64_t truncated_prompts, truncated_responses, lost_eos;                    /* kept, cut */
+    int64_t first_bad_line;                                                      /* 0 = none */
+    int64_t prompt_tokens, chosen_tokens, rejected_tokens;
+} dpo_data_report;
+
+DPO_API dpo_data_options dpo_data_defaults(void); /* 512, 256, DPO_TRUNCATE_REF, prompt/chosen/rejected */
+
+/* dpo_data_create - an empty data set. options NULL = defaults; copied. */
+DPO_API dpo_data *dpo_data_create(dpo_context *c, const dpo_tokenizer *t, const dpo_data_options *options);
+
+/* dpo_data_add - one example as text. rejected NULL: an example for SFT only. A row that cannot be
+   used (empty response, both answers the same after truncation, ...) is counted and skipped: DPO_OK. */
+DPO_API dpo_result dpo_data_add(dpo_data *d, const char *prompt, size_t prompt_bytes, const char *chosen,
+                                size_t chosen_bytes, const char *rejected, size_t rejected_bytes);
+
+/* dpo_data_add_tokens - the same from ids, taken as they are (the caller ends its responses). */
+DPO_API dpo_result dpo_data_add_tokens(dpo_data *d, const int32_t *prompt, int64_t n_prompt, const int32_t *chosen,
+                                       int64_t n_chosen, const int32_t *rejected, int64_t n_rejected);
+
+/* dpo_data_add_text - plain text for pretraining: the ids of the whole text with an end-of-text id
+   after it are cut into pieces of max_length; each id but a piece's first is a target. */
+DPO_API dpo_result dpo_data_add_text(dpo_data *d, const char *text, size_t bytes);
+
+/* dpo_data_read - JSON lines of {"prompt", "chosen", "rejected"} (without "rejected": SFT rows).
+ *   rejects nothing silently: bad rows are counted by reason, and dpo_data_report_of tells
+ *   errors  DPO_E_IO; DPO_E_FORMAT when no row at all could be used (first bad line named) */
+DPO_API dpo_result dpo_data_read(dpo_data *d, const char *path);
+/* dpo_data_read_text - the same from memory; `name` stands for the file in messages. */
+DPO_API dpo_result dpo_data_read_text(dpo_data *d, const char *name, const char *text, size_t bytes);
+
+/* dpo_json_get - the string at `field` of one JSON object, unescaped to UTF-8: for readers of other
+   formats. *out (zero-terminated, owned by the context) lives until the next call of this function.
+ *   errors  DPO_E_FORMAT with a reason in `why` (may be NULL); the context's error stays clear */
+DPO_API dpo_result dpo_json_get(dpo_context *c, const char *json, size_t bytes, const char *field, const char **out,
+                                size_t *out_bytes, const char **why);
+
+DPO_API int64_t dpo_data_count(const dpo_data *d);
+DPO_API dpo_data_report dpo_data_report_of(const dpo_data *d);
+/* dpo_data_item - views of example i's ids; any of the pointers may be NULL. */
+DPO_API dpo_result dpo_data_item(const dpo_data *d, int64_t i, const int32_t **prompt, int64_t *n_prompt,
+                                 const int32_t **chosen, int64_t *n_chosen, const int32_t **rejected,
+                                 int64_t *n_rejected);
+DPO_API uint64_t dpo_data_hash(const dpo_data *d); /* of ids and boundaries */
+DPO_API void dpo_data_free(dpo_data *d);
+
+/* ===========================================================================================
+   >>MODEL_API
+   =========================================================================================== */
+
+enum { DPO_GPT_NEOX = 1, DPO_BTLM = 2, DPO_GPT2 = 3, DPO_LLAMA = 4, DPO_QWEN2 = 5 };
+enum { DPO_NORM_LAYER = 0, DPO_NORM_RMS = 1 };
+enum { DPO_POSITION_ROPE = 0, DPO_POSITION_LEARNED = 1, DPO_POSITION_ALIBI = 2 };
+enum { DPO_ROPE_PLAIN = 0, DPO_ROPE_LINEAR = 1, DPO_ROPE_LLAMA3 = 2 };
+enum { DPO_GELU = 0, DPO_GELU_TANH = 1, DPO_SWIGLU = 2 };
+enum { DPO_QKV_HEADS = 0, DPO_QKV_THIRDS = 1, DPO_QKV_SEPARATE = 2 };
+
+/* One transformer; the families differ in these fields only. Names are Hugging Face's where they
+   have one for all families. */
+typedef struct dpo_model_config {
+    int family;
+    int vocab_size, hidden_size, num_hidden_layers, num_attention_heads, num_key_value_heads;
+    int head_dim, intermediate_size, max_position_embeddings;
+    int norm;
+    double norm_eps;
+    int position;
+    int rotary_dim;
+    double rope_theta;
+    int rope_scaling;
+    double rope_factor, rope_low_freq_factor, rope_high_freq_factor, rope_original_max_position;
+    double alibi_factor, alibi_train_length; /* slopes / factor; 0 = off */
+    int activation;
+    int parallel_residual;
+    int qkv;                                /* DPO_QKV_*: rows per head, thirds, three matrices */
+    int conv1d;                             /* weights stored [in,out] (GPT-2) instead of [out,in] */
+    int qkv_bias, attention_bias, mlp_bias; /* of q,k,v; of the output projection; of the MLP */
+    int tie_word_embeddings;
+    double embedding_scale, output_scale; /* muP multipliers, 1 elsewhere */
+    double attention_scale;               /* factor on q.k */
+    int attention_scale_by_layer;         /* divide it by layer index + 1 */
+    double width_scale;                   /* muP learning-rate multiplier of the matrices, 1 */
+    double initializer_range;
+    int bos_token_id, eos_token_id; /* -1 = none */
+    int byte_tokenizer;             /* config.json says "dpo_tokenizer": "bytes" */
+} dpo_model_config;
+
+/* dpo_model_config_read - config.json of a directory, or a JSON file itself.
+ *   errors  DPO_E_IO  DPO_E_FORMAT (key, what it held)  DPO_E_UNSUPPORTED (family, activation, ...) */
+DPO_API dpo_result dpo_model_config_read(dpo_context *c, const char *path, dpo_model_config *out);
+
+/* dpo_model_load - a Hugging Face directory: config.json with model.safetensors, or the shards named
+   by model.safetensors.index.json. Weights are held in fp32. Known buffers are skipped, tensors that
+   nothing uses are reported to the log.
+ *   errors  DPO_E_IO  DPO_E_FORMAT  DPO_E_SHAPE  DPO_E_NONFINITE (a NaN or infinity in a weight) */
+static int dpo__model_pickled(dpo_context *c, const char *dir) {
+    static const char *const names[2] = {"pytorch_model.bin", "pytorch_model.bin.index.json"};
+    char path[4096];
+    int i, found = 0;
+    for (i = 0; i < 2 && !found; i++)
+        found = !dpo__file_join(c, dir, names[i], path, sizeof path) && dpo__file_exists(c, path);
+    return found;
+}
+
+DPO_API dpo_model *dpo_model_load(dpo_context *c, const char *dir);
+
+/* dpo_model_create - random weights by the family's habit (normal with initializer_range, muP widths
+   respected; norms one, biases zero), a function of config and seed alone. */
+DPO_API dpo_model *dpo_model_create(dpo_context *c, const dpo_model_config *config, uint64_t seed);
+/* dpo_model_create_from - the same from a config.json, whose text is kept for dpo_model_save. */
+DPO_API dpo_model *dpo_model_create_from(dpo_context *c, const char *config_path, uint64_t seed);
+
+/* dpo_model_save - config.json and model.safetensors, each written whole or not at all; names and
+   config text as they were read. Attached adapters are not part of it (dpo_lora_merge, dpo_lora_save).
+ *   dtype   DPO_F32, DPO_BF16 or DPO_F16 (rounded to nearest even) */
+DPO_API dpo_result dpo_model_save(const dpo_model *m, const char *dir, int dtype);
+DPO_API void dpo_model_free(dpo_model *m);
+
+DPO_API const dpo_model_config *dpo_model_config_of(const dpo_model *m);
+/* dpo_model_tensors - views of the weights under their Hugging Face names; out NULL to count. Writing
+   to them is allowed between calls (any cached reference log-probs are then refused by their hash). */
+DPO_API int64_t dpo_model_tensors(const dpo_model *m, dpo_tensor *out, int64_t cap);
+/* dpo_model_hash - 64 bits over names, shapes and values of the weights, adapters not included. */
+DPO_API uint64_t dpo_model_hash(const dpo_model *m);
+
+/* ===========================================================================================
+   >>LORA_API
+   =========================================================================================== */
+
+typedef struct dpo_lora_config {
+    int r;
+    double lora_alpha;
+    int use_rslora;             /* scale alpha/sqrt(r) instead of alpha/r */
+    const char *target_modules; /* comma-separated; a module matches if its name is t or ends in ".t" */
+} dpo_lora_config;
+
+DPO_API dpo_lora_config dpo_lora_defaults(int family); /* r 8, alpha 16, PEFT's default targets */
+
+/* dpo_lora_attach - new adapters: A Kaiming-uniform(sqrt 5) = U(-1/sqrt(in), 1/sqrt(in)), B zero, so
+   that nothing changes yet. From now on training moves the adapters alone.
+ *   errors  DPO_E_ARG (r, a target that matches no linear module), DPO_E_STATE (attached already) */
+DPO_API dpo_result dpo_lora_attach(dpo_model *m, const dpo_lora_config *config, uint64_t seed);
+/* dpo_lora_load - a PEFT directory: adapter_config.json, adapter_model.safetensors. */
+DPO_API dpo_result dpo_lora_load(dpo_model *m, const char *dir);
+/* dpo_lora_save - the same, written. base: what to name as base_model_name_or_path, may be NULL. */
+DPO_API dpo_result dpo_lora_save(const dpo_model *m, const char *dir, const char *base);
+/* dpo_lora_enable - switch all adapters off (0) or on; off gives the base model's bits. */
+DPO_API dpo_result dpo_lora_enable(dpo_model *m, int on);
+/* dpo_lora_merge - W + scale * B A, summed in fp32, into a new model without adapters; m stays. */
+DPO_API dpo_model *dpo_lora_merge(const dpo_model *m);
+/* dpo_lora_tensors - views of A and B under their PEFT names; out NULL to count. */
+DPO_API int64_t dpo_lora_tensors(const dpo_model *m, dpo_tensor *out, int64_t cap);
+
+/* ===========================================================================================
+   >>LOSS_API - one preference pair to a loss and its two derivatives, in double
+   =========================================================================================== */
+
+/* Log-probabilities are sums over the response's tokens, end-of-text included, in nats. */
+typedef struct dpo_pair {
+    double policy_chosen, policy_rejected;
+    double reference_chosen, reference_rejected; /* 0 for losses that need none */
+    int64_t chosen_tokens, rejected_tokens;
+} dpo_pair;
+
+/* Hyper-parameters of all losses; each uses those it knows. */
+typedef struct dpo_loss_options {
+    double beta;            /* 0.1 */
+    double label_smoothing; /* cDPO, robust, EXO: probability that a label is flipped; 0 */
+    double gamma;           /* SimPO margin; 1 */
+    double lambda;          /* DPOP penalty; 5 */
+    double tau;             /* DiscoPOP temperature; 0.05 */
+    double sft_weight;      /* adds sft_weight * token-mean NLL of the chosen answers; 0 */
+    int reference_free;     /* treat the reference log-probs as 0 */
+    const void *user;       /* for a loss of your own */
+} dpo_loss_options;
+
+/* A loss: returns it for one pair and writes dL/d(policy_chosen), dL/d(policy_rejected). */
+typedef double (*dpo_pair_loss)(const dpo_pair *p, const dpo_loss_options *o, double *d_chosen, double *d_rejected);
+
+DPO_API dpo_loss_options dpo_loss_defaults(void);
+
+/* dpo_loss_by_name - "sigmoid" ([DPO]; with label_smoothing [cDPO]), "robust", "hinge" ([SLiC]), "ipo"
+   (per-token means, as TRL), "ipo_sum" (sums, as the paper's and the reference code), "sigmoid_norm",
+   "exo_pair", "nca_pair", "bco_pair", "sppo_hard", "apo_zero", "apo_down", "discopop", "dpop", "simpo",
+   "orpo". NULL for another name. dpo_loss_name enumerates them: NULL at the end. */
+DPO_API dpo_pair_loss dpo_loss_by_name(const char *name);
+DPO_API const char *dpo_loss_name(int index);
+/* dpo_loss_needs_reference - 0 for simpo and orpo; 1 for the rest, your own included. */
+DPO_API int dpo_loss_needs_reference(dpo_pair_loss loss);
+
+/* ===========================================================================================
+   >>TRAIN_API - level 1
+   =========================================================================================== */
+
+enum { DPO_SFT = 1, DPO_PREFERENCE = 2 };
+enum { DPO_TOKEN_MEAN = 0, DPO_SEQUENCE_SUM = 1 }; /* SFT: over the batch's tokens; sum, then mean over examples */
+enum { DPO_ADAMW = 0, DPO_RMSPROP = 1 };
+enum { DPO_CONSTANT = 0, DPO_LINEAR = 1, DPO_COSINE = 2 };
+
+typedef struct dpo_train_config {
+    int objective;      /* DPO_SFT, DPO_PREFERENCE */
+    int sft_reduction;  /* DPO_TOKEN_MEAN, DPO_SEQUENCE_SUM */
+    dpo_pair_loss loss; /* NULL = sigmoid */
+    dpo_loss_options loss_options;
+    int64_t num_train_epochs, max_steps; /* max_steps 0 = as many as the epochs hold */
+    int64_t batch_size;                  /* examples per update: the only size that enters the result */
+    int optimizer, schedule;
+    double learning_rate;
+    int64_t warmup_steps; /* factor min(1, (step+1)/(warmup_steps+1)), as the reference code */
+    double adam_beta1, adam_beta2, adam_epsilon, weight_decay, rmsprop_alpha;
+    double max_grad_norm;  /* 0 = no clipping */
+    int mup_learning_rate; /* full fine-tuning: matrices learn at learning_rate * width_scale [muP] */
+    int shuffle;           /* a fresh deterministic order each epoch */
+    uint64_t seed;
+    int64_t eval_size;  /* examples of the fixed evaluation subset; 0 = all */
+    int64_t micro_rows; /* most rows of a micro-batch; 0 = planned. Never changes a bit */
+    int recompute;      /* keep a layer's input only, recompute the rest. Never changes a bit */
+    /* Capacity for batches of your own (level 2) or long evaluation data; 0 = what the data needs. */
+    int64_t max_rows, max_targets, max_segments, max_path;
+} dpo_train_config;
+
+/* Names of the JSON form: loss, rewards/chosen, ... (TRL's). Means are exact means over examples. */
+typedef struct dpo_metrics {
+    int64_t step, examples, tokens; /* so far, this update included */
+    double epoch;
+    double loss;
+    double rewards_chosen, rewards_rejected, rewards_accuracies, rewards_ties, rewards_margins;
+    double logps_chosen, logps_rejected; /* sums over the response, mean over examples */
+    double grad_norm;                    /* before clipping */
+    double learning_rate;
+    int64_t batch_examples, batch_tokens; /* of this update or evaluation */
+    int has_rewards, is_eval;
+} dpo_metrics;
+
+DPO_API dpo_train_config dpo_train_defaults(int objective); /* the reference code's: see the implementation */
+
+/* dpo_train - all epochs over `data`; with eval data it evaluates before and after (log lines).
+   Full fine-tuning by a loss that needs a reference computes the reference log-probs first. */
+DPO_API dpo_result dpo_train(dpo_model *m, dpo_data *data, dpo_data *eval, const dpo_train_config *t);
+
+/* dpo_metrics_json - one line without newline under TRL's names (evaluations with "eval_" before each);
+   returns its length; cap 1024 is enough. */
+DPO_API size_t dpo_metrics_json(const dpo_metrics *m, char *out, size_t cap);
+
+/* Reference log-probs are numbers kept with the data: computed once per (weights, data, precision,
+   numerics version) by the model as it is with adapters off, reused by every beta, loss and optimizer.
+   dpo_reference_load refuses a file made from anything else (DPO_E_STATE). */
+DPO_API dpo_result dpo_reference_compute(dpo_model *m, dpo_data *d);
+DPO_API dpo_result dpo_reference_save(const dpo_data *d, const char *path);
+DPO_API dpo_result dpo_reference_load(const dpo_model *m, dpo_data *d, const char *path);
+/* dpo_reference_of - logps [count,2] F64 (chosen, rejected), NULL if not computed. */
+DPO_API const double *dpo_reference_of(const dpo_data *d);
+
+/* Bytes by kind, and work, before anything runs. */
+typedef struct dpo_plan {
+    uint64_t weights, adapters, gradients, optimizer, activations, logits, scratch, data, total;
+    double flops_per_example; /* counted multiply-adds x 2 of an average example's update */
+    int64_t trainable_parameters, parameters;
+    int64_t micro_rows, max_path, examples, steps;
+} dpo_plan;
+
+/* dpo_plan_train - what training this would take. lora NULL = full. No model is loaded.
+   data gives the lengths; eval may be NULL. */
+DPO_API dpo_result dpo_plan_train(dpo_context *c, const dpo_model_config *m, const dpo_lora_config *lora,
+                                  const dpo_train_config *t, const dpo_data *data, const dpo_data *eval, dpo_plan *out);
+/* dpo_plan_text - the table as text; returns its length. */
+DPO_API size_t dpo_plan_text(const dpo_plan *p, char *out, size_t cap);
+
+/* ===========================================================================================
+   >>STEP_API - level 2
+   =========================================================================================== */
+
+typedef struct dpo_segment {
+    int32_t parent; /* index of an earlier segment, -1 = none */
+    int32_t first;  /* first row; segments lie end to end in order */
+    int32_t length; /* rows, may be 0 when past > 0 */
+    int32_t past;   /* positions of its own that exist only as cached keys and values */
+} dpo_segment;
+
+typedef struct dpo_target {
+    int32_t row;      /* the row whose prediction is asked */
+    int32_t token;    /* log p(token) ... */
+    int32_t sequence; /* ... is added to this sequence */
+} dpo_target;
+
+/* Descendants of one root stand together. Targets are in row order within a tree, trees in order. */
+typedef struct dpo_batch {
+    const int32_t *tokens;
+    int64_t n_rows;
+    const dpo_segment *segments;
+    int64_t n_segments;
+    const dpo_target *targets;
+    int64_t n_targets;
+    int64_t n_sequences;
+} dpo_batch;
+
+/* dpo_trainer_create - gradients, optimizer state and workspace for a model. data NULL: for batches of
+   your own, with the capacities of the config.
+ *   errors  DPO_E_ARG (each option's allowed range)  DPO_E_MEMORY */
+DPO_API dpo_trainer *dpo_trainer_create(dpo_model *m, dpo_data *data, const dpo_train_config *t);
+DPO_API void dpo_trainer_free(dpo_trainer *t);
+
+/* dpo_trainer_step - the next update of the schedule: forward, loss, backward, clip, optimizer.
+ *   out     metrics of the batch before the update; may be NULL
+ *   errors  DPO_E_NONFINITE before any weight moves; DPO_E_CANCELLED likewise, resumable by calling
+ *           again; DPO_E_STATE when dpo_trainer_done */
+DPO_API dpo_result dpo_trainer_step(dpo_trainer *t, dpo_metrics *out);
+/* dpo_trainer_step_on - the same on examples of your choice, by index. */
+DPO_API dpo_result dpo_trainer_step_on(dpo_trainer *t, const int64_t *items, int64_t n, dpo_metrics *out);
+DPO_API int dpo_trainer_done(const dpo_trainer *t);
+DPO_API int64_t dpo_trainer_steps(const dpo_trainer *t); /* in all */
+/* dpo_trainer_evaluate - exact means over the fixed subset of `eval` (eval_size, by the seed). */
+DPO_API dpo_result dpo_trainer_evaluate(dpo_trainer *t, dpo_data *eval, dpo_metrics *out);
+
+/* dpo_trainer_forward - log-probs of the batch's sequences.
+ *   logps   [n_sequences] F64, nats
+ *   dpo_trainer_backward - adds d(loss)/d(weights) given d(loss)/d(logps); recomputes the forward pass
+ *           of the same batch (no state is kept between the two, so any number of batches may lie
+ *           between). dpo_trainer_update clips, moves the weights and clears the gradients. */
+DPO_API dpo_result dpo_trainer_forward(dpo_trainer *t, const dpo_batch *b, double *logps);
+DPO_API dpo_result dpo_trainer_backward(dpo_trainer *t, const dpo_batch *b, const double *dlogps);
+DPO_API dpo_result dpo_trainer_update(dpo_trainer *t, double *grad_norm);
+/* dpo_trainer_gradients - views of what has been added so far, named as the weights (full) or adapters;
+   complete (both uses of a tied matrix added up) from the call on. */
+DPO_API int64_t dpo_trainer_gradients(dpo_trainer *t, dpo_tensor *out, int64_t cap);
+/* dpo_trainer_zero - drop the gradients. */
+DPO_API dpo_result dpo_trainer_zero(dpo_trainer *t);
+/* dpo_trainer_batch - examples of the trainer's data as the batch it would form of them: sequence
+   2k (chosen) and 2k+1 (rejected) of item k, or sequence k for SFT; views valid until the next call. */
+DPO_API dpo_result dpo_trainer_batch(dpo_trainer *t, const int64_t *items, int64_t n, dpo_batch *out);
+
+/* dpo_model_logps, dpo_model_logits - without a trainer: logps [n_sequences] F64; logits [n_targets,V]
+   of the rows the targets name. Allocate a workspace for the call. */
+DPO_API dpo_result dpo_model_logps(dpo_model *m, const dpo_batch *b, double *logps);
+DPO_API dpo_result dpo_model_logits(dpo_model *m, const dpo_batch *b, float *logits);
+
+/* ===========================================================================================
+   >>GENERATE_API
+   =========================================================================================== */
+
+typedef struct dpo_generate_config {
+    int64_t max_new_tokens;
+    double temperature; /* 0 = greedy, lowest id among equals */
+    uint64_t seed;      /* item i draws from (seed, i, position): batch and threads change nothing */
+    int32_t eos;        /* stop after this id; -1 = never */
+    int64_t batch;      /* prompts computed at a time; 0 = planned */
+} dpo_generate_config;
+
+DPO_API dpo_generate_config dpo_generate_defaults(void);
+
+/* dpo_generate - continue n prompts, with cached keys and values.
+ *   prompts [n] pointers to n_prompt[i] >= 1 ids
+ *   out     [n, max_new_tokens] ids, n_out[i] of them valid (the eos id is not among them) */
+DPO_API dpo_result dpo_generate(dpo_model *m, const int32_t *const *prompts, const int64_t *n_prompt, int64_t n,
+                                const dpo_generate_config *g, int32_t *out, int64_t *n_out);
+/* dpo_generate_text - the same for one text; out is zero-terminated, cut at cap. */
+DPO_API dpo_result dpo_generate_text(dpo_model *m, const dpo_tokenizer *t, const char *prompt,
+                                     const dpo_generate_config *g, char *out, size_t cap);
+
+/* ===========================================================================================
+   >>LAYER_API - level 3: each layer on plain tensors
+
+   All tensors are F32. Backward functions ADD to the gradients of parameters (dw, db, ...) and
+   OVERWRITE the gradient of the input (dx). A parameter's or its gradient's pointer may be NULL where
+   it says "or NULL". The formulas stand above the implementations (>>LAYERS).
+   Errors: DPO_E_SHAPE with the names and shapes; outputs are untouched then.
+   =========================================================================================== */
+
+/* y[n] = table[ids[n]]; dtable[ids[n]] += dy[n] in row order.   table [V,d]  y [N,d] */
+DPO_API dpo_result dpo_embedding_forward(dpo_context *c, dpo_tensor y, const int32_t *ids, dpo_tensor table);
+DPO_API dpo_result dpo_embedding_backward(dpo_context *c, dpo_tensor dtable, const int32_t *ids, dpo_tensor dy);
+/* LayerNorm over the last dimension.   x,y [N,d]  w,b [d]  stats [N,2]: mean, 1/sqrt(var + eps) */
+DPO_API dpo_result dpo_layer_norm_forward(dpo_context *c, dpo_tensor y, dpo_tensor stats, dpo_tensor x, dpo_tensor w,
+                                          dpo_tensor b, double eps);
+DPO_API dpo_result dpo_layer_norm_backward(dpo_context *c, dpo_tensor dx, dpo_tensor dw, dpo_tensor db, dpo_tensor dy,
+                                           dpo_tensor x, dpo_tensor w, dpo_tensor stats);
+/* RMSNorm.   stats [N,2]: 0, 1/sqrt(mean x^2 + eps) */
+DPO_API dpo_result dpo_rms_norm_forward(dpo_context *c, dpo_tensor y, dpo_tensor stats, dpo_tensor x, dpo_tensor w,
+                                        double eps);
+DPO_API dpo_result dpo_rms_norm_backward(dpo_context *c, dpo_tensor dx, dpo_tensor dw, dpo_tensor dy, dpo_tensor x,
+                                         dpo_tensor w, dpo_tensor stats);
+/* y = x w^T + b + s (x a^T) bb^T.   x [N,in]  w [out,in]  b [out] or NULL data  y [N,out]
+   a [r,in], bb [out,r]: an adapter, or NULL data; da, dbb likewise; dx, dw or db with NULL data: not wanted */
+typedef struct dpo_linear {
+    dpo_tensor w, b, a, bb;
+    double scale;
+} dpo_linear;
+DPO_API dpo_result dpo_linear_forward(dpo_context *c, dpo_tensor y, dpo_tensor x, const dpo_linear *l);
+DPO_API dpo_result dpo_linear_backward(dpo_context *c, dpo_tensor dx, const dpo_linear *grad, dpo_tensor dy,
+                                       dpo_tensor x, const dpo_linear *l);
+/* Rotary positions on the first `rotary_dim` of each head, pairs (i, i + rotary_dim/2), in place.
+   x [N,H,D]  positions [N].  Backward: the inverse rotation of dx in place. */
+DPO_API dpo_result dpo_rope_forward(dpo_context *c, dpo_tensor x, const int32_t *positions, int rotary_dim,
+                                    double theta);
+DPO_API dpo_result dpo_rope_backward(dpo_context *c, dpo_tensor dx, const int32_t *positions, int rotary_dim,
+                                     double theta);
+/* Causal attention over a forest.   q,out [N,H,D]  k,v [N,K,D], K divides H  stats [N,H,2]
+   slopes [H] ALiBi or NULL.   score = scale q.k - slope (i - j) */
+DPO_API dpo_result dpo_attention_forward(dpo_context *c, dpo_tensor out, dpo_tensor stats, dpo_tensor q, dpo_tensor k,
+                                         dpo_tensor v, const dpo_segment *segments, int64_t n_segments, double scale,
+                                         const float *slopes);
+DPO_API dpo_result dpo_attention_backward(dpo_context *c, dpo_tensor dq, dpo_tensor dk, dpo_tensor dv, dpo_tensor dout,
+                                          dpo_tensor out, dpo_tensor stats, dpo_tensor q, dpo_tensor k, dpo_tensor v,
+                                          const dpo_segment *segments, int64_t n_segments, double scale,
+                                          const float *slopes);
+/* Activations, elementwise: y = gelu(x) (DPO_GELU: erf, DPO_GELU_TANH); SwiGLU y = up * silu(gate). */
+DPO_API dpo_result dpo_gelu_forward(dpo_context *c, dpo_tensor y, dpo_tensor x, int kind);
+DPO_API dpo_result dpo_gelu_backward(dpo_context *c, dpo_tensor dx, dpo_tensor dy, dpo_tensor x, int kind);
+DPO_API dpo_result dpo_swiglu_forward(dpo_context *c, dpo_tensor y, dpo_tensor up, dpo_tensor gate);
+DPO_API dpo_result dpo_swiglu_backward(dpo_context *c, dpo_tensor dup, dpo_tensor dgate, dpo_tensor dy, dpo_tensor up,
+                                       dpo_tensor gate);
+/* Output head with log-softmax: logps[n] = log softmax(scale w x[n])[token[n]], never storing more than
+   a tile of logits. Backward takes weights[n] = d(loss)/d(logps[n]) and recomputes.  x [N,d]  w [V,d] */
+DPO_API dpo_result dpo_head_forward(dpo_context *c, double *logps, dpo_tensor x, dpo_tensor w, const int32_t *token,
+                                    double scale);
+DPO_API dpo_result dpo_head_backward(dpo_context *c, dpo_tensor dx, dpo_tensor dw, const double *weights, dpo_tensor x,
+                                     dpo_tensor w, const int32_t *token, double scale);
+
+/* Numbers, exactly as the library computes them: float functions are at most 2 ulp off. */
+DPO_API float dpo_math_exp(float x);
+DPO_API float dpo_math_log(float x);
+DPO_API float dpo_math_tanh(float x);
+DPO_API float dpo_math_erf(float x);
+DPO_API double dpo_math_sin(double x);
+DPO_API double dpo_math_cos(double x);
+DPO_API uint16_t dpo_bf16_from_f32(float x);
+DPO_API float dpo_f32_from_bf16(uint16_t x);
+DPO_API uint16_t dpo_f16_from_f32(float x);
+DPO_API float dpo_f32_from_f16(uint16_t x);
+
+#ifdef __cplusplus
+}
+#endif
+#endif /* DPO_H: nothing below is needed to use the library */
+
+#if defined(DPO_IMPLEMENTATION) && !defined(DPO_IMPLEMENTATION_DONE)
+#define DPO_IMPLEMENTATION_DONE
+
+/* ===========================================================================================
+   >>PLATFORM - what is asked of compiler and system
+   =========================================================================================== */
+
+#include <float.h>
+#include <math.h> /* sqrt, sqrtf, floor: all that is used of it */
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#ifndef DPO_NO_STDIO
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#endif
+#ifndef DPO_NO_THREADS
+#include <pthread.h>
+#include <unistd.h>
+#endif
+#include <sys/mman.h>
+#if !defined(DPO_NO_SIMD) && defined(__x86_64__)
+#include <immintrin.h>
+#define DPO__X86 1
+#elif defined(__SSE2__)
+#include <xmmintrin.h>
+#endif
+
+#ifdef __FAST_MATH__
+#error "dpo.h: -ffast-math (or -Ofast) breaks its arithmetic; compile this file without it"
+#endif
+#if !defined(FLT_EVAL_METHOD) || FLT_EVAL_METHOD != 0
+#error "dpo.h: needs float and double evaluated as such (no x87: use -mfpmath=sse)"
+#endif
+
+/* Each product that is added is written as a fused multiply-add; nothing else may become one. */
+#if defined(__clang__)
+#pragma STDC FP_CONTRACT OFF
+#elif defined(__GNUC__)
+#pragma GCC push_options
+#pragma GCC optimize("fp-contract=off")
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#ifndef DPO_ASSERT
+#define DPO_ASSERT(x) ((void)0)
+#endif
+#define DPO__INLINE       static inline __attribute__((always_inline))
+#define DPO__FORMAT(a, b) __attribute__((format(printf, a, b)))
+#define DPO__ALIGN        64 /* bytes: a cache line, a 512-bit vector */
+
+#if defined(__SANITIZE_ADDRESS__)
+#define DPO__ASAN 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define DPO__ASAN 1
+#endif
+#endif
+#ifdef DPO__ASAN
+/* From the sanitizer's run time: arenas put poisoned gaps between their pieces. */
+void __asan_poison_memory_region(void const volatile *p, size_t n);
+void __asan_unpoison_memory_region(void const volatile *p, size_t n);
+#endif
+
+DPO__INLINE int64_t dpo__min64(int64_t a, int64_t b) { return a < b ? a : b; }
+DPO__INLINE int64_t dpo__max64(int64_t a, int64_t b) { return a > b ? a : b; }
+
+/* The floating-point environment of all computing: round to nearest, subnormal operands and results
+   are zero. Entered by each public function that computes, left before it returns or calls out. */
+typedef struct dpo__fpenv {
+    uint64_t saved;
+} dpo__fpenv;
+
+#if defined(__SSE2__)
+DPO__INLINE dpo__fpenv dpo__fp_enter(void) {
+    dpo__fpenv e;
+    e.saved = _mm_getcsr();
+    _mm_setcsr(0x9fc0); /* all exceptions masked, FTZ, DAZ, nearest */
+    return e;
+}
+DPO__INLINE void dpo__fp_leave(dpo__fpenv e) { _mm_setcsr((unsigned)e.saved); }
+#elif defined(__aarch64__)
+DPO__INLINE dpo__fpenv dpo__fp_enter(void) {
+    dpo__fpenv e;
+    uint64_t fz = (uint64_t)1 << 24;
+    __asm__ __volatile__("mrs %0, fpcr" : "=r"(e.saved));
+    __asm__ __volatile__("msr fpcr, %0" : : "r"(fz) : "memory");
+    return e;
+}
+DPO__INLINE void dpo__fp_leave(dpo__fpenv e) { __asm__ __volatile__("msr fpcr, %0" : : "r"(e.saved) : "memory"); }
+#else
+DPO__INLINE dpo__fpenv dpo__fp_enter(void) {
+    dpo__fpenv e;
+    e.saved = 0;
+    return e;
+}
+DPO__INLINE void dpo__fp_leave(dpo__fpenv e) { (void)e; }
+#endif
+
+#ifndef DPO_NO_STDIO
+/* A handle is the descriptor + 1, so that nothing has to be allocated. */
+DPO__INLINE int dpo__posix_fd(void *file) { return (int)((intptr_t)file - 1); }
+DPO__INLINE int dpo__posix_error(void) { return errno ? errno : EIO; }
+
+static int dpo__posix_open(void *user, const char *path, int mode, void **file) {
+    struct stat st;
+    int fd, e, flags = mode == 'w' ? O_WRONLY | O_CREAT | O_TRUNC : O_RDONLY;
+    (void)user;
+#ifdef O_CLOEXEC
+    flags |= O_CLOEXEC;
+#endif
+    *file = NULL;
+    do fd = open(path, flags, 0666);
+    while (fd < 0 && errno == EINTR);
+    if (fd < 0) return dpo__posix_error();
+    e = fstat(fd, &st) ? dpo__posix_error() : S_ISDIR(st.st_mode) ? EISDIR : 0;
+    if (e) {
+        (void)close(fd);
+        return e;
+    }
+    *file = (void *)((intptr_t)fd + 1);
+    return 0;
+}
+
+static int dpo__posix_size(void *user, void *file, uint64_t *bytes) {
+    struct stat st;
+    (void)user;
+    *bytes = 0;
+    if (fstat(dpo__posix_fd(file), &st)) return dpo__posix_error();
+    if (!S_ISREG(st.st_mode)) return ESPIPE; /* a pipe would look empty */
+    *bytes = (uint64_t)st.st_size;
+    return 0;
+}
+
+#define DPO__POSIX_PIECE ((size_t)1 << 30) /* some systems refuse 2 GB and more at once */
+
+static int dpo__posix_read(void *user, void *file, uint64_t offset, void *to, size_t bytes) {
+    uint8_t *p = (uint8_t *)to;
+    (void)user;
+    while (bytes) {
+        ssize_t n;
+        if ((off_t)offset < 0 || (uint64_t)(off_t)offset != offset) return EFBIG;
+        /* not pread: strict C99 hides it from whoever includes a system header first */
+        if (lseek(dpo__posix_fd(file), (off_t)offset, SEEK_SET) < 0) return dpo__posix_error();
+        n = read(dpo__posix_fd(file), p, bytes < DPO__POSIX_PIECE ? bytes : DPO__POSIX_PIECE);
+        if (n < 0 && errno == EINTR) continue;
+        if (n < 0) return dpo__posix_error();
+        if (n == 0) return EIO; /* the end, too early */
+        p += n;
+        offset += (uint64_t)n;
+        bytes -= (size_t)n;
+    }
+    return 0;
+}
+
+static int dpo__posix_write(void *user, void *file, const void *from, size_t bytes) {
+    const uint8_t *p = (const uint8_t *)from;
+    (void)user;
+    while (bytes) {
+        ssize_t n = write(dpo__posix_fd(file), p, bytes < DPO__POSIX_PIECE ? bytes : DPO__POSIX_PIECE);
+        if (n < 0 && errno == EINTR) continue;
+        if (n < 0) return dpo__posix_error();
+        if (n == 0) return ENOSPC;
+        p += n;
+        bytes -= (size_t)n;
+    }
+    return 0;
+}
+
+static int dpo__posix_sync_fd(int fd) {
+    int r;
+#ifdef F_FULLFSYNC
+    if (fcntl(fd, F_FULLFSYNC) == 0) return 0; /* macOS: fsync stops at the disk's own cache */
+#endif
+    do r = fsync(fd);
+    while (r && errno == EINTR);
+    return r && errno != EINVAL && errno != ENOTSUP ? dpo__posix_error() : 0; /* special files */
+}
+static int dpo__posix_sync(void *user, void *file) {
+    (void)user;
+    return dpo__posix_sync_fd(dpo__posix_fd(file));
+}
+static int dpo__posix_close(void *user, void *file) {
+    (void)user;
+    return close(dpo__posix_fd(file)) && errno != EINTR ? dpo__posix_error() : 0;
+}
+static int dpo__posix_rename(void *user, const char *from, const char *to) {
+    (void)user;
+    return rename(from, to) ? dpo__posix_error() : 0;
+}
+static int dpo__posix_remove(void *user, const char *path) {
+    (void)user;
+    return unlink(path) ? dpo__posix_error() : 0;
+}
+static int dpo__posix_make_dir(void *user, const char *path) {
+    struct stat st;
+    int e;
+    (void)user;
+    if (!mkdir(path, 0777)) return 0;
+    e = dpo__posix_error();
+    return e == EEXIST && !stat(path, &st) && S_ISDIR(st.st_mode) ? 0 : e;
+}
+static int dpo__posix_sync_dir(void *user, const char *path) {
+    int e, fd = open(path, O_RDONLY);
+    (void)user;
+    if (fd < 0) return dpo__posix_error();
+    e = dpo__posix_sync_fd(fd);
+    (void)close(fd);
+    return e;
+}
+#endif
+
+/* What a context without hooks of its own uses; all NULL with DPO_NO_STDIO. */
+static void dpo__file_default_io(dpo_io *io) {
+    memset(io, 0, sizeof *io);
+#ifndef DPO_NO_STDIO
+    io->open = dpo__posix_open;
+    io->size = dpo__posix_size;
+    io->read = dpo__posix_read;
+    io->write = dpo__posix_write;
+    io->sync = dpo__posix_sync;
+    io->close = dpo__posix_close;
+    io->rename = dpo__posix_rename;
+    io->remove = dpo__posix_remove;
+    io->make_dir = dpo__posix_make_dir;
+    io->sync_dir = dpo__posix_sync_dir;
+#endif
+}
+
+/* ===========================================================================================
+   >>ERROR - one sentence, the first one
+   =========================================================================================== */
+
+typedef struct dpo__error {
+    dpo_result code;
+    char text[1024];
+} dpo__error;
+
+static dpo_result dpo__error_set(dpo__error *e, dpo_result code, const char *format, va_list args) {
+    if (e->code == DPO_OK) { /* what follows from a first error would only hide it */
+        e->code = code;
+        if (vsnprintf(e->text, sizeof e->text, format, args) < 0) e->text[0] = 0;
+    }
+    return code;
+}
+
+/* Appends to a buffer that may be too small; returns the length the whole text needs. */
+DPO__FORMAT(4, 5)
+static size_t dpo__append(char *out, size_t cap, size_t at, const char *format, ...) {
+    va_list args;
+    int n;
+    va_start(args, format);
+    n = vsnprintf(at < cap ? out + at : NULL, at < cap ? cap - at : 0, format, args);
+    va_end(args);
+    return at + (n > 0 ? (size_t)n : 0);
+}
+
+DPO_API const char *dpo_result_name(dpo_result r) {
+    switch (r) {
+    case DPO_OK: return "DPO_OK";
+    case DPO_E_ARG: return "DPO_E_ARG";
+    case DPO_E_MEMORY: return "DPO_E_MEMORY";
+    case DPO_E_IO: return "DPO_E_IO";
+    case DPO_E_FORMAT: return "DPO_E_FORMAT";
+    case DPO_E_SHAPE: return "DPO_E_SHAPE";
+    case DPO_E_NONFINITE: return "DPO_E_NONFINITE";
+    case DPO_E_STATE: return "DPO_E_STATE";
+    case DPO_E_UNSUPPORTED: return "DPO_E_UNSUPPORTED";
+    case DPO_E_CANCELLED: return "DPO_E_CANCELLED";
+    default: return "unknown";
+    }
+}
+
+/* ===========================================================================================
+   >>MEMORY - blocks that the context owns, arenas that are measured before they are carved
+   =========================================================================================== */
+
+DPO__INLINE int dpo__mul_size(size_t a, size_t b, size_t *out) { return __builtin_mul_overflow(a, b, out); }
+DPO__INLINE int dpo__add_size(size_t a, size_t b, size_t *out) { return __builtin_add_overflow(a, b, out); }
+
+/* Every block: a header, then DPO__ALIGN-aligned bytes. Linked so that one close frees all. */
+typedef struct dpo__block {
+    struct dpo__block *prev, *next;
+    void *raw;       /* what the allocator gave */
+    size_t raw_size; /* and how much */
+    size_t size;     /* bytes for the user */
+} dpo__block;
+
+typedef struct dpo__memory {
+    void *(*alloc)(void *user, size_t bytes);
+    void (*release)(void *user, void *p, size_t bytes);
+    void *user;
+    dpo__block *blocks;
+    size_t in_use;
+} dpo__memory;
+
+static void *dpo__default_alloc(void *user, size_t bytes) {
+    (void)user;
+    return malloc(bytes);
+}
+static void dpo__default_release(void *user, void *p, size_t bytes) {
+    (void)user;
+    (void)bytes;
+    free(p);
+}
+
+#define DPO__BLOCK_HEADER ((sizeof(dpo__block) + DPO__ALIGN - 1) / DPO__ALIGN * DPO__ALIGN)
+
+/* Not cleared: large blocks then cost only the pages that are touched. */
+static void *dpo__memory_get(dpo__memory *m, size_t size) {
+    dpo__block *b;
+    size_t raw_size;
+    uintptr_t at;
+    void *raw;
+    if (dpo__add_size(size, DPO__BLOCK_HEADER + DPO__ALIGN, &raw_size)) return NULL;
+    raw = m->alloc(m->user, raw_size);
+    if (!raw) return NULL;
+    at = ((uintptr_t)raw + DPO__BLOCK_HEADER + DPO__ALIGN - 1) & ~(uintptr_t)(DPO__ALIGN - 1);
+    b = (dpo__block *)(at - DPO__BLOCK_HEADER);
+    b->raw = raw;
+    b->raw_size = raw_size;
+    b->size = size;
+    b->prev = NULL;
+    b->next = m->blocks;
+    if (b->next) b->next->prev = b;
+    m->blocks = b;
+    m->in_use += raw_size;
+#ifdef MADV_HUGEPAGE
+    if (size >= ((size_t)8 << 20)) { /* fewer page faults and TLB misses for the big arenas */
+        uintptr_t huge = (uintptr_t)1 << 21, lo = (at + huge - 1) & ~(huge - 1);
+        uintptr_t hi = (at + size) & ~(huge - 1);
+        if (hi > lo) (void)madvise((void *)lo, hi - lo, MADV_HUGEPAGE);
+    }
+#endif
+    return (void *)at;
+}
+
+static void dpo__memory_put(dpo__memory *m, void *p) {
+    dpo__block *b;
+    if (!p) return;
+    b = (dpo__block *)((uintptr_t)p - DPO__BLOCK_HEADER);
+#ifdef DPO__ASAN
+    __asan_unpoison_memory_region(p, b->size);
+#endif
+    if (b->prev) b->prev->next = b->next;
+    else m->blocks = b->next;
+    if (b->next) b->next->prev = b->prev;
+    m->in_use -= b->raw_size;
+    m->release(m->user, b->raw, b->raw_size);
+}
+
+/* An arena runs twice through the same layout function: with base NULL it only counts, and what it
+   counted is what the block is asked for. Sizes saturate, so an overflow becomes "no memory". */
+typedef struct dpo__arena {
+    uint8_t *base;
+    size_t used;
+} dpo__arena;
+
+static void *dpo__arena_carve(dpo__arena *a, int64_t count, size_t size) {
+    size_t bytes, end, at = a->used;
+    if (count < 0 || dpo__mul_size((size_t)count, size, &bytes)) bytes = SIZE_MAX;
+    if (dpo__add_size(bytes, DPO__ALIGN - 1, &bytes)) bytes = SIZE_MAX;
+    bytes &= ~(size_t)(DPO__ALIGN - 1);
+#ifdef DPO__ASAN
+    if (dpo__add_size(bytes, DPO__ALIGN, &end)) end = SIZE_MAX;
+    if (a->base) {
+        size_t want = (size_t)count * size;
+        __asan_poison_memory_region(a->base + at + want, end - want);
+    }
+    bytes = end;
+#endif
+    if (dpo__add_size(at, bytes, &end)) end = SIZE_MAX & ~(size_t)(DPO__ALIGN - 1);
+    a->used = end;
+    return a->base ? a->base + at : NULL;
+}
+#define DPO__CARVE(arena, type, count) ((type *)dpo__arena_carve((arena), (count), sizeof(type)))
+
+/* ===========================================================================================
+   >>THREADS - a pool that splits work statically, spins briefly, then sleeps
+   =========================================================================================== */
+
+/* A task gets its index and the worker it runs on (for scratch memory). */
+typedef void (*dpo__task)(void *arg, int64_t task, int worker);
+
+typedef struct dpo__pool {
+    int n; /* workers, the calling thread included */
+#ifndef DPO_NO_THREADS
+    pthread_t *threads;
+    pthread_mutex_t lock;
+    pthread_cond_t wake, idle;
+    unsigned round;   /* raised to start a job; read while spinning */
+    unsigned pending; /* workers that have not finished it */
+    int quit;
+    dpo__task run;
+    void *arg;
+    int64_t tasks;
+#endif
+} dpo__pool;
+
+#ifndef DPO_NO_THREADS
+DPO__INLINE void dpo__pause(void) {
+#if defined(__SSE2__)
+    _mm_pause();
+#elif defined(__aarch64__)
+    __asm__ __volatile__("yield");
+#endif
+}
+
+/* Worker w takes tasks [tasks*w/n, tasks*(w+1)/n): always the same ones. */
+static void dpo__pool_share(const dpo__pool *p, int w) {
+    int64_t i, end = p->tasks * (w + 1) / p->n;
+    for (i = p->tasks * w / p->n; i < end; i++) p->run(p->arg, i, w);
+}
+
+typedef struct dpo__worker {
+    dpo__pool *pool;
+    int index;
+} dpo__worker;
+
+/* Long enough to bridge the gaps inside a step, short enough to leave a core to others. */
+#define DPO__SPIN 4000
+
+static void *dpo__pool_main(void *arg) {
+    dpo__pool *p = ((dpo__worker *)arg)->pool;
+    int index = ((dpo__worker *)arg)->index;
+    unsigned seen = 0;
+    (void)dpo__fp_enter(); /* this thread is ours: never restored */
+    for (;;) {
+        int spin;
+        for (spin = 0; spin < DPO__SPIN; spin++) {
+            if (__atomic_load_n(&p->round, __ATOMIC_ACQUIRE) != seen) break;
+            dpo__pause();
+        }
+        if (spin == DPO__SPIN) {
+            pthread_mutex_lock(&p->lock);
+            while (__atomic_load_n(&p->round, __ATOMIC_ACQUIRE) == seen) pthread_cond_wait(&p->wake, &p->lock);
+            pthread_mutex_unlock(&p->lock);
+        }
+        seen = __atomic_load_n(&p->round, __ATOMIC_ACQUIRE);
+        if (p->quit) return NULL;
+        dpo__pool_share(p, index);
+        if (__atomic_sub_fetch(&p->pending, 1, __ATOMIC_ACQ_REL) == 0) {
+            pthread_mutex_lock(&p->lock);
+            pthread_cond_signal(&p->idle);
+            pthread_mutex_unlock(&p->lock);
+        }
+    }
+}
+
+static void dpo__pool_start(dpo__pool *p) {
+    __atomic_store_n(&p->pending, (unsigned)(p->n - 1), __ATOMIC_RELEASE);
+    pthread_mutex_lock(&p->lock);
+    __atomic_add_fetch(&p->round, 1, __ATOMIC_ACQ_REL);
+    pthread_cond_broadcast(&p->wake);
+    pthread_mutex_unlock(&p->lock);
+}
+#endif
+
+/* Runs tasks 0..tasks-1, each exactly once; returns when all are done. Not to be nested. */
+static void dpo__pool_run(dpo__pool *p, int64_t tasks, dpo__task run, void *arg) {
+#ifndef DPO_NO_THREADS
+    if (p->n > 1 && tasks > 1) {
+        int spin;
+        p->run = run;
+        p->arg = arg;
+        p->tasks = tasks;
+        dpo__pool_start(p);
+        dpo__pool_share(p, 0);
+        for (spin = 0; spin < DPO__SPIN; spin++) {
+            if (__atomic_load_n(&p->pending, __ATOMIC_ACQUIRE) == 0) return;
+            dpo__pause();
+        }
+        pthread_mutex_lock(&p->lock);
+        while (__atomic_load_n(&p->pending, __ATOMIC_ACQUIRE) != 0) pthread_cond_wait(&p->idle, &p->lock);
+        pthread_mutex_unlock(&p->lock);
+        return;
+    }
+#endif
+    {
+        int64_t i;
+        (void)p;
+        for (i = 0; i < tasks; i++) run(arg, i, 0);
+    }
+}
+
+static void dpo__pool_close(dpo__pool *p, dpo__memory *m) {
+#ifndef DPO_NO_THREADS
+    int i;
+    if (!p->threads) return;
+    p->quit = 1;
+    dpo__pool_start(p);
+    for (i = 0; i + 1 < p->n; i++) pthread_join(p->threads[i], NULL);
+    pthread_cond_destroy(&p->idle);
+    pthread_cond_destroy(&p->wake);
+    pthread_mutex_destroy(&p->lock);
+    dpo__memory_put(m, p->threads);
+    p->threads = NULL;
+#else
+    (void)p;
+    (void)m;
+#endif
+}
+
+/* With fewer threads than wished the pool just is smaller: the results are the same. */
+static dpo_result dpo__pool_open(dpo__pool *p, dpo__memory *m, int n) {
+    memset(p, 0, sizeof *p);
+    p->n = 1;
+#ifndef DPO_NO_THREADS
+    if (n > 1) {
+        int i, started = 0;
+        dpo__worker *workers;
+        size_t head = ((size_t)n * sizeof(pthread_t) + DPO__ALIGN - 1) & ~(size_t)(DPO__ALIGN - 1);
+        p->threads = (pthread_t *)dpo__memory_get(m, head + (size_t)n * sizeof(dpo__worker));
+        if (!p->threads) return DPO_E_MEMORY;
+        workers = (dpo__worker *)((uint8_t *)p->threads + head);
+        pthread_mutex_init(&p->lock, NULL);
+        pthread_cond_init(&p->wake, NULL);
+        pthread_cond_init(&p->idle, NULL);
+        for (i = 0; i + 1 < n; i++) {
+            workers[i].pool = p;
+            workers[i].index = i + 1;
+            if (pthread_create(&p->threads[i], NULL, dpo__pool_main, &workers[i])) break;
+            started++;
+        }
+        p->n = started + 1;
+        if (!started) dpo__pool_close(p, m);
+    }
+#else
+    (void)m;
+    (void)n;
+#endif
+    return DPO_OK;
+}
+
+/* ===========================================================================================
+   >>RANDOM - numbers by counter: a pure function of (seed, stream, index)
+
+   Two rounds of the splitmix64 finaliser over the three words. No state, so nothing to save, and a
+   thread or a resumed run draws what it would have drawn anyway.
+   =========================================================================================== */
+
+DPO__INLINE uint64_t dpo__mix(uint64_t x) {
+    x ^= x >> 30;
+    x *= 0xbf58476d1ce4e5b9u;
+    x ^= x >> 27;
+    x *= 0x94d049bb133111ebu;
+    return x ^ (x >> 31);
+}
+static uint64_t dpo__random_bits(uint64_t seed, uint64_t stream, uint64_t index) {
+    uint64_t x = dpo__mix(seed + 0x9e3779b97f4a7c15u);
+    x = dpo__mix(x ^ (stream * 0xd1342543de82ef95u + 0x2545f4914f6cdd1du));
+    return dpo__mix(x + (index + 1) * 0x9e3779b97f4a7c15u);
+}
+/* In (0, 1): 52 bits and a half, so that neither end is met. */
+static double dpo__random_unit(uint64_t seed, uint64_t stream, uint64_t index) {
+    double u = (double)(dpo__random_bits(seed, stream, index) >> 12) + 0.5;
+    return u * (1.0 / 4503599627370496.0);
+}
+/* In 0..n-1, without bias worth speaking of (n < 2^32: by 2^-32). */
+static uint64_t dpo__random_below(uint64_t seed, uint64_t stream, uint64_t index, uint64_t n) {
+    uint64_t x = dpo__random_bits(seed, stream, index);
+    uint64_t hi = (x >> 32) * n, lo = (x & 0xffffffffu) * n;
+    return (hi + (lo >> 32)) >> 32;
+}
+
+/* A 64-bit hash of bytes in sequence, for keys of caches and the weights' fingerprint: four lanes of
+   multiply-rotate over 32-byte groups, little-endian words. */
+typedef struct dpo__hash {
+    uint64_t lane[4], length;
+} dpo__hash;
+
+static dpo__hash dpo__hash_start(uint64_t seed) {
+    dpo__hash h;
+    int i;
+    for (i = 0; i < 4; i++) h.lane[i] = dpo__mix(seed + (uint64_t)(i + 1) * 0x9e3779b97f4a7c15u);
+    h.length = 0;
+    return h;
+}
+DPO__INLINE uint64_t dpo__load_le64(const uint8_t *p) {
+    uint64_t x = 0;
+    int i;
+    for (i = 0; i < 8; i++) x |= (uint64_t)p[i] << (8 * i); /* one load where that is the order */
+    return x;
+}
+static void dpo__hash_add(dpo__hash *h, const void *data, size_t bytes) {
+    const uint8_t *p = (const uint8_t *)data;
+    uint8_t tail[32];
+    size_t left = bytes;
+    int i;
+    h->length += bytes;
+    while (left) {
+        const uint8_t *from = p;
+        size_t n = left < 32 ? left : 32;
+        if (n < 32) { /* each call's last group is padded: a call is a unit of the hash */
+            memset(tail, 0, sizeof tail);
+            memcpy(tail, p, n);
+            from = tail;
+        }
+        for (i = 0; i < 4; i++) {
+            uint64_t x = h->lane[i] ^ dpo__load_le64(from + 8 * i);
+            x *= 0x9fb21c651e98df25u;
+            h->lane[i] = x ^ (x >> 29);
+        }
+        p += n;
+        left -= n;
+    }
+}
+static void dpo__hash_number(dpo__hash *h, int64_t x) {
+    uint8_t b[8];
+    int i;
+    for (i = 0; i < 8; i++) b[i] = (uint8_t)((uint64_t)x >> (8 * i));
+    dpo__hash_add(h, b, 8);
+}
+static uint64_t dpo__hash_end(const dpo__hash *h) {
+    uint64_t x = h->length;
+    int i;
+    for (i = 0; i < 4; i++) x = dpo__mix(x ^ h->lane[i]) + 0x9e3779b97f4a7c15u;
+    return dpo__mix(x);
+}
+
+/* ===========================================================================================
+   >>NUMERICS - numbers, double functions, sixteen lanes and their functions
+   =========================================================================================== */
+
+/* Arithmetic is a promise: every function here gives the same bits on every machine, compiler and instruction set.
+   Double functions use + - * / alone (no fma, no libm but floor); float ones take fma as an argument. Subnormal
+   numbers count as zero of their sign, everywhere, as the processor is told to do while the library computes. */
+
+DPO__INLINE uint32_t dpo__num_bits(float x) {
+    uint32_t u;
+    memcpy(&u, &x, 4);
+    return u;
+}
+DPO__INLINE float dpo__num_float(uint32_t u) {
+    float x;
+    memcpy(&x, &u, 4);
+    return x;
+}
+DPO__INLINE uint64_t dpo__num_bits64(double x) {
+    uint64_t u;
+    memcpy(&u, &x, 8);
+    return u;
+}
+DPO__INLINE double dpo__num_double(uint64_t u) {
+    double x;
+    memcpy(&x, &u, 8);
+    return x;
+}
+DPO__INLINE double dpo__num_inf(void) { return dpo__num_double(0x7ff0000000000000u); }
+DPO__INLINE double dpo__num_nan(void) { return dpo__num_double(0x7ff8000000000000u); }
+
+DPO__INLINE float dpo__num_flush(float x) {
+    uint32_t u = dpo__num_bits(x);
+    return dpo__num_float(u & ~((uint32_t) - (int32_t)((u & 0x7f800000u) == 0) & 0x7fffffffu));
+}
+
+/* a*b + c with one rounding, for processors (and instances) without the instruction. The product is exact in double.
+   Rounding its sum with c to double, then to float, errs only where the first ends on the middle between two floats:
+   there (about one in 2^29) the error e of the sum, by TwoSum, says which way to leave it. A result is tiny, and
+   flushed, if it is below 2^-126 after rounding to 24 bits with unbounded exponent: below 2^-126 - 2^-151 before.
+   Inf and nan make e nan. */
+static __attribute__((noinline, cold)) float dpo__num_fmaf_rare(float a, float b, float c) {
+    double p = (double)dpo__num_flush(a) * (double)dpo__num_flush(b), z = (double)dpo__num_flush(c);
+    double s = p + z, v = s - p, w = s - v, e = (z - v) + (p - w), q = e * s;
+    uint64_t u = dpo__num_bits64(s), low = (uint64_t)(q < 0.0), high = (uint64_t)(q > 0.0);
+    u = (u - low) | low | high; /* rounded to odd: as good as exact */
+    if (dpo__num_double(u & 0x7fffffffffffffffu) < 0x1.ffffffp-127) u &= 0x8000000000000000u;
+    return (float)dpo__num_double(u);
+}
+/* whether a finite sum must go there; s = 0 and subnormals are among them */
+DPO__INLINE uint32_t dpo__num_fma_rare(double s) {
+    uint64_t u = dpo__num_bits64(s);
+    uint32_t w = (uint32_t)u & 0x1fffffffu;
+    int32_t h = (int32_t)((uint32_t)(u >> 32) & 0x7fffffffu);
+    return (uint32_t)(w == 0x10000000u) | (uint32_t)(h < 0x38200000);
+}
+/* right in any environment; whoever has sixteen takes dpo__lanes_fma */
+DPO__INLINE float dpo__num_fmaf(float a, float b, float c) {
+    float x = dpo__num_flush(a), y = dpo__num_flush(b), z = dpo__num_flush(c);
+    double p = (double)x * (double)y, s = p + (double)z;
+    if (__builtin_expect((int)dpo__num_fma_rare(s), 0)) return dpo__num_fmaf_rare(x, y, z);
+    return (float)s;
+}
+
+/* bf16: round to nearest even; nan stays nan (made quiet). Subnormals pass as bits. */
+DPO__INLINE uint16_t dpo__num_bf16_from(float x) {
+    uint32_t u = dpo__num_bits(x), r = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
+    return (uint16_t)((u & 0x7fffffffu) > 0x7f800000u ? (u >> 16) | 0x40u : r);
+}
+DPO__INLINE float dpo__num_bf16_to(uint16_t h) { return dpo__num_float((uint32_t)h << 16); }
+
+/* IEEE half, subnormals included */
+DPO__INLINE uint16_t dpo__num_f16_from(float x) {
+    uint32_t u = dpo__num_bits(x), sign = (u >> 16) & 0x8000u, a = u & 0x7fffffffu, r, shift, m, rest, half;
+    if (a >= 0x38800000u) { /* normal as half, too large, or nan */
+        r = a - (112u << 23);
+        r = (r + 0xfffu + ((r >> 13) & 1u)) >> 13;
+        if (a >= 0x477ff000u) r = a > 0x7f800000u ? 0x7e00u : 0x7c00u;
+        return (uint16_t)(sign | r);
+    }
+    if (a < 0x33000000u) return (uint16_t)sign; /* below half of the least subnormal */
+    shift = 126u - (a >> 23);
+    m = (a & 0x7fffffu) | 0x800000u;
+    r = m >> shift;
+    rest = m & ((1u << shift) - 1u);
+    half = 1u << (shift - 1u);
+    r += (uint32_t)(rest > half || (rest == half && (r & 1u)));
+    return (uint16_t)(sign | r);
+}
+DPO__INLINE float dpo__num_f16_to(uint16_t h) {
+    uint32_t e = (h >> 10) & 31u, m = h & 0x3ffu, sign = (uint32_t)(h & 0x8000) << 16;
+    uint32_t sub = dpo__num_bits((float)(int32_t)m * 0x1p-24f),
+             nor = (m << 13) | ((e + (e == 31u ? 224u : 112u)) << 23);
+    return dpo__num_float(sign | (e ? nor : sub));
+}
+
+/* ---- double functions. Largest errors measured, in ulp: exp 0.67, expm1 1.15, log 0.83, log1p 0.80, sin 0.76,
+   cos 0.78, tanh 1.3, erf 1.3, pow 1.3, sigmoid 2.1, log_sigmoid 1.5, log1mexp 1.7. ---- */
+/* c[0] + c[1] x + ... + c[n-1] x^(n-1) */
+DPO__INLINE double dpo__num_poly(const double *c, int n, double x) {
+    double q = c[n - 1];
+    int i;
+    for (i = n - 2; i >= 0; i--) {
+        q *= x;
+        q += c[i];
+    }
+    return q;
+}
+
+/* y * 2^k for y in [0.5, 2) and |k| < 2000; below 2^-1022 it is 0, above the range inf */
+static inline double dpo__num_scale(double y, int k) {
+    int h = k / 2;
+    if (k < -1022 || (k == -1022 && y < 1.0)) return 0.0;
+    y = y * dpo__num_double((uint64_t)(1023 + h) << 52);
+    return y * dpo__num_double((uint64_t)(1023 + (k - h)) << 52);
+}
+
+/* e^r - 1 - r for |r| <= ln(2)/2, error 2^-61 */
+static inline double dpo__num_exp_tail(double r) {
+    static const double c[12] = {0.5,
+                                 0.16666666666666666,
+                                 0.041666666666666671,
+                                 0.0083333333333341624,
+                                 0.0013888888888882219,
+                                 0.00019841269838649303,
+                                 2.480158732908255e-05,
+                                 2.7557323012261132e-06,
+                                 2.7557271952614139e-07,
+                                 2.5049576506822816e-08,
+                                 2.0913974326342989e-09,
+                                 1.668733746526216e-10};
+    return r * r * dpo__num_poly(c, 12, r);
+}
+
+/* x + xl = k ln 2 + hi - lo, |x| < 1100; hi is exact, as k times 32 bits of ln 2 is */
+static inline int dpo__num_exp_reduce(double x, double xl, double *hi, double *lo) {
+    double t = x * 1.4426950408889634, k, a;
+    t += 0.5;
+    k = floor(t);
+    a = k * 0x1.62e42feep-1;
+    *hi = x - a;
+    a = k * 0x1.a39ef35793c76p-33;
+    *lo = a - xl;
+    return (int)k;
+}
+
+/* e^(x + xl), xl a small correction of x */
+static inline double dpo__num_exp2part(double x, double xl) {
+    double hi, lo, y, e;
+    int k;
+    if (x != x) return x;
+    if (x > 710.0) return dpo__num_inf();
+    if (x < -709.0) return 0.0;
+    k = dpo__num_exp_reduce(x, xl, &hi, &lo);
+    y = 1.0 + hi;
+    e = 1.0 - y;
+    e += hi;
+    e += dpo__num_exp_tail(hi - lo) - lo;
+    return dpo__num_scale(y + e, k);
+}
+
+static inline double dpo__num_exp(double x) { return dpo__num_exp2part(x, 0.0); }
+
+/* e^x - 1 = (2^k - 1) + 2^k (e^r - 1); the sum of the two large parts keeps its rounding error */
+static inline double dpo__num_expm1(double x) {
+    double hi, lo, p, t, a, y, v, e, w;
+    int k;
+    if (x != x) return x;
+    if (x > 41.0) return dpo__num_exp(x);
+    if (x < -41.0) return -1.0;
+    if ((x < 0.0 ? -x : x) < 0.34) return (x < 0.0 ? -x : x) < 0x1p-54 ? x : x + dpo__num_exp_tail(x);
+    k = dpo__num_exp_reduce(x, 0.0, &hi, &lo);
+    p = dpo__num_double((uint64_t)(1023 + k) << 52);
+    t = p - 1.0;
+    a = p * hi;
+    y = t + a;
+    v = y - t;
+    w = y - v;
+    e = t - w;
+    e += a - v;
+    w = dpo__num_exp_tail(hi - lo) - lo;
+    e += p * w;
+    return y + e;
+}
+
+/* x = 2^k m, m in [sqrt(1/2), sqrt(2)), x > 0 and normal */
+static inline double dpo__num_split(double x, int *k) {
+    uint64_t u = dpo__num_bits64(x), i = u - 0x3fe6a09e667f3bcdu;
+    *k = (int)((int64_t)i >> 52);
+    return dpo__num_double(u - (i & 0xfff0000000000000u));
+}
+
+/* k ln 2 + log(1 + f) + c. With s = f/(2 + f): log(1 + f) = 2 atanh(s) = f - h + s (h + R(s^2)), h = f^2/2. */
+static inline double dpo__num_log_sum(int k, double f, double c) {
+    static const double l[7] = {0.66666666666667351, 0.3999999999940938,  0.28571428743677091, 0.22222198430181175,
+                                0.18183572281977126, 0.15313834268941112, 0.14798235565974396};
+    double s = f / (2.0 + f), z = s * s, r = z * dpo__num_poly(l, 7, z), h = 0.5 * f * f, kd = (double)k, a, b;
+    a = s * (h + r);
+    b = kd * 0x1.a39ef35793c76p-33;
+    b += c;
+    a += b;
+    a = (h - a) - f;
+    b = kd * 0x1.62e42feep-1;
+    return b - a;
+}
+
+static inline double dpo__num_log(double x) {
+    double m;
+    int k;
+    if (x != x || x == dpo__num_inf()) return x;
+    if (x < 0x1p-1022) return x > -0x1p-1022 ? -dpo__num_inf() : dpo__num_nan();
+    m = dpo__num_split(x, &k);
+    return dpo__num_log_sum(k, m - 1.0, 0.0);
+}
+
+/* log(1 + x): what 1 + x loses in rounding comes back as a first-order term */
+static inline double dpo__num_log1p(double x) {
+    double u, e, m;
+    int k;
+    if (x != x || x == dpo__num_inf()) return x;
+    if (x <= -1.0) return x < -1.0 ? dpo__num_nan() : -dpo__num_inf();
+    if (x > -0x1p-54 && x < 0x1p-54) return x;
+    if (x > -0.29 && x < 0.41) return dpo__num_log_sum(0, x, 0.0);
+    u = 1.0 + x;
+    if (x < 1.0) {
+        e = u - 1.0;
+        e = x - e;
+    } else {
+        e = u - x;
+        e = 1.0 - e;
+    }
+    m = dpo__num_split(u, &k);
+    return dpo__num_log_sum(k, m - 1.0, e / u);
+}
+
+/* a * b exactly, as the returned product and its error (halves of 26 bits); |a|, |b| < 2^990 */
+static inline double dpo__num_two_prod(double a, double b, double *err) {
+    double p = a * b, t, ah, al, bh, bl, e, v;
+    t = a * 134217729.0;
+    v = t - a;
+    ah = t - v;
+    al = a - ah;
+    t = b * 134217729.0;
+    v = t - b;
+    bh = t - v;
+    bl = b - bh;
+    t = ah * bh;
+    e = t - p;
+    t = ah * bl;
+    e += t;
+    t = al * bh;
+    e += t;
+    t = al * bl;
+    e += t;
+    *err = e;
+    return p;
+}
+
+/* log(x) to about 2^-66 of itself, in two parts; 0 < x normal */
+static inline double dpo__num_log_double(double x, double *low) {
+    static const double c[8] = {0.3999999999999998,  0.28571428571443869, 0.22222222217778631, 0.18181818845727324,
+                                0.15384558291629527, 0.13336270313020485, 0.11675653918629048, 0.1198286869098366};
+    double f, g, gl, s, sl, z, zl, q, ql, w, wl, h, t, v;
+    int k;
+    f = dpo__num_split(x, &k);
+    g = f + 1.0;
+    v = g - 1.0;
+    gl = f - v;
+    f -= 1.0;
+    s = f / g; /* s + sl = f / (2 + f) */
+    t = dpo__num_two_prod(s, g, &v);
+    sl = f - t;
+    sl -= v;
+    v = s * gl;
+    sl -= v;
+    sl /= g;
+    z = dpo__num_two_prod(s, s, &zl);
+    v = 2.0 * s * sl;
+    zl += v;                                             /* z + zl = its square */
+    q = dpo__num_two_prod(z, 0x1.5555555555555p-1, &ql); /* 2 atanh(s)/s = 2 + 2/3 z + z^2 P(z) */
+    v = z * 0x1.5555555555555p-55;
+    ql += v;
+    v = zl * 0x1.5555555555555p-1;
+    ql += v;
+    v = z * z * dpo__num_poly(c, 8, z);
+    ql += v;
+    w = 2.0 + q;
+    v = w - 2.0;
+    wl = q - v;
+    wl += ql;
+    h = dpo__num_two_prod(s, w, &v);
+    t = s * wl;
+    v += t;
+    t = sl * w;
+    v += t;
+    t = (double)k * 0x1.62e42fefa38p-1; /* 42 bits of ln 2: exact */
+    w = t + h;
+    g = w - t;
+    s = w - g;
+    wl = t - s;
+    wl += h - g;
+    wl += v;
+    t = (double)k * 0x1.ef35793c7673p-45;
+    wl += t;
+    s = w + wl;
+    v = s - w;
+    *low = wl - v;
+    return s;
+}
+
+/* x^y, all x and y: of a negative x for integer y only (else nan); x^0 = 1^y = 1 */
+static inline double dpo__num_pow(double x, double y) {
+    double a = x < 0.0 ? -x : x, b = y < 0.0 ? -y : y, sign = 1.0, h, l, p, e, t;
+    if (y == 0.0 || x == 1.0) return 1.0;
+    if (x != x || y != y) return dpo__num_nan();
+    if (dpo__num_bits64(x) >> 63) {
+        int whole = b >= 0x1p53 || floor(b) == b;
+        t = 0.5 * b;
+        if (whole && b < 0x1p53 && floor(t) != t) sign = -1.0;
+        if (!whole && a >= 0x1p-1022 && a != dpo__num_inf()) return dpo__num_nan();
+    }
+    if (a == 1.0) return sign;
+    if (a < 0x1p-1022 || a == dpo__num_inf()) return (a > 1.0) == (y > 0.0) ? sign * dpo__num_inf() : sign * 0.0;
+    if (b > 0x1p66) return (a > 1.0) == (y > 0.0) ? sign * dpo__num_inf() : sign * 0.0;
+    if (b < 0x1p-66) return sign;
+    h = dpo__num_log_double(a, &l);
+    p = dpo__num_two_prod(y, h, &e);
+    t = y * l;
+    e += t;
+    return sign * dpo__num_exp2part(p, e);
+}
+
+/* x = n pi/2 + r + rl, |r| <= pi/4, for |x| <= 1e6 to the last bit of r: pi/2 in parts of 33 bits, whose products
+   with n < 2^20 are exact. Returns n mod 4. */
+static inline int dpo__num_trig_reduce(double x, double *r, double *rl) {
+    double n = x * 0.63661977236758138, a, b, c, l, t, v, w;
+    n += 0.5;
+    n = floor(n);
+    t = n * 0x1.921fb544p+0;
+    a = x - t;
+    t = n * 0x1.0b4611a6p-34;
+    b = a - t;
+    v = a - b;
+    w = b + v;
+    l = a - w;
+    w = v - t;
+    l += w;
+    t = n * 0x1.3198a2ep-69;
+    c = b - t;
+    v = b - c;
+    w = c + v;
+    a = b - w;
+    w = v - t;
+    a += w;
+    l += a;
+    t = n * 0x1.b839a252049c1p-104;
+    l -= t;
+    a = c + l;
+    v = a - c;
+    *r = a;
+    *rl = l - v;
+    t = n * 0.25;
+    t = floor(t);
+    t *= 4.0;
+    n -= t;
+    return (int)n;
+}
+
+static inline double dpo__num_sin_part(double r, double rl) {
+    static const double c[7] = {-0.16666666666666666,   0.0083333333333330383,   -0.00019841269840956014,
+                                2.7557319069768433e-06, -2.5052069671122366e-08, 1.6054138459819266e-10,
+                                -7.3804076693269681e-13};
+    double z = r * r, t = r * z * dpo__num_poly(c, 7, z), u = 0.5 * z * rl;
+    t += rl - u;
+    return r + t;
+}
+
+static inline double dpo__num_cos_part(double r, double rl) {
+    static const double c[7] = {0.041666666666666664,    -0.0013888888888888378, 2.480158730116489e-05,
+                                -2.7557319051985271e-07, 2.0876719766646037e-09, -1.1466585723403893e-11,
+                                4.579590601730296e-14};
+    double z = r * r, h = 0.5 * z, w = 1.0 - h, e = (1.0 - w) - h, t = z * z * dpo__num_poly(c, 7, z), u = r * rl;
+    e += t - u;
+    return w + e;
+}
+
+/* |x| <= 1e6; beyond, the error grows, and from 2^30 on they give nan */
+static inline double dpo__num_sin(double x) {
+    double r, rl;
+    int n;
+    if (!(x > -0x1p30 && x < 0x1p30)) return dpo__num_nan();
+    if (x > -0x1p-27 && x < 0x1p-27) return x;
+    n = dpo__num_trig_reduce(x, &r, &rl);
+    r = n & 1 ? dpo__num_cos_part(r, rl) : dpo__num_sin_part(r, rl);
+    return n & 2 ? -r : r;
+}
+static inline double dpo__num_cos(double x) {
+    double r, rl;
+    int n;
+    if (!(x > -0x1p30 && x < 0x1p30)) return dpo__num_nan();
+    n = dpo__num_trig_reduce(x, &r, &rl) + 1;
+    r = n & 1 ? dpo__num_cos_part(r, rl) : dpo__num_sin_part(r, rl);
+    return n & 2 ? -r : r;
+}
+
+static inline double dpo__num_tanh(double x) {
+    static const double c[10] = {-0.33333333333333331,   0.13333333333332711,    -0.053968253967564703,
+                                 0.021869488499027596,   -0.0088632343903282517, 0.0035921064740206928,
+                                 -0.0014555734785919676, 0.00058799603058526417, -0.0002292070475044736,
+                                 6.865868846061235e-05};
+    double a = x < 0.0 ? -x : x, t;
+    if (!(a >= 0x1p-27)) return x;
+    if (a > 20.0) t = 1.0;
+    else if (a < 0.4) {
+        t = a * a;
+        t *= a * dpo__num_poly(c, 10, t);
+        t += a;
+    } else {
+        t = dpo__num_expm1(2.0 * a);
+        if (a < 1.0) t = t / (t + 2.0);
+        else t = 1.0 - 2.0 / (t + 2.0);
+    }
+    return x < 0.0 ? -t : t;
+}
+
+/* |x| < 1: x + x P(x^2); above: 1 - exp(-x^2) Q(t)/(1 + 2x), t = (x - 2.5)/(x + 2.5) */
+static inline double dpo__num_erf(double x) {
+    static const double p[13] = {0.12837916709551259,     -0.37612638903184098,    0.11283791670971086,
+                                 -0.026866170648026634,   0.0052239776526294733,   -0.00085483285311478989,
+                                 0.00012055385988917924,  -1.4926875770076388e-05, 1.6480955845965613e-06,
+                                 -1.6555921848213275e-07, 1.6004380545049715e-08,  -1.6427930184214415e-09,
+                                 1.4277161130320959e-10};
+    static const double q[17] = {1.2648381843668615,      -0.12235676308240434,    -0.099024539573603174,
+                                 0.15762991902321519,     -0.10296705603844118,    0.032760893269669702,
+                                 0.00093189281681440488,  -0.0043820783758131706,  0.00049186569492358273,
+                                 0.00063212470654451774,  -8.8476478009527602e-05, -0.00011352125009109729,
+                                 6.2419376021404043e-06,  2.2656448696274588e-05,  2.6861327407260324e-06,
+                                 -3.9507461030168062e-06, -1.5408212576765818e-06};
+    double a = x < 0.0 ? -x : x, t, e;
+    if (x != x) return x;
+    if (a < 1.0) {
+        t = a * a;
+        t = a * dpo__num_poly(p, 13, t);
+        t += a;
+    } else if (a > 6.0) t = 1.0;
+    else {
+        t = a * a;
+        e = dpo__num_exp(-t);
+        t = (a - 2.5) / (a + 2.5);
+        t = e * dpo__num_poly(q, 17, t);
+        a *= 2.0;
+        t /= 1.0 + a;
+        t = 1.0 - t;
+    }
+    return dpo__num_double(dpo__num_bits64(t) | (dpo__num_bits64(x) & 0x8000000000000000u));
+}
+
+static inline double dpo__num_sigmoid(double x) {
+    double e = dpo__num_exp(x < 0.0 ? x : -x);
+    return (x < 0.0 ? e : 1.0) / (1.0 + e);
+}
+
+/* log(sigmoid(x)) */
+static inline double dpo__num_log_sigmoid(double x) {
+    double l = dpo__num_log1p(dpo__num_exp(x < 0.0 ? x : -x));
+    return x < 0.0 ? x - l : -l;
+}
+
+/* log(1 - e^x), x <= 0 */
+static inline double dpo__num_log1mexp(double x) {
+    return x > -0.69314718055994531 ? dpo__num_log(-dpo__num_expm1(x)) : dpo__num_log1p(-dpo__num_exp(x));
+}
+
+/* --- lanes --------------------------------------------------------------------------------------------
+   Sixteen floats at a time. Each operation is a loop of sixteen that compilers turn into vector instructions of the
+   function it is inlined into; bodies written with them are compiled once for each instruction set (fused = 1 inside
+   functions whose target has fma, else 0), all with the same bits. */
+
+typedef struct {
+    float x[16];
+} dpo__lanes;
+
+/* DPO__SIXTEEN stands before a loop over lanes: unrolled first, it lets gcc -O2 keep the values in registers.
+   DPO__STEP stands before a loop whose body is made of lanes: clang would vectorise that one, across its steps. */
+#if defined(__clang__)
+#define DPO__SIXTEEN
+#define DPO__STEP _Pragma("clang loop vectorize(disable) interleave(disable)")
+#elif defined(__GNUC__)
+#define DPO__SIXTEEN _Pragma("GCC unroll 16")
+#define DPO__STEP
+#else
+#define DPO__SIXTEEN
+#define DPO__STEP
+#endif
+
+#define DPO__LANEWISE(expr)                                                                                            \
+    dpo__lanes r;                                                                                                      \
+    int l;                                                                                                             \
+    DPO__SIXTEEN                                                                                                       \
+    for (l = 0; l < 16; l++) r.x[l] = (expr);                                                                          \
+    return r
+
+DPO__INLINE dpo__lanes dpo__lanes_set(float a) { DPO__LANEWISE(a); }
+DPO__INLINE dpo__lanes dpo__lanes_load(const float *p) { DPO__LANEWISE(p[l]); }
+DPO__INLINE void dpo__lanes_store(float *p, dpo__lanes a) {
+    int l;
+    DPO__SIXTEEN
+    for (l = 0; l < 16; l++) p[l] = a.x[l];
+}
+DPO__INLINE dpo__lanes dpo__lanes_load_part(const float *p, int n, float fill) {
+    dpo__lanes r = dpo__lanes_set(fill);
+    if (n > 0) memcpy(&r, p, (size_t)(n < 16 ? n : 16) * sizeof(float));
+    return r;
+}
+DPO__INLINE void dpo__lanes_store_part(float *p, dpo__lanes a, int n) {
+    if (n > 0) memcpy(p, &a, (size_t)(n < 16 ? n : 16) * sizeof(float));
+}
+
+DPO__INLINE dpo__lanes dpo__lanes_add(dpo__lanes a, dpo__lanes b) { DPO__LANEWISE(a.x[l] + b.x[l]); }
+DPO__INLINE dpo__lanes dpo__lanes_sub(dpo__lanes a, dpo__lanes b) { DPO__LANEWISE(a.x[l] - b.x[l]); }
+DPO__INLINE dpo__lanes dpo__lanes_mul(dpo__lanes a, dpo__lanes b) { DPO__LANEWISE(a.x[l] * b.x[l]); }
+DPO__INLINE dpo__lanes dpo__lanes_div(dpo__lanes a, dpo__lanes b) { DPO__LANEWISE(a.x[l] / b.x[l]); }
+DPO__INLINE dpo__lanes dpo__lanes_neg(dpo__lanes a) {
+    DPO__LANEWISE(dpo__num_float(dpo__num_bits(a.x[l]) ^ 0x80000000u));
+}
+DPO__INLINE dpo__lanes dpo__lanes_abs(dpo__lanes a) {
+    DPO__LANEWISE(dpo__num_float(dpo__num_bits(a.x[l]) & 0x7fffffffu));
+}
+/* |a| with the sign of b, for a >= 0 */
+DPO__INLINE dpo__lanes dpo__lanes_sign(dpo__lanes a, dpo__lanes b) {
+    DPO__LANEWISE(dpo__num_float(dpo__num_bits(a.x[l]) | (dpo__num_bits(b.x[l]) & 0x80000000u)));
+}
+/* the second operand where they compare equal or one is nan */
+DPO__INLINE dpo__lanes dpo__lanes_max(dpo__lanes a, dpo__lanes b) { DPO__LANEWISE(a.x[l] > b.x[l] ? a.x[l] : b.x[l]); }
+DPO__INLINE dpo__lanes dpo__lanes_min(dpo__lanes a, dpo__lanes b) { DPO__LANEWISE(a.x[l] < b.x[l] ? a.x[l] : b.x[l]); }
+
+/* the sixteen without the instruction: one test tells whether any of them needs care. SSE2 reads subnormals as zero. */
+/* Out of line: sixteen of it in every kernel would cost a minute to compile. */
+static __attribute__((noinline)) dpo__lanes dpo__lanes_fma_soft(dpo__lanes a, dpo__lanes b, dpo__lanes c) {
+    dpo__lanes r;
+    double s[16];
+    uint32_t rare = 0;
+    int l;
+#if !defined(__SSE2__)
+    for (l = 0; l < 16; l++) a.x[l] = dpo__num_flush(a.x[l]);
+    for (l = 0; l < 16; l++) b.x[l] = dpo__num_flush(b.x[l]);
+    for (l = 0; l < 16; l++) c.x[l] = dpo__num_flush(c.x[l]);
+#endif
+    for (l = 0; l < 16; l++) {
+        double p = (double)a.x[l] * (double)b.x[l];
+        s[l] = p + (double)c.x[l];
+    }
+    for (l = 0; l < 16; l++) rare |= dpo__num_fma_rare(s[l]);
+    if (__builtin_expect((int)rare, 0))
+        for (l = 0; l < 16; l++) r.x[l] = dpo__num_fmaf(a.x[l], b.x[l], c.x[l]);
+    else
+        for (l = 0; l < 16; l++) r.x[l] = (float)s[l];
+    return r;
+}
+
+DPO__INLINE dpo__lanes dpo__lanes_fma(int fused, dpo__lanes a, dpo__lanes b, dpo__lanes c) {
+    dpo__lanes r;
+    int l;
+    if (fused) {
+        DPO__SIXTEEN
+        for (l = 0; l < 16; l++) r.x[l] = __builtin_fmaf(a.x[l], b.x[l], c.x[l]);
+    } else r = dpo__lanes_fma_soft(a, b, c);
+    return r;
+}
+
+/* Correctly rounded by IEEE 754. sqrtf sets errno and so is not vectorised; x86-64 and aarch64 have this in their base. */
+DPO__INLINE dpo__lanes dpo__lanes_sqrt(dpo__lanes a) {
+    int l;
+#if defined(__SSE2__)
+    for (l = 0; l < 16; l += 4) _mm_storeu_ps(a.x + l, _mm_sqrt_ps(_mm_loadu_ps(a.x + l)));
+#elif defined(__aarch64__)
+    for (l = 0; l < 16; l += 4) vst1q_f32(a.x + l, vsqrtq_f32(vld1q_f32(a.x + l)));
+#else
+    for (l = 0; l < 16; l++) a.x[l] = sqrtf(a.x[l]);
+#endif
+    return a;
+}
+
+DPO__INLINE float dpo__num_choose(int yes, float x, float y) {
+    uint32_t m = (uint32_t)-yes;
+    return dpo__num_float((dpo__num_bits(x) & m) | (dpo__num_bits(y) & ~m));
+}
+/* a < b ? x : y and a <= b ? x : y; a nan chooses y */
+DPO__INLINE dpo__lanes dpo__lanes_select_lt(dpo__lanes a, dpo__lanes b, dpo__lanes x, dpo__lanes y) {
+    DPO__LANEWISE(dpo__num_choose(a.x[l] < b.x[l], x.x[l], y.x[l]));
+}
+DPO__INLINE dpo__lanes dpo__lanes_select_le(dpo__lanes a, dpo__lanes b, dpo__lanes x, dpo__lanes y) {
+    DPO__LANEWISE(dpo__num_choose(a.x[l] <= b.x[l], x.x[l], y.x[l]));
+}
+
+/* 2^k of whole numbers k, -126 <= k <= 127: 1.5*2^23 + k has k in its low bits */
+DPO__INLINE dpo__lanes dpo__lanes_pow2(dpo__lanes k) {
+    DPO__LANEWISE(dpo__num_float((dpo__num_bits(k.x[l] + 12582912.0f) << 23) + 0x3f800000u));
+}
+
+/* over the lanes, in a fixed tree: 8 + 8, 4 + 4, 2 + 2, 1 + 1 */
+DPO__INLINE float dpo__lanes_sum(dpo__lanes a) {
+    int l;
+    for (l = 0; l < 8; l++) a.x[l] += a.x[l + 8];
+    for (l = 0; l < 4; l++) a.x[l] += a.x[l + 4];
+    return (a.x[0] + a.x[2]) + (a.x[1] + a.x[3]);
+}
+DPO__INLINE float dpo__lanes_max_all(dpo__lanes a) {
+    int l;
+    for (l = 0; l < 8; l++) a.x[l] = a.x[l] > a.x[l + 8] ? a.x[l] : a.x[l + 8];
+    for (l = 0; l < 4; l++) a.x[l] = a.x[l] > a.x[l + 4] ? a.x[l] : a.x[l + 4];
+    for (l = 0; l < 2; l++) a.x[l] = a.x[l] > a.x[l + 2] ? a.x[l] : a.x[l + 2];
+    return a.x[0] > a.x[1] ? a.x[0] : a.x[1];
+}
+
+/* c[0] + c[1] x + ... + c[n-1] x^(n-1), n a constant */
+DPO__INLINE dpo__lanes dpo__lanes_poly(int fused, const float *c, int n, dpo__lanes x) {
+    dpo__lanes q = dpo__lanes_set(c[n - 1]);
+    int i;
+    for (i = n - 2; i >= 0; i--) q = dpo__lanes_fma(fused, q, x, dpo__lanes_set(c[i]));
+    return q;
+}
+
+/* e^x = p 2^k: returns p in [0.7, 1.42]; *k = 1.5*2^23 + k */
+DPO__INLINE dpo__lanes dpo__lanes_exp_parts(int fused, dpo__lanes x, dpo__lanes *k) {
+    static const float c[7] = {1.0f, 1.0f, 0.5f, 0.166665331f, 0.0416672193f, 0.00836760178f, 0.00138660264f};
+    dpo__lanes t = dpo__lanes_fma(fused, x, dpo__lanes_set(1.44269504f), dpo__lanes_set(12582912.0f));
+    dpo__lanes n = dpo__lanes_sub(t, dpo__lanes_set(12582912.0f)), f;
+    f = dpo__lanes_fma(fused, n, dpo__lanes_set(-0x1.62e4p-1f), x);
+    f = dpo__lanes_fma(fused, n, dpo__lanes_set(-0x1.7f7d1cp-20f), f);
+    *k = t;
+    return dpo__lanes_poly(fused, c, 7, f);
+}
+
+/* p * 2^k by adding to the exponent */
+DPO__INLINE dpo__lanes dpo__lanes_shift(dpo__lanes p, dpo__lanes k) {
+    DPO__LANEWISE(dpo__num_float(dpo__num_bits(p.x[l]) + (dpo__num_bits(k.x[l]) << 23)));
+}
+
+/* e^x; 0 where it is below 2^-126. Error 0.88 ulp. */
+DPO__INLINE dpo__lanes dpo__lanes_exp_body(int fused, dpo__lanes x) {
+    dpo__lanes k, p = dpo__lanes_exp_parts(fused, x, &k), r = dpo__lanes_shift(p, k);
+    r = dpo__lanes_select_le(x, dpo__lanes_set(88.7228317f), r,
+                             dpo__lanes_add(x, dpo__lanes_set((float)dpo__num_inf())));
+    return dpo__lanes_select_lt(x, dpo__lanes_set(-87.3365402f), dpo__lanes_set(0.0f), r);
+}
+
+/* tanh x: |x| < 0.8 x + x^3 P(x^2), else 1 - 2/(e^2x + 1). Error 1.02 ulp. */
+DPO__INLINE dpo__lanes dpo__lanes_tanh_body(int fused, dpo__lanes x) {
+    static const float c[6] = {-0.333332986f, 0.133322418f,    -0.0538536012f,
+                               0.0213065483f, -0.00741421385f, 0.0015870668f};
+    dpo__lanes one = dpo__lanes_set(1.0f), ten = dpo__lanes_set(10.0f), a = dpo__lanes_abs(x), t, s, b, k;
+    a = dpo__lanes_select_lt(ten, a, ten, a);
+    t = dpo__lanes_mul(a, a);
+    s = dpo__lanes_mul(t, dpo__lanes_poly(fused, c, 6, t));
+    s = dpo__lanes_fma(fused, a, s, a);
+    b = dpo__lanes_exp_parts(fused, dpo__lanes_add(a, a), &k);
+    b = dpo__lanes_add(dpo__lanes_shift(b, k), one);
+    b = dpo__lanes_sub(one, dpo__lanes_div(dpo__lanes_set(2.0f), b));
+    return dpo__lanes_sign(dpo__lanes_select_le(dpo__lanes_set(0.8f), a, b, s), x);
+}
+
+/* erf x: |x| < 0.92 x + x P(x^2), else 1 - exp(x Q(x)); one chain serves both polynomials. Error 1.07 ulp. */
+DPO__INLINE dpo__lanes dpo__lanes_erf_body(int fused, dpo__lanes x) {
+    static const float c[7] = {0.128379166f,   -0.376126319f,    0.112836704f,   -0.0268580113f,
+                               0.00519758044f, -0.000810359663f, 8.20586283e-05f};
+    static const float d[7] = {-1.12863708f,    -0.635198057f,   -0.106158957f,  0.0236944202f,
+                               -0.00361023028f, 0.000314816687f, -1.0427194e-05f};
+    dpo__lanes one = dpo__lanes_set(1.0f), lim = dpo__lanes_set(0.92f), four = dpo__lanes_set(4.0f),
+               a = dpo__lanes_abs(x), t, q, b, k;
+    int i;
+    a = dpo__lanes_select_lt(four, a, four, a);
+    t = dpo__lanes_select_le(lim, a, a, dpo__lanes_mul(a, a));
+    q = dpo__lanes_select_le(lim, a, dpo__lanes_set(d[6]), dpo__lanes_set(c[6]));
+    for (i = 5; i >= 0; i--)
+        q = dpo__lanes_fma(fused, q, t, dpo__lanes_select_le(lim, a, dpo__lanes_set(d[i]), dpo__lanes_set(c[i])));
+    b = dpo__lanes_exp_parts(fused, dpo__lanes_mul(a, q), &k);
+    b = dpo__lanes_sub(one, dpo__lanes_shift(b, k));
+    return dpo__lanes_sign(dpo__lanes_select_le(lim, a, b, dpo__lanes_fma(fused, a, q, a)), x);
+}
+
+/* x = 2^k m, m in [sqrt(1/2), sqrt(2)): returns m; x > 0 and normal */
+DPO__INLINE dpo__lanes dpo__lanes_split(dpo__lanes x, dpo__lanes *k) {
+    dpo__lanes m;
+    int l;
+    DPO__SIXTEEN
+    for (l = 0; l < 16; l++) {
+        uint32_t u = dpo__num_bits(x.x[l]), i = u - 0x3f3504f3u;
+        k->x[l] = (float)((int32_t)i >> 23);
+        m.x[l] = dpo__num_float(u - (i & 0xff800000u));
+    }
+    return m;
+}
+
+/* log x = k ln 2 + f - f^2/2 + f^3 P(f), f = m - 1; -inf at 0, nan below. Error 0.89 ulp. */
+DPO__INLINE dpo__lanes dpo__lanes_log_body(int fused, dpo__lanes x) {
+    static const float c[8] = {0.333333313f, -0.250008434f, 0.200010344f, -0.166224658f,
+                               0.142072409f, -0.131748214f, 0.1272441f,   -0.0754630491f};
+    dpo__lanes zero = dpo__lanes_set(0.0f), inf = dpo__lanes_set((float)dpo__num_inf());
+    dpo__lanes k, f = dpo__lanes_sub(dpo__lanes_split(x, &k), dpo__lanes_set(1.0f)), t = dpo__lanes_mul(f, f), r;
+    r = dpo__lanes_mul(dpo__lanes_mul(t, f), dpo__lanes_poly(fused, c, 8, f));
+    r = dpo__lanes_fma(fused, t, dpo__lanes_set(-0.5f), r);
+    r = dpo__lanes_fma(fused, k, dpo__lanes_set(0x1.7f7d1cp-20f), r);
+    r = dpo__lanes_add(f, r);
+    r = dpo__lanes_fma(fused, k, dpo__lanes_set(0x1.62e4p-1f), r);
+    r = dpo__lanes_select_lt(x, inf, r, x);
+    r = dpo__lanes_select_lt(x, dpo__lanes_set(0x1p-126f), dpo__lanes_sub(zero, inf), r);
+    return dpo__lanes_select_lt(x, zero, dpo__lanes_set((float)dpo__num_nan()), r);
+}
+
+/* What kernels call. The software forms stand out of line: inside every kernel they would cost a minute to
+   compile. They give the same bits, so that tails of rows use them, too. */
+#define DPO__LANES_FUNCTION(name)                                                                                      \
+    static __attribute__((noinline)) dpo__lanes dpo__lanes_##name##_soft(dpo__lanes x) {                               \
+        return dpo__lanes_##name##_body(0, x);                                                                         \
+    }                                                                                                                  \
+    DPO__INLINE dpo__lanes dpo__lanes_##name(int fused, dpo__lanes x) {                                                \
+        return fused ? dpo__lanes_##name##_body(1, x) : dpo__lanes_##name##_soft(x);                                   \
+    }
+DPO__LANES_FUNCTION(exp)
+DPO__LANES_FUNCTION(tanh)
+DPO__LANES_FUNCTION(erf)
+DPO__LANES_FUNCTION(log)
+
+/* ===========================================================================================
+   >>KERNELS - rows of floats, one C body each for every instruction set
+
+   A body works on 16 lanes at a time; element i of a row always falls to lane i mod 16, and sums over
+   a row end in one fixed tree, so every instruction set gives the same bits. `fused` is a compile-time
+   constant: 1 where the instance's target has FMA, 0 for the exact software form.
+   Formulas stand with the layers that use them.
+   =========================================================================================== */
+
+/* Whole groups of 16, then the rest: `m` lanes from element `i` on. A body calls exp, tanh, erf with `fast`:
+   in the rest they are the software forms, out of line. */
+#define DPO__BLOCKS(n, i, m, ...)                                                                                      \
+    do {                                                                                                               \
+        int64_t i;                                                                                                     \
+        DPO__STEP                                                                                                      \
+        for (i = 0; i + 16 <= (n); i += 16) {                                                                          \
+            const int m = 16, fast = fused;                                                                            \
+            (void)fast;                                                                                                \
+            __VA_ARGS__                                                                                                \
+        }                                                                                                              \
+        if (i < (n)) {                                                                                                 \
+            const int m = (int)((n)-i), fast = 0;                                                                      \
+            (void)fast;                                                                                                \
+            __VA_ARGS__                                                                                                \
+        }                                                                                                              \
+    } while (0)
+DPO__INLINE dpo__lanes dpo__lanes_get(const float *p, int m) {
+    return m == 16 ? dpo__lanes_load(p) : dpo__lanes_load_part(p, m, 0.0f);
+}
+DPO__INLINE void dpo__lanes_put(float *p, dpo__lanes v, int m) {
+    if (m == 16) dpo__lanes_store(p, v);
+    else dpo__lanes_store_part(p, v, m);
+}
+
+DPO__INLINE float dpo__row_dot(int fused, int64_t n, const float *x, const float *y) {
+    dpo__lanes s = dpo__lanes_set(0.0f);
+    DPO__BLOCKS(n, i, m, s = dpo__lanes_fma(fused, dpo__lanes_get(x + i, m), dpo__lanes_get(y + i, m), s););
+    return dpo__lanes_sum(s);
+}
+DPO__INLINE float dpo__row_sum(int fused, int64_t n, const float *x) {
+    dpo__lanes s = dpo__lanes_set(0.0f);
+    DPO__BLOCKS(n, i, m, s = dpo__lanes_add(s, dpo__lanes_get(x + i, m)););
+    return dpo__lanes_sum(s);
+}
+/* sum (x - mean)^2; the padding lanes hold `mean` and add nothing. */
+DPO__INLINE float dpo__row_variance(int fused, int64_t n, const float *x, float mean) {
+    dpo__lanes s = dpo__lanes_set(0.0f), mu = dpo__lanes_set(mean);
+    DPO__BLOCKS(n, i, m, dpo__lanes v = m == 16 ? dpo__lanes_load(x + i) : dpo__lanes_load_part(x + i, m, mean);
+                v = dpo__lanes_sub(v, mu); s = dpo__lanes_fma(fused, v, v, s););
+    return dpo__lanes_sum(s);
+}
+/* In double; a product of two floats is exact there, and the sum cannot overflow: not finite means
+   that an element is not. */
+DPO__INLINE double dpo__row_squares(int fused, int64_t n, const float *x) {
+    double s[16];
+    int64_t i;
+    int l;
+    (void)fused;
+    for (l = 0; l < 16; l++) s[l] = 0.0;
+    for (i = 0; i + 16 <= n; i += 16)
+        for (l = 0; l < 16; l++) {
+            double v = (double)x[i + l];
+            double q = v * v;
+            s[l] = s[l] + q;
+        }
+    for (l = 0; i + l < n; l++) {
+        double v = (double)x[i + l];
+        double q = v * v;
+        s[l] = s[l] + q;
+    }
+    for (l = 0; l < 8; l++) s[l] = s[l] + s[l + 8];
+    for (l = 0; l < 4; l++) s[l] = s[l] + s[l + 4];
+    return (s[0] + s[2]) + (s[1] + s[3]);
+}
+DPO__INLINE void dpo__row_add(int fused, int64_t n, float *y, const float *x) {
+    DPO__BLOCKS(n, i, m, dpo__lanes_put(y + i, dpo__lanes_add(dpo__lanes_get(y + i, m), dpo__lanes_get(x + i, m)), m););
+}
+/* y += a x */
+DPO__INLINE void dpo__row_axpy(int fused, int64_t n, float *y, float a, const float *x) {
+    dpo__lanes f = dpo__lanes_set(a);
+    DPO__BLOCKS(
+        n, i, m,
+        dpo__lanes_put(y + i, dpo__lanes_fma(fused, f, dpo__lanes_get(x + i, m), dpo__lanes_get(y + i, m)), m););
+}
+DPO__INLINE void dpo__row_scale(int fused, int64_t n, float *y, const float *x, float a) {
+    dpo__lanes f = dpo__lanes_set(a);
+    DPO__BLOCKS(n, i, m, dpo__lanes_put(y + i, dpo__lanes_mul(dpo__lanes_get(x + i, m), f), m););
+}
+/* y = (x - mean) * rstd * w (+ b) */
+DPO__INLINE void dpo__row_norm(int fused, int64_t n, float *y, const float *x, const float *stats, const float *w,
+                               const float *b) {
+    dpo__lanes mu = dpo__lanes_set(stats[0]), rs = dpo__lanes_set(stats[1]);
+    DPO__BLOCKS(n, i, m, dpo__lanes v = dpo__lanes_mul(dpo__lanes_sub(dpo__lanes_get(x + i, m), mu), rs);
+                v = b ? dpo__lanes_fma(fused, v, dpo__lanes_get(w + i, m), dpo__lanes_get(b + i, m))
+                      : dpo__lanes_mul(v, dpo__lanes_get(w + i, m));
+                dpo__lanes_put(y + i, v, m););
+}
+/* sums[0] = sum dy w, sums[1] = sum dy w xhat */
+DPO__INLINE void dpo__row_norm_sums(int fused, int64_t n, const float *dy, const float *x, const float *stats,
+                                    const float *w, float *sums) {
+    dpo__lanes mu = dpo__lanes_set(stats[0]), rs = dpo__lanes_set(stats[1]);
+    dpo__lanes s0 = dpo__lanes_set(0.0f), s1 = s0;
+    DPO__BLOCKS(n, i, m, dpo__lanes h = dpo__lanes_mul(dpo__lanes_sub(dpo__lanes_get(x + i, m), mu), rs);
+                dpo__lanes g = dpo__lanes_mul(dpo__lanes_get(dy + i, m), dpo__lanes_get(w + i, m));
+                s0 = dpo__lanes_add(s0, g); s1 = dpo__lanes_fma(fused, g, h, s1););
+    sums[0] = dpo__lanes_sum(s0);
+    sums[1] = dpo__lanes_sum(s1);
+}
+/* dx (+)= rstd * (dy w - g0 - xhat g1) */
+DPO__INLINE void dpo__row_norm_back(int fused, int64_t n, float *dx, const float *dy, const float *x,
+                                    const float *stats, const float *w, float g0, float g1, int add) {
+    dpo__lanes mu = dpo__lanes_set(stats[0]), rs = dpo__lanes_set(stats[1]);
+    dpo__lanes m0 = dpo__lanes_set(-g0), m1 = dpo__lanes_set(-g1);
+    DPO__BLOCKS(n, i, m, dpo__lanes h = dpo__lanes_mul(dpo__lanes_sub(dpo__lanes_get(x + i, m), mu), rs);
+                dpo__lanes g = dpo__lanes_fma(fused, dpo__lanes_get(dy + i, m), dpo__lanes_get(w + i, m), m0);
+                g = dpo__lanes_mul(dpo__lanes_fma(fused, h, m1, g), rs);
+                if (add) g = dpo__lanes_add(dpo__lanes_get(dx + i, m), g); dpo__lanes_put(dx + i, g, m););
+}
+/* dw += dy xhat */
+DPO__INLINE void dpo__row_norm_grad(int fused, int64_t n, float *dw, const float *dy, const float *x,
+                                    const float *stats) {
+    dpo__lanes mu = dpo__lanes_set(stats[0]), rs = dpo__lanes_set(stats[1]);
+    DPO__BLOCKS(
+        n, i, m, dpo__lanes h = dpo__lanes_mul(dpo__lanes_sub(dpo__lanes_get(x + i, m), mu), rs);
+        dpo__lanes_put(dw + i, dpo__lanes_fma(fused, dpo__lanes_get(dy + i, m), h, dpo__lanes_get(dw + i, m)), m););
+}
+/* s_j = scale s_j - slope (n-1-j) */
+DPO__INLINE void dpo__row_bias(int fused, int64_t n, float *s, float scale, float slope) {
+    dpo__lanes f = dpo__lanes_set(scale), k = dpo__lanes_set(slope);
+    if (slope == 0.0f) {
+        dpo__row_scale(fused, n, s, s, scale);
+        return;
+    }
+    DPO__BLOCKS(n, i, m, dpo__lanes d; int l;
+                DPO__SIXTEEN for (l = 0; l < 16; l++) d.x[l] = (float)((int)(i + l) - (int)(n - 1));
+                dpo__lanes_put(s + i, dpo__lanes_fma(fused, dpo__lanes_get(s + i, m), f, dpo__lanes_mul(k, d)), m););
+}
+/* The softmax of a row of scores, in place; stats = row maximum, 1 / sum. */
+DPO__INLINE void dpo__row_attend(int fused, int64_t n, float *s, float scale, float slope, float *stats) {
+    dpo__lanes top = dpo__lanes_set(-INFINITY), sum = dpo__lanes_set(0.0f), f;
+    dpo__row_bias(fused, n, s, scale, slope);
+    DPO__BLOCKS(n, i, m,
+                top =
+                    dpo__lanes_max(top, m == 16 ? dpo__lanes_load(s + i) : dpo__lanes_load_part(s + i, m, -INFINITY)););
+    stats[0] = dpo__lanes_max_all(top);
+    top = dpo__lanes_set(stats[0]);
+    DPO__BLOCKS(n, i, m, dpo__lanes e = m == 16 ? dpo__lanes_load(s + i) : dpo__lanes_load_part(s + i, m, -INFINITY);
+                e = dpo__lanes_exp(fast, dpo__lanes_sub(e, top)); sum = dpo__lanes_add(sum, e);
+                dpo__lanes_put(s + i, e, m););
+    stats[1] = 1.0f / dpo__lanes_sum(sum);
+    f = dpo__lanes_set(stats[1]);
+    DPO__BLOCKS(n, i, m, dpo__lanes_put(s + i, dpo__lanes_mul(dpo__lanes_get(s + i, m), f), m););
+}
+/* The same probabilities again, from scores and the saved stats. */
+DPO__INLINE void dpo__row_attend_again(int fused, int64_t n, float *s, float scale, float slope, const float *stats) {
+    dpo__lanes top = dpo__lanes_set(stats[0]), f = dpo__lanes_set(stats[1]);
+    dpo__row_bias(fused, n, s, scale, slope);
+    DPO__BLOCKS(n, i, m, dpo__lanes e = dpo__lanes_exp(fast, dpo__lanes_sub(dpo__lanes_get(s + i, m), top));
+                dpo__lanes_put(s + i, dpo__lanes_mul(e, f), m););
+}
+/* ds = p (dp - delta) scale, over dp */
+DPO__INLINE void dpo__row_attend_back(int fused, int64_t n, float *dp, const float *p, float delta, float scale) {
+    dpo__lanes d = dpo__lanes_set(delta), f = dpo__lanes_set(scale);
+    DPO__BLOCKS(n, i, m, dpo__lanes t = dpo__lanes_sub(dpo__lanes_get(dp + i, m), d);
+                t = dpo__lanes_mul(dpo__lanes_get(p + i, m), t); dpo__lanes_put(dp + i, dpo__lanes_mul(t, f), m););
+}
+/* a' = a cos - b sin, b' = b cos + a sin; turn -1 rotates back */
+DPO__INLINE void dpo__row_rotate(int fused, int64_t n, float *a, float *b, const float *cosines, const float *sines,
+                                 float turn) {
+    dpo__lanes sign = dpo__lanes_set(turn);
+    DPO__BLOCKS(n, i, m, dpo__lanes u = dpo__lanes_get(a + i, m); dpo__lanes v = dpo__lanes_get(b + i, m);
+                dpo__lanes c = dpo__lanes_get(cosines + i, m);
+                dpo__lanes s = dpo__lanes_mul(sign, dpo__lanes_get(sines + i, m));
+                dpo__lanes_put(a + i, dpo__lanes_fma(fused, u, c, dpo__lanes_neg(dpo__lanes_mul(v, s))), m);
+                dpo__lanes_put(b + i, dpo__lanes_fma(fused, v, c, dpo__lanes_mul(u, s)), m););
+}
+#define DPO__SQRT_HALF    0.70710678118654752440f
+#define DPO__INV_SQRT_2PI 0.39894228040143267794f
+#define DPO__SQRT_2_BY_PI 0.79788456080286535588f
+#define DPO__GELU_CUBE    0.044715f
+DPO__INLINE void dpo__row_gelu(int fused, int64_t n, float *y, const float *x) {
+    dpo__lanes half = dpo__lanes_set(0.5f), root = dpo__lanes_set(DPO__SQRT_HALF);
+    DPO__BLOCKS(n, i, m, dpo__lanes v = dpo__lanes_get(x + i, m); dpo__lanes t = dpo__lanes_mul(half, v);
+                v = dpo__lanes_erf(fast, dpo__lanes_mul(v, root));
+                dpo__lanes_put(y + i, dpo__lanes_fma(fused, t, v, t), m););
+}
+/* dx = dy (Phi(x) + x phi(x)) */
+DPO__INLINE void dpo__row_gelu_back(int fused, int64_t n, float *dx, const float *dy, const float *x) {
+    dpo__lanes half = dpo__lanes_set(0.5f), root = dpo__lanes_set(DPO__SQRT_HALF);
+    dpo__lanes c = dpo__lanes_set(DPO__INV_SQRT_2PI), minus = dpo__lanes_set(-0.5f);
+    DPO__BLOCKS(n, i, m, dpo__lanes v = dpo__lanes_get(x + i, m);
+                dpo__lanes e = dpo__lanes_erf(fast, dpo__lanes_mul(v, root));
+                dpo__lanes d = dpo__lanes_exp(fast, dpo__lanes_mul(dpo__lanes_mul(v, v), minus));
+                e = dpo__lanes_fma(fused, half, e, half); d = dpo__lanes_fma(fused, v, dpo__lanes_mul(d, c), e);
+                dpo__lanes_put(dx + i, dpo__lanes_mul(dpo__lanes_get(dy + i, m), d), m););
+}
+DPO__INLINE void dpo__row_gelu_tanh(int fused, int64_t n, float *y, const float *x) {
+    dpo__lanes half = dpo__lanes_set(0.5f), one = dpo__lanes_set(1.0f);
+    dpo__lanes c = dpo__lanes_set(DPO__SQRT_2_BY_PI), k = dpo__lanes_set(DPO__GELU_CUBE);
+    DPO__BLOCKS(n, i, m, dpo__lanes v = dpo__lanes_get(x + i, m);
+                dpo__lanes t = dpo__lanes_fma(fused, k, dpo__lanes_mul(v, v), one);
+                t = dpo__lanes_tanh(fast, dpo__lanes_mul(dpo__lanes_mul(c, v), t)); v = dpo__lanes_mul(half, v);
+                dpo__lanes_put(y + i, dpo__lanes_fma(fused, v, t, v), m););
+}
+/* dx = dy [ (1 + t)/2 + x/2 (1 - t^2) c (1 + 3 k x^2) ] */
+DPO__INLINE void dpo__row_gelu_tanh_back(int fused, int64_t n, float *dx, const float *dy, const float *x) {
+    dpo__lanes half = dpo__lanes_set(0.5f), one = dpo__lanes_set(1.0f);
+    dpo__lanes c = dpo__lanes_set(DPO__SQRT_2_BY_PI), k = dpo__lanes_set(DPO__GELU_CUBE);
+    dpo__lanes k3 = dpo__lanes_set(3.0f * DPO__GELU_CUBE);
+    DPO__BLOCKS(n, i, m, dpo__lanes v = dpo__lanes_get(x + i, m); dpo__lanes q = dpo__lanes_mul(v, v);
+                dpo__lanes t = dpo__lanes_fma(fused, k, q, one);
+                t = dpo__lanes_tanh(fast, dpo__lanes_mul(dpo__lanes_mul(c, v), t));
+                q = dpo__lanes_mul(c, dpo__lanes_fma(fused, k3, q, one));
+                q = dpo__lanes_mul(q, dpo__lanes_fma(fused, dpo__lanes_neg(t), t, one));
+                t = dpo__lanes_fma(fused, half, t, half); t = dpo__lanes_fma(fused, dpo__lanes_mul(half, v), q, t);
+                dpo__lanes_put(dx + i, dpo__lanes_mul(dpo__lanes_get(dy + i, m), t), m););
+}
+DPO__INLINE dpo__lanes dpo__lanes_sigmoid(int fused, dpo__lanes v) {
+    dpo__lanes one = dpo__lanes_set(1.0f);
+    return dpo__lanes_div(one, dpo__lanes_add(one, dpo__lanes_exp(fused, dpo__lanes_neg(v))));
+}
+DPO__INLINE void dpo__row_swiglu(int fused, int64_t n, float *y, const float *up, const float *gate) {
+    DPO__BLOCKS(n, i, m, dpo__lanes g = dpo__lanes_get(gate + i, m); g = dpo__lanes_mul(g, dpo__lanes_sigmoid(fast, g));
+                dpo__lanes_put(y + i, dpo__lanes_mul(dpo__lanes_get(up + i, m), g), m););
+}
+/* dup = dy g s; dgate = dy up s (1 + g (1 - s)), s = sigmoid(g) */
+DPO__INLINE void dpo__row_swiglu_back(int fused, int64_t n, float *dup, float *dgate, const float *dy, const float *up,
+                                      const float *gate) {
+    dpo__lanes one = dpo__lanes_set(1.0f);
+    DPO__BLOCKS(n, i, m, dpo__lanes g = dpo__lanes_get(gate + i, m); dpo__lanes d = dpo__lanes_get(dy + i, m);
+                dpo__lanes u = dpo__lanes_mul(dpo__lanes_get(up + i, m), d); dpo__lanes s = dpo__lanes_sigmoid(fast, g);
+                dpo__lanes t = dpo__lanes_fma(fused, g, dpo__lanes_sub(one, s), one);
+                dpo__lanes_put(dup + i, dpo__lanes_mul(d, dpo__lanes_mul(g, s)), m);
+                dpo__lanes_put(dgate + i, dpo__lanes_mul(u, dpo__lanes_mul(s, t)), m););
+}
+/* stats = max z, sum exp(z - max) */
+DPO__INLINE void dpo__row_logsumexp(int fused, int64_t n, const float *z, float *stats) {
+    dpo__lanes top = dpo__lanes_set(-INFINITY), sum = dpo__lanes_set(0.0f);
+    DPO__BLOCKS(n, i, m,
+                top =
+                    dpo__lanes_max(top, m == 16 ? dpo__lanes_load(z + i) : dpo__lanes_load_part(z + i, m, -INFINITY)););
+    stats[0] = dpo__lanes_max_all(top);
+    top = dpo__lanes_set(stats[0]);
+    DPO__BLOCKS(n, i, m, dpo__lanes e = m == 16 ? dpo__lanes_load(z + i) : dpo__lanes_load_part(z + i, m, -INFINITY);
+                sum = dpo__lanes_add(sum, dpo__lanes_exp(fast, dpo__lanes_sub(e, top))););
+    stats[1] = dpo__lanes_sum(sum);
+}
+/* z = p weight, p = exp(z - max) / sum; the caller corrects the target's element */
+DPO__INLINE void dpo__row_softmax_back(int fused, int64_t n, float *z, const float *stats, float weight) {
+    dpo__lanes top = dpo__lanes_set(stats[0]), inv = dpo__lanes_set(1.0f / stats[1]);
+    dpo__lanes f = dpo__lanes_set(weight);
+    DPO__BLOCKS(n, i, m, dpo__lanes e = dpo__lanes_exp(fast, dpo__lanes_sub(dpo__lanes_get(z + i, m), top));
+                dpo__lanes_put(z + i, dpo__lanes_mul(dpo__lanes_mul(e, inv), f), m););
+}
+
+/* An optimizer's constants for one tensor and one step; see >>OPTIMIZER. */
+typedef struct dpo__update {
+    float clip, decay, beta1, beta2, one_beta1, one_beta2, root_bias2, eps, rate;
+} dpo__update;
+
+DPO__INLINE void dpo__row_adamw(int fused, int64_t n, float *w, const float *g, float *m1, float *m2,
+                                const dpo__update *o) {
+    dpo__lanes clip = dpo__lanes_set(o->clip), decay = dpo__lanes_set(o->decay);
+    dpo__lanes c1 = dpo__lanes_set(o->one_beta1), b2 = dpo__lanes_set(o->beta2);
+    dpo__lanes c2 = dpo__lanes_set(o->one_beta2), root = dpo__lanes_set(o->root_bias2);
+    dpo__lanes eps = dpo__lanes_set(o->eps), rate = dpo__lanes_set(-o->rate);
+    DPO__BLOCKS(n, i, m, dpo__lanes d = dpo__lanes_mul(dpo__lanes_get(g + i, m), clip);
+                dpo__lanes a = dpo__lanes_get(m1 + i, m); dpo__lanes b = dpo__lanes_get(m2 + i, m);
+                dpo__lanes v = dpo__lanes_mul(dpo__lanes_get(w + i, m), decay);
+                a = dpo__lanes_fma(fused, c1, dpo__lanes_sub(d, a), a);
+                b = dpo__lanes_fma(fused, dpo__lanes_mul(c2, d), d, dpo__lanes_mul(b, b2));
+                d = dpo__lanes_add(dpo__lanes_div(dpo__lanes_sqrt(b), root), eps);
+                v = dpo__lanes_fma(fused, rate, dpo__lanes_div(a, d), v); dpo__lanes_put(m1 + i, a, m);
+                dpo__lanes_put(m2 + i, b, m); dpo__lanes_put(w + i, v, m););
+}
+DPO__INLINE void dpo__row_rmsprop(int fused, int64_t n, float *w, const float *g, float *m2, const dpo__update *o) {
+    dpo__lanes clip = dpo__lanes_set(o->clip), decay = dpo__lanes_set(o->decay);
+    dpo__lanes b2 = dpo__lanes_set(o->beta2), c2 = dpo__lanes_set(o->one_beta2);
+    dpo__lanes eps = dpo__lanes_set(o->eps), rate = dpo__lanes_set(-o->rate);
+    DPO__BLOCKS(n, i, m, dpo__lanes v = dpo__lanes_get(w + i, m); dpo__lanes b = dpo__lanes_get(m2 + i, m);
+                dpo__lanes d = dpo__lanes_mul(dpo__lanes_get(g + i, m), clip);
+                if (o->decay != 0.0f) d = dpo__lanes_fma(fused, decay, v, d);
+                b = dpo__lanes_fma(fused, dpo__lanes_mul(c2, d), d, dpo__lanes_mul(b, b2));
+                d = dpo__lanes_div(d, dpo__lanes_add(dpo__lanes_sqrt(b), eps)); v = dpo__lanes_fma(fused, rate, d, v);
+                dpo__lanes_put(m2 + i, b, m); dpo__lanes_put(w + i, v, m););
+}
+
+/* Matrix tiles. A packed panel holds, for each p of the inner dimension, `width` neighbouring rows of
+   A or columns of B. A tile of C, mr x nr, starts from `init` (NULL: zeros; row stride 0: a bias row;
+   C itself: the chain goes on) and adds the products in index order: one chain per element. */
+typedef void (*dpo__tile_fn)(int64_t k, const float *a, const float *b, float *c, int64_t c_row, const float *init,
+                             int64_t init_row);
+/* dst[p*width + i] = element (i,p), zero for i >= valid. "across": it is src[p*ld + i];
+   "along": src[i*ld + p], a transposition. May write up to 16 floats beyond the panel. */
+typedef void (*dpo__pack_fn)(float *dst, int width, const float *src, int64_t ld, int valid, int64_t k);
+
+typedef struct dpo__kernels {
+    const char *name;
+    int mr, nr;
+    dpo__tile_fn tile;
+    dpo__pack_fn pack_along, pack_across;
+    float (*dot)(int64_t n, const float *x, const float *y);
+    float (*sum)(int64_t n, const float *x);
+    float (*variance)(int64_t n, const float *x, float mean);
+    double (*squares)(int64_t n, const float *x);
+    void (*add)(int64_t n, float *y, const float *x);
+    void (*axpy)(int64_t n, float *y, float a, const float *x);
+    void (*scale)(int64_t n, float *y, const float *x, float a);
+    void (*norm)(int64_t n, float *y, const float *x, const float *stats, const float *w, const float *b);
+    void (*norm_sums)(int64_t n, const float *dy, const float *x, const float *stats, const float *w, float *sums);
+    void (*norm_back)(int64_t n, float *dx, const float *dy, const float *x, const float *stats, const float *w,
+                      float g0, float g1, int add);
+    void (*norm_grad)(int64_t n, float *dw, const float *dy, const float *x, const float *stats);
+    void (*attend)(int64_t n, float *s, float scale, float slope, float *stats);
+    void (*attend_again)(int64_t n, float *s, float scale, float slope, const float *stats);
+    void (*attend_back)(int64_t n, float *dp, const float *p, float delta, float scale);
+    void (*rotate)(int64_t n, float *a, float *b, const float *cosines, const float *sines, float turn);
+    void (*gelu)(int64_t n, float *y, const float *x);
+    void (*gelu_back)(int64_t n, float *dx, const float *dy, const float *x);
+    void (*gelu_tanh)(int64_t n, float *y, const float *x);
+    void (*gelu_tanh_back)(int64_t n, float *dx, const float *dy, const float *x);
+    void (*swiglu)(int64_t n, float *y, const float *up, const float *gate);
+    void (*swiglu_back)(int64_t n, float *dup, float *dgate, const float *dy, const float *up, const float *gate);
+    void (*logsumexp)(int64_t n, const float *z, float *stats);
+    void (*softmax_back)(int64_t n, float *z, const float *stats, float weight);
+    void (*adamw)(int64_t n, float *w, const float *g, float *m1, float *m2, const dpo__update *o);
+    void (*rmsprop)(int64_t n, float *w, const float *g, float *m2, const dpo__update *o);
+} dpo__kernels;
+
+/* One instance of every row kernel for an instruction set: S its name, T the target attribute, F
+   whether that target has FMA; and the function that enters them into a table. */
+#define DPO__ROW_KERNELS(S, T, F)                                                                                      \
+    T static float dpo__dot_##S(int64_t n, const float *x, const float *y) { return dpo__row_dot(F, n, x, y); }        \
+    T static float dpo__sum_##S(int64_t n, const float *x) { return dpo__row_sum(F, n, x); }                           \
+    T static float dpo__variance_##S(int64_t n, const float *x, float mean) {                                          \
+        return dpo__row_variance(F, n, x, mean);                                                                       \
+    }                                                                                                                  \
+    T static double dpo__squares_##S(int64_t n, const float *x) { return dpo__row_squares(F, n, x); }                  \
+    T static void dpo__add_##S(int64_t n, float *y, const float *x) { dpo__row_add(F, n, y, x); }                      \
+    T static void dpo__axpy_##S(int64_t n, float *y, float a, const float *x) { dpo__row_axpy(F, n, y, a, x); }        \
+    T static void dpo__scale_##S(int64_t n, float *y, const float *x, float a) { dpo__row_scale(F, n, y, x, a); }      \
+    T static void dpo__norm_##S(int64_t n, float *y, const float *x, const float *stats, const float *w,               \
+                                const float *b) {                                                                      \
+        dpo__row_norm(F, n, y, x, stats, w, b);                                                                        \
+    }                                                                                                                  \
+    T static void dpo__norm_sums_##S(int64_t n, const float *dy, const float *x, const float *stats, const float *w,   \
+                                     float *sums) {                                                                    \
+        dpo__row_norm_sums(F, n, dy, x, stats, w, sums);                                                               \
+    }                                                                                                                  \
+    T static void dpo__norm_back_##S(int64_t n, float *dx, const float *dy, const float *x, const float *stats,        \
+                                     const float *w, float g0, float g1, int add) {                                    \
+        dpo__row_norm_back(F, n, dx, dy, x, stats, w, g0, g1, add);                                                    \
+    }                                                                                                                  \
+    T static void dpo__norm_grad_##S(int64_t n, float *dw, const float *dy, const float *x, const float *stats) {      \
+        dpo__row_norm_grad(F, n, dw, dy, x, stats);                                                                    \
+    }                                                                                                                  \
+    T static void dpo__attend_##S(int64_t n, float *s, float scale, float slope, float *stats) {                       \
+        dpo__row_attend(F, n, s, scale, slope, stats);                                                                 \
+    }                                                                                                                  \
+    T static void dpo__attend_again_##S(int64_t n, float *s, float scale, float slope, const float *stats) {           \
+        dpo__row_attend_again(F, n, s, scale, slope, stats);                                                           \
+    }                                                                                                                  \
+    T static void dpo__attend_back_##S(int64_t n, float *dp, const float *p, float delta, float scale) {               \
+        dpo__row_attend_back(F, n, dp, p, delta, scale);                                                               \
+    }                                                                                                                  \
+    T static void dpo__rotate_##S(int64_t n, float *a, float *b, const float *cosines, const float *sines,             \
+                                  float turn) {                                                                        \
+        dpo__row_rotate(F, n, a, b, cosines, sines, turn);                                                             \
+    }                                                                                                                  \
+    T static void dpo__gelu_##S(int64_t n, float *y, const float *x) { dpo__row_gelu(F, n, y, x); }                    \
+    T static void dpo__gelu_back_##S(int64_t n, float *dx, const float *dy, const float *x) {                          \
+        dpo__row_gelu_back(F, n, dx, dy, x);                                                                           \
+    }                                                                                                                  \
+    T static void dpo__gelu_tanh_##S(int64_t n, float *y, const float *x) { dpo__row_gelu_tanh(F, n, y, x); }          \
+    T static void dpo__gelu_tanh_back_##S(int64_t n, float *dx, const float *dy, const float *x) {                     \
+        dpo__row_gelu_tanh_back(F, n, dx, dy, x);                                                                      \
+    }                                                                                                                  \
+    T static void dpo__swiglu_##S(int64_t n, float *y, const float *up, const float *gate) {                           \
+        dpo__row_swiglu(F, n, y, up, gate);                                                                            \
+    }                                                                                                                  \
+    T static void dpo__swiglu_back_##S(int64_t n, float *dup, float *dgate, const float *dy, const float *up,          \
+                                       const float *gate) {                                                            \
+        dpo__row_swiglu_back(F, n, dup, dgate, dy, up, gate);                                                          \
+    }                                                                                                                  \
+    T static void dpo__logsumexp_##S(int64_t n, const float *z, float *stats) { dpo__row_logsumexp(F, n, z, stats); }  \
+    T static void dpo__softmax_back_##S(int64_t n, float *z, const float *stats, float weight) {                       \
+        dpo__row_softmax_back(F, n, z, stats, weight);                                                                 \
+    }                                                                                                                  \
+    T static void dpo__adamw_##S(int64_t n, float *w, const float *g, float *m1, float *m2, const dpo__update *o) {    \
+        dpo__row_adamw(F, n, w, g, m1, m2, o);                                                                         \
+    }                                                                                                                  \
+    T static void dpo__rmsprop_##S(int64_t n, float *w, const float *g, float *m2, const dpo__update *o) {             \
+        dpo__row_rmsprop(F, n, w, g, m2, o);                                                                           \
+    }                                                                                                                  \
+    static void dpo__kernels_##S(dpo__kernels *k) {                                                                    \
+        k->name = #S;                                                                                                  \
+        k->dot = dpo__dot_##S;                                                                                         \
+        k->sum = dpo__sum_##S;                                                                                         \
+        k->variance = dpo__variance_##S;                                                                               \
+        k->squares = dpo__squares_##S;                                                                                 \
+        k->add = dpo__add_##S;                                                                                         \
+        k->axpy = dpo__axpy_##S;                                                                                       \
+        k->scale = dpo__scale_##S;                                                                                     \
+        k->norm = dpo__norm_##S;                                                                                       \
+        k->norm_sums = dpo__norm_sums_##S;                                                                             \
+        k->norm_back = dpo__norm_back_##S;                                                                             \
+        k->norm_grad = dpo__norm_grad_##S;                                                                             \
+        k->attend = dpo__attend_##S;                                                                                   \
+        k->attend_again = dpo__attend_again_##S;                                                                       \
+        k->attend_back = dpo__attend_back_##S;                                                                         \
+        k->rotate = dpo__rotate_##S;                                                                                   \
+        k->gelu = dpo__gelu_##S;                                                                                       \
+        k->gelu_back = dpo__gelu_back_##S;                                                                             \
+        k->gelu_tanh = dpo__gelu_tanh_##S;                                                                             \
+        k->gelu_tanh_back = dpo__gelu_tanh_back_##S;                                                                   \
+        k->swiglu = dpo__swiglu_##S;                                                                                   \
+        k->swiglu_back = dpo__swiglu_back_##S;                                                                         \
+        k->logsumexp = dpo__logsumexp_##S;                                                                             \
+        k->softmax_back = dpo__softmax_back_##S;                                                                       \
+        k->adamw = dpo__adamw_##S;                                                                                     \
+        k->rmsprop = dpo__rmsprop_##S;                                                                                 \
+    }
+
+/* The scalar set: the readable definition of everything. */
+DPO__ROW_KERNELS(scalar, , 0)
+
+static void dpo__tile_scalar(int64_t k, const float *a, const float *b, float *c, int64_t c_row, const float *init,
+                             int64_t init_row) {
+    int64_t p;
+    int i, j;
+    for (i = 0; i < 4; i++)
+        for (j = 0; j < 16; j++) {
+            float s = init ? init[i * init_row + j] : 0.0f;
+            for (p = 0; p < k; p++) s = dpo__num_fmaf(a[p * 4 + i], b[p * 16 + j], s);
+            c[i * c_row + j] = s;
+        }
+}
+static void dpo__pack_along_scalar(float *dst, int width, const float *src, int64_t ld, int valid, int64_t k) {
+    int64_t p;
+    int i;
+    for (p = 0; p < k; p++)
+        for (i = 0; i < width; i++) dst[p * width + i] = i < valid ? src[i * ld + p] : 0.0f;
+}
+static void dpo__pack_across(float *dst, int width, const float *src, int64_t ld, int valid, int64_t k) {
+    int64_t p;
+    int i;
+    if (valid == width && width == 32) {
+        for (p = 0; p < k; p++) memcpy(dst + p * 32, src + p * ld, 32 * sizeof(float));
+        return;
+    }
+    for (p = 0; p < k; p++) {
+        memcpy(dst + p * width, src + p * ld, (size_t)valid * sizeof(float));
+        for (i = valid; i < width; i++) dst[p * width + i] = 0.0f;
+    }
+}
+
+#ifdef DPO__X86
+#define DPO__AVX2   __attribute__((target("avx2,fma")))
+#define DPO__AVX512 __attribute__((target("avx2,fma,avx512f,avx512vl,avx512dq,avx512bw")))
+DPO__ROW_KERNELS(avx2, DPO__AVX2, 1)
+DPO__ROW_KERNELS(avx512, DPO__AVX512, 1)
+
+/* 6 x 16 for AVX2: twelve accumulators of 8. */
+#define DPO__EACH6(X) X(0) X(1) X(2) X(3) X(4) X(5)
+DPO__AVX2 static void dpo__tile_avx2(int64_t k, const float *a, const float *b, float *c, int64_t c_row,
+                                     const float *init, int64_t init_row) {
+#define X(i) __m256 l##i, h##i;
+    DPO__EACH6(X)
+#undef X
+    if (init) {
+#define X(i)                                                                                                           \
+    l##i = _mm256_loadu_ps(init + i * init_row);                                                                       \
+    h##i = _mm256_loadu_ps(init + i * init_row + 8);
+        DPO__EACH6(X)
+#undef X
+    } else {
+#define X(i) l##i = h##i = _mm256_setzero_ps();
+        DPO__EACH6(X)
+#undef X
+    }
+    for (; k > 0; k--) {
+        __m256 b0 = _mm256_loadu_ps(b), b1 = _mm256_loadu_ps(b + 8);
+#define X(i)                                                                                                           \
+    {                                                                                                                  \
+        __m256 s = _mm256_broadcast_ss(a + i);                                                                         \
+        l##i = _mm256_fmadd_ps(s, b0, l##i);                                                                           \
+        h##i = _mm256_fmadd_ps(s, b1, h##i);                                                                           \
+    }
+        DPO__EACH6(X)
+#undef X
+        a += 6;
+        b += 16;
+    }
+#define X(i)                                                                                                           \
+    _mm256_storeu_ps(c + i * c_row, l##i);                                                                             \
+    _mm256_storeu_ps(c + i * c_row + 8, h##i);
+    DPO__EACH6(X)
+#undef X
+}
+
+/* Transposes 8 x 8 blocks: rows of the source become columns of the panel. */
+DPO__AVX2 static void dpo__transpose8(float *dst, int width, const float *src, int64_t ld, int valid) {
+    __m256 r[8], t[8];
+    int i;
+    for (i = 0; i < 8; i++) r[i] = i < valid ? _mm256_loadu_ps(src + i * ld) : _mm256_setzero_ps();
+    for (i = 0; i < 4; i++) {
+        t[2 * i] = _mm256_unpacklo_ps(r[2 * i], r[2 * i + 1]);
+        t[2 * i + 1] = _mm256_unpackhi_ps(r[2 * i], r[2 * i + 1]);
+    }
+    for (i = 0; i < 2; i++) {
+        r[4 * i] = _mm256_shuffle_ps(t[4 * i], t[4 * i + 2], 0x44);
+        r[4 * i + 1] = _mm256_shuffle_ps(t[4 * i], t[4 * i + 2], 0xee);
+        r[4 * i + 2] = _mm256_shuffle_ps(t[4 * i + 1], t[4 * i + 3], 0x44);
+        r[4 * i + 3] = _mm256_shuffle_ps(t[4 * i + 1], t[4 * i + 3], 0xee);
+    }
+    for (i = 0; i < 4; i++) {
+        _mm256_storeu_ps(dst + i * width, _mm256_permute2f128_ps(r[i], r[i + 4], 0x20));
+    }
+    for (i = 0; i < 4; i++) {
+        _mm256_storeu_ps(dst + (i + 4) * width, _mm256_permute2f128_ps(r[i], r[i + 4], 0x31));
+    }
+}
+DPO__AVX2 static void dpo__pack_along_avx2(float *dst, int width, const float *src, int64_t ld, int valid, int64_t k) {
+    int64_t p;
+    int i, j;
+    /* A store of 8 may run into the next p's place: that is written after it. */
+    for (p = 0; p + 8 <= k; p += 8)
+        for (i = 0; i < width; i += 8)
+            dpo__transpose8(dst + p * width + i, width, src + i * ld + p, ld,
+                            valid - i < 8 ? (valid < i ? 0 : valid - i) : 8);
+    for (; p < k; p++)
+        for (j = 0; j < width; j++) dst[p * width + j] = j < valid ? src[j * ld + p] : 0.0f;
+}
+
+/* 12 x 32 for AVX-512: twenty-four accumulators of 16 hide the latency of two FMAs a cycle. */
+#define DPO__EACH12(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11)
+DPO__AVX512 static void dpo__tile_avx512(int64_t k, const float *a, const float *b, float *c, int64_t c_row,
+                                         const float *init, int64_t init_row) {
+#define X(i) __m512 l##i, h##i;
+    DPO__EACH12(X)
+#undef X
+    if (init) {
+#define X(i)                                                                                                           \
+    l##i = _mm512_loadu_ps(init + i * init_row);                                                                       \
+    h##i = _mm512_loadu_ps(init + i * init_row + 16);
+        DPO__EACH12(X)
+#undef X
+    } else {
+#define X(i) l##i = h##i = _mm512_setzero_ps();
+        DPO__EACH12(X)
+#undef X
+    }
+    for (; k > 0; k--) {
+        __m512 b0 = _mm512_loadu_ps(b), b1 = _mm512_loadu_ps(b + 16);
+#define X(i)                                                                                                           \
+    {                                                                                                                  \
+        __m512 s = _mm512_set1_ps(a[i]);                                                                               \
+        l##i = _mm512_fmadd_ps(s, b0, l##i);                                                                           \
+        h##i = _mm512_fmadd_ps(s, b1, h##i);                                                                           \
+    }
+        DPO__EACH12(X)
+#undef X
+        a += 12;
+        b += 32;
+    }
+#define X(i)                                                                                                           \
+    _mm512_storeu_ps(c + i * c_row, l##i);                                                                             \
+    _mm512_storeu_ps(c + i * c_row + 16, h##i);
+    DPO__EACH12(X)
+#undef X
+}
+
+/* Transposes a 16 x 16 block in four rounds of shuffles. The masked forms with a full mask are the same
+   instructions; the plain ones make g++ 12 warn about its own headers. */
+#define DPO__ALL16 ((__mmask16)0xffff)
+#define DPO__ALL8  ((__mmask8)0xff)
+DPO__AVX512 static void dpo__transpose16(float *dst, int width, const float *src, int64_t ld, int valid,
+                                         __mmask16 columns, int rows_out) {
+    __m512i r[16], t[16];
+    int i;
+    for (i = 0; i < 16; i++)
+        r[i] = i < valid ? _mm512_maskz_loadu_epi32(columns, src + i * ld) : _mm512_setzero_si512();
+    for (i = 0; i < 8; i++) {
+        t[2 * i] = _mm512_maskz_unpacklo_epi32(DPO__ALL16, r[2 * i], r[2 * i + 1]);
+        t[2 * i + 1] = _mm512_maskz_unpackhi_epi32(DPO__ALL16, r[2 * i], r[2 * i + 1]);
+    }
+    for (i = 0; i < 4; i++) {
+        r[4 * i] = _mm512_maskz_unpacklo_epi64(DPO__ALL8, t[4 * i], t[4 * i + 2]);
+        r[4 * i + 1] = _mm512_maskz_unpackhi_epi64(DPO__ALL8, t[4 * i], t[4 * i + 2]);
+        r[4 * i + 2] = _mm512_maskz_unpacklo_epi64(DPO__ALL8, t[4 * i + 1], t[4 * i + 3]);
+        r[4 * i + 3] = _mm512_maskz_unpackhi_epi64(DPO__ALL8, t[4 * i + 1], t[4 * i + 3]);
+    }
+    for (i = 0; i < 4; i++) {
+        t[i] = _mm512_maskz_shuffle_i32x4(DPO__ALL16, r[i], r[4 + i], 0x88);
+        t[4 + i] = _mm512_maskz_shuffle_i32x4(DPO__ALL16, r[i], r[4 + i], 0xdd);
+        t[8 + i] = _mm512_maskz_shuffle_i32x4(DPO__ALL16, r[8 + i], r[12 + i], 0x88);
+        t[12 + i] = _mm512_maskz_shuffle_i32x4(DPO__ALL16, r[8 + i], r[12 + i], 0xdd);
+    }
+    for (i = 0; i < 4; i++) {
+        r[i] = _mm512_maskz_shuffle_i32x4(DPO__ALL16, t[i], t[8 + i], 0x88);
+        r[8 + i] = _mm512_maskz_shuffle_i32x4(DPO__ALL16, t[i], t[8 + i], 0xdd);
+        r[4 + i] = _mm512_maskz_shuffle_i32x4(DPO__ALL16, t[4 + i], t[12 + i], 0x88);
+        r[12 + i] = _mm512_maskz_shuffle_i32x4(DPO__ALL16, t[4 + i], t[12 + i], 0xdd);
+    }
+    for (i = 0; i < rows_out; i++) _mm512_storeu_si512(dst + i * width, r[i]);
+}
+DPO__AVX512 static void dpo__pack_along_avx512(float *dst, int width, const float *src, int64_t ld, int valid,
+                                               int64_t k) {
+    int64_t p;
+    int i;
+    for (p = 0; p < k; p += 16) {
+        int n = k - p < 16 ? (int)(k - p) : 16;
+        __mmask16 columns = (__mmask16)((1u << n) - 1u);
+        for (i = 0; i < width; i += 16) {
+            int left = valid - i;
+            dpo__transpose16(dst + p * width + i, width, src + i * ld + p, ld,
+                             left < 0    ? 0
+                             : left > 16 ? 16
+                                         : left,
+                             columns, n);
+        }
+    }
+}
+#endif /* DPO__X86 */
+
+/* The best kernels this CPU has, or the path asked for; 0 if it has not got that one. */
+static int dpo__kernels_choose(dpo__kernels *k, int simd) {
+    memset(k, 0, sizeof *k);
+    k->pack_across = dpo__pack_across;
+#ifdef DPO__X86
+    __builtin_cpu_init();
+    if ((simd == DPO_SIMD_AUTO || simd == DPO_SIMD_AVX512) && __builtin_cpu_supports("avx512f") &&
+        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+        __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("fma")) {
+        dpo__kernels_avx512(k);
+        k->mr = 12;
+        k->nr = 32;
+        k->tile = dpo__tile_avx512;
+        k->pack_along = dpo__pack_along_avx512;
+        return 1;
+    }
+    if ((simd == DPO_SIMD_AUTO || simd == DPO_SIMD_AVX2) && __builtin_cpu_supports("avx2") &&
+        __builtin_cpu_supports("fma")) {
+        dpo__kernels_avx2(k);
+        k->mr = 6;
+        k->nr = 16;
+        k->tile = dpo__tile_avx2;
+        k->pack_along = dpo__pack_along_avx2;
+        return 1;
+    }
+#endif
+    if (simd != DPO_SIMD_AUTO && simd != DPO_SIMD_SCALAR) return 0;
+    dpo__kernels_scalar(k);
+    k->mr = 4;
+    k->nr = 16;
+    k->tile = dpo__tile_scalar;
+    k->pack_along = dpo__pack_along_scalar;
+    return 1;
+}
+
+/* ===========================================================================================
+   >>CONTEXT - owns everything; the way to fail
+   =========================================================================================== */
+
+struct dpo_context {
+    dpo__error error;
+    dpo__memory memory;
+    dpo__pool pool;
+    dpo__kernels kernels;
+    dpo_desc desc;
+    dpo_io io;
+    float **pack;    /* per worker: packed panels of matrix products */
+    char *json_text; /* dpo_json_get's last answer */
+    char *info;
+};
+
+DPO__FORMAT(3, 4)
+static dpo_result dpo__fail(dpo_context *c, dpo_result code, const char *format, ...) {
+    va_list args;
+    va_start(args, format);
+    code = dpo__error_set(&c->error, code, format, args);
+    va_end(args);
+    return code;
+}
+
+DPO__FORMAT(3, 4)
+static void dpo__log(dpo_context *c, int level, const char *format, ...) {
+    char line[1024];
+    va_list args;
+    if (!c->desc.log) return;
+    va_start(args, format);
+    if (vsnprintf(line, sizeof line, format, args) < 0) line[0] = 0;
+    va_end(args);
+    c->desc.log(c->desc.user, level, line);
+}
+
+/* A block of the context's memory, or NULL with the error set. */
+static void *dpo__get(dpo_context *c, size_t bytes, const char *what) {
+    void *p = bytes == SIZE_MAX ? NULL : dpo__memory_get(&c->memory, bytes);
+    if (!p)
+        dpo__fail(c, DPO_E_MEMORY,
+                  "no memory for %s: %.1f MB were asked for; close other programs, or "
+                  "use a smaller model, shorter texts or fewer rows at a time",
+                  what, (double)bytes / 1e6);
+    return p;
+}
+static void dpo__put(dpo_context *c, void *p) { dpo__memory_put(&c->memory, p); }
+
+/* Sizes of the cache blocks of a matrix product: KC floats of a panel stay in L1, MC x KC of A in L2,
+   NC x KC of B in the cache behind it. MC and NC are multiples of every tile. */
+#define DPO__KC          384
+#define DPO__MC          192
+#define DPO__NC          1024
+#define DPO__PACK_SLACK  16
+#define DPO__PACK_FLOATS (DPO__MC * DPO__KC + DPO__NC * DPO__KC + 2 * DPO__PACK_SLACK)
+
+#define DPO__COMPILER_TEXT2(x) #x
+#define DPO__COMPILER_TEXT(x)  DPO__COMPILER_TEXT2(x)
+#if defined(__clang__)
+#define DPO__COMPILER "clang " DPO__COMPILER_TEXT(__clang_major__)
+#elif defined(__GNUC__)
+#define DPO__COMPILER "gcc " DPO__COMPILER_TEXT(__GNUC__)
+#else
+#define DPO__COMPILER "unknown compiler"
+#endif
+#ifdef DPO_NO_STDIO
+#define DPO__BUILD_STDIO " DPO_NO_STDIO"
+#else
+#define DPO__BUILD_STDIO ""
+#endif
+#ifdef DPO_NO_THREADS
+#define DPO__BUILD_THREADS " DPO_NO_THREADS"
+#else
+#define DPO__BUILD_THREADS ""
+#endif
+#ifdef DPO_NO_SIMD
+#define DPO__BUILD_SIMD " DPO_NO_SIMD"
+#else
+#define DPO__BUILD_SIMD ""
+#endif
+#ifdef DPO_STATIC
+#define DPO__BUILD_STATIC " DPO_STATIC"
+#else
+#define DPO__BUILD_STATIC ""
+#endif
+#define DPO__BUILD_TEXT                                                                                                \
+    "dpo.h " DPO__COMPILER_TEXT(DPO_VERSION_MAJOR) "." DPO__COMPILER_TEXT(DPO_VERSION_MINOR) "." DPO__COMPILER_TEXT(   \
+        DPO_VERSION_PATCH) ", numerics " DPO__COMPILER_TEXT(DPO_NUMERICS) ", " DPO__COMPILER DPO__BUILD_STDIO          \
+        DPO__BUILD_THREADS DPO__BUILD_SIMD DPO__BUILD_STATIC
+
+static int dpo__cores(void) {
+#if !defined(DPO_NO_THREADS) && defined(_SC_NPROCESSORS_ONLN)
+    long n = sysconf(_SC_NPROCESSORS_ONLN);
+    return n < 1 ? 1 : n > 256 ? 256 : (int)n;
+#else
+    return 1;
+#endif
+}
+
+/* Pack buffers of all workers and the info line. */
+static dpo_result dpo__context_buffers(dpo_context *c) {
+    int i;
+    char *p;
+    size_t info = 256;
+    size_t bytes = (size_t)c->pool.n * (sizeof(float *) + DPO__PACK_FLOATS * sizeof(float)) + info + 2 * DPO__ALIGN;
+    p = (char *)dpo__get(c, bytes, "the buffers of matrix products");
+    if (!p) return DPO_E_MEMORY;
+    c->info = p;
+    c->pack = (float **)(void *)(p + info);
+    p += info + ((size_t)c->pool.n * sizeof(float *) + DPO__ALIGN - 1) / DPO__ALIGN * DPO__ALIGN;
+    for (i = 0; i < c->pool.n; i++) c->pack[i] = (float *)(void *)p + (size_t)i * DPO__PACK_FLOATS;
+    dpo__append(c->info, info, 0, "%s; %s kernels, %d thread%s", DPO__BUILD_TEXT, c->kernels.name, c->pool.n,
+                c->pool.n == 1 ? "" : "s");
+    return DPO_OK;
+}
+
+DPO_API dpo_context *dpo_open(const dpo_desc *desc) {
+    dpo__memory memory;
+    dpo_context *c;
+    int threads = desc ? desc->n_threads : 0;
+    memset(&memory, 0, sizeof memory);
+    memory.alloc = desc && desc->alloc ? desc->alloc : dpo__default_alloc;
+    memory.release = desc && desc->release ? desc->release : dpo__default_release;
+    memory.user = desc ? desc->user : NULL;
+    if (threads < 0 || threads > 1024 || (desc && !desc->alloc != !desc->release)) return NULL;
+    c = (dpo_context *)dpo__memory_get(&memory, sizeof *c);
+    if (!c) return NULL;
+    memset(c, 0, sizeof *c);
+    c->memory = memory;
+    if (desc) c->desc = *desc;
+    if (c->desc.io) c->io = *c->desc.io;
+    else dpo__file_default_io(&c->io);
+    c->desc.io = NULL; /* copied: the caller's may go */
+    if (!dpo__kernels_choose(&c->kernels, desc ? desc->simd : DPO_SIMD_AUTO) ||
+        dpo__pool_open(&c->pool, &c->memory, threads ? threads : dpo__cores()) || dpo__context_buffers(c)) {
+        dpo_close(c);
+        return NULL;
+    }
+    return c;
+}
+
+DPO_API void dpo_close(dpo_context *c) {
+    dpo__memory m;
+    dpo__block *self;
+    if (!c) return;
+    dpo__pool_close(&c->pool, &c->memory);
+    self = (dpo__block *)((uintptr_t)c - DPO__BLOCK_HEADER);
+    while (c->memory.blocks != self) /* newest first; the context's own block is the oldest */
+        dpo__memory_put(&c->memory, (void *)((uintptr_t)c->memory.blocks + DPO__BLOCK_HEADER));
+    m = c->memory;
+    dpo__memory_put(&m, c);
+}
+
+DPO_API dpo_result dpo_status(const dpo_context *c) { return c ? c->error.code : DPO_E_MEMORY; }
+DPO_API const char *dpo_error(const dpo_context *c) {
+    return c ? c->error.text
+             : "dpo_open gave no context: no memory for it, or its description asks for a SIMD path this "
+               "CPU lacks, threads outside 0..1024, or only one of alloc and release";
+}
+DPO_API void dpo_clear(dpo_context *c) {
+    if (c) {
+        c->error.code = DPO_OK;
+        c->error.text[0] = 0;
+    }
+}
+DPO_API const char *dpo_build_info(const dpo_context *c) { return c ? c->info : DPO__BUILD_TEXT; }
+DPO_API int dpo_version(void) { return DPO_VERSION_MAJOR * 10000 + DPO_VERSION_MINOR * 100 + DPO_VERSION_PATCH; }
+
+/* Hooks run in the caller's floating-point state. */
+static int dpo__cancelled(dpo_context *c, dpo__fpenv env) {
+    int stop;
+    if (!c->desc.cancel) return 0;
+    dpo__fp_leave(env);
+    stop = c->desc.cancel(c->desc.user);
+    (void)dpo__fp_enter();
+    return stop;
+}
+static void dpo__progress(dpo_context *c, dpo__fpenv env, const char *what, int64_t done, int64_t total) {
+    if (!c->desc.progress) return;
+    dpo__fp_leave(env);
+    c->desc.progress(c->desc.user, what, done, total);
+    (void)dpo__fp_enter();
+}
+
+/* Work over 0..n-1 in one contiguous range per worker; `align` keeps range borders at multiples. */
+typedef void (*dpo__range_fn)(void *arg, int64_t first, int64_t last, int worker);
+typedef struct dpo__split {
+    dpo__range_fn run;
+    void *arg;
+    int64_t n, align;
+    int parts;
+} dpo__split;
+
+static void dpo__split_task(void *arg, int64_t task, int worker) {
+    const dpo__split *s = (const dpo__split *)arg;
+    int64_t units = (s->n + s->align - 1) / s->align;
+    int64_t first = units * task / s->parts * s->align;
+    int64_t last = dpo__min64(units * (task + 1) / s->parts * s->align, s->n);
+    if (first < last) s->run(s->arg, first, last, worker);
+}
+static void dpo__split_run(dpo_context *c, int64_t n, int64_t align, dpo__range_fn run, void *arg) {
+    dpo__split s;
+    s.run = run;
+    s.arg = arg;
+    s.n = n;
+    s.align = align;
+    s.parts = c->pool.n;
+    dpo__pool_run(&c->pool, s.parts, dpo__split_task, &s);
+}
+
+/* ===========================================================================================
+   >>GEMM - C = init + A B, each element one chain of fused multiply-adds over k in index order
+
+   Panels of A and B are packed into the worker's buffer, multiplied by the register tile, and C's
+   stored values carry each chain on from one block of k to the next: blocking, threads and tile
+   shapes change no bit. The two operands may be transposed by their strides, which gives the three
+   products a linear layer needs from one routine.
+   =========================================================================================== */
+
+typedef struct dpo__gemm {
+    int64_t m, n, k;
+    const float *a; /* element (i,p) at a[i*a_row + p*a_col]; one of the strides is 1 */
+    int64_t a_row, a_col;
+    const float *b; /* element (p,j) at b[p*b_row + j*b_col]; one of the strides is 1 */
+    int64_t b_row, b_col;
+    float *c; /* element (i,j) at c[i*c_row + j] */
+    int64_t c_row;
+    const float *bias; /* [n] or NULL: where the chains begin, unless they */
+    int accumulate;    /* continue from C's stored values */
+} dpo__gemm;
+
+static void dpo__gemm_pack_a(const dpo__kernels *k, const dpo__gemm *g, float *to, int64_t i0, int64_t i1, int64_t p0,
+                             int64_t kc) {
+    int64_t i;
+    for (i = i0; i < i1; i += k->mr, to += kc * k->mr) {
+        int valid = (int)dpo__min64(k->mr, i1 - i);
+        const float *src = g->a + i * g->a_row + p0 * g->a_col;
+        if (g->a_col == 1) k->pack_along(to, k->mr, src, g->a_row, valid, kc);
+        else k->pack_across(to, k->mr, src, g->a_col, valid, kc);
+    }
+}
+static void dpo__gemm_pack_b(const dpo__kernels *k, const dpo__gemm *g, float *to, int64_t j0, int64_t j1, int64_t p0,
+                             int64_t kc) {
+    int64_t j;
+    for (j = j0; j < j1; j += k->nr, to += kc * k->nr) {
+        int valid = (int)dpo__min64(k->nr, j1 - j);
+        const float *src = g->b + j * g->b_col + p0 * g->b_row;
+        if (g->b_col == 1) k->pack_across(to, k->nr, src, g->b_row, valid, kc);
+        else k->pack_along(to, k->nr, src, g->b_col, valid, kc);
+    }
+}
+
+/* A tile that hangs over C's edge is computed in a full one beside it. */
+static void dpo__gemm_edge(const dpo__kernels *k, int64_t kc, const float *a, const float *b, float *c, int64_t c_row,
+                           const float *init, int64_t init_row, int64_t h, int64_t w) {
+    float full[12 * 32];
+    int64_t i, j;
+    for (i = 0; i < k->mr; i++)
+        for (j = 0; j < k->nr; j++) full[i * k->nr + j] = init && i < h && j < w ? init[i * init_row + j] : 0.0f;
+    k->tile(kc, a, b, full, k->nr, full, k->nr);
+    for (i = 0; i < h; i++) memcpy(c + i * c_row, full + i * k->nr, (size_t)w * sizeof(float));
+}
+
+/* Rows m0..m1-1, columns n0..n1-1 of the product, on the calling thread. */
+static void dpo__gemm_block(const dpo__kernels *k, const dpo__gemm *g, int64_t m0, int64_t m1, int64_t n0, int64_t n1,
+                            float *pack) {
+    float *pa = pack, *pb = pack + DPO__MC * DPO__KC + DPO__PACK_SLACK;
+    int64_t ic, jc, pc, i, j;
+    int64_t blocks = (g->k + DPO__KC - 1) / DPO__KC;
+    int64_t step = blocks ? (g->k + blocks - 1) / blocks : 0; /* even shares of k */
+    if (!blocks) blocks = 1;
+    for (jc = n0; jc < n1; jc += DPO__NC) {
+        int64_t je = dpo__min64(jc + DPO__NC, n1);
+        for (pc = 0; pc < blocks; pc++) {
+            int64_t p0 = pc * step, kc = dpo__min64(step, g->k - p0);
+            dpo__gemm_pack_b(k, g, pb, jc, je, p0, kc);
+            for (ic = m0; ic < m1; ic += DPO__MC) {
+                int64_t ie = dpo__min64(ic + DPO__MC, m1);
+                dpo__gemm_pack_a(k, g, pa, ic, ie, p0, kc);
+                for (j = jc; j < je; j += k->nr)
+                    for (i = ic; i < ie; i += k->mr) {
+                        float *c = g->c + i * g->c_row + j;
+                        const float *init = pc || g->accumulate ? c : g->bias ? g->bias + j : NULL;
+                        int64_t init_row = pc || g->accumulate ? g->c_row : 0;
+                        int64_t h = dpo__min64(k->mr, ie - i), w = dpo__min64(k->nr, je - j);
+                        const float *a = pa + (i - ic) * kc, *b = pb + (j - jc) * kc;
+                        if (h == k->mr && w == k->nr) k->tile(kc, a, b, c, g->c_row, init, init_row);
+                        else dpo__gemm_edge(k, kc, a, b, c, g->c_row, init, init_row, h, w);
+                    }
+            }
+        }
+    }
+}
+
+typedef struct dpo__gemm_job {
+    dpo_context *c;
+    const dpo__gemm *g;
+    int64_t parts_m, parts_n;
+} dpo__gemm_job;
+
+static void dpo__gemm_task(void *arg, int64_t task, int worker) {
+    const dpo__gemm_job *s = (const dpo__gemm_job *)arg;
+    const dpo__kernels *k = &s->c->kernels;
+    int64_t im = task / s->parts_n, in = task % s->parts_n;
+    int64_t um = (s->g->m + k->mr - 1) / k->mr, un = (s->g->n + k->nr - 1) / k->nr;
+    int64_t m0 = um * im / s->parts_m * k->mr, m1 = um * (im + 1) / s->parts_m * k->mr;
+    int64_t n0 = un * in / s->parts_n * k->nr, n1 = un * (in + 1) / s->parts_n * k->nr;
+    dpo__gemm_block(k, s->g, m0, dpo__min64(m1, s->g->m), n0, dpo__min64(n1, s->g->n), s->c->pack[worker]);
+}
+
+/* On all workers: C is cut into one rectangle each, along the grid whose largest share costs least
+   (multiplying, and packing its rows and columns). */
+static void dpo__gemm_run(dpo_context *c, const dpo__gemm *g) {
+    dpo__gemm_job s;
+    int64_t um = (g->m + c->kernels.mr - 1) / c->kernels.mr;
+    int64_t un = (g->n + c->kernels.nr - 1) / c->kernels.nr, pm;
+    double best = 0;
+    if (g->m < 1 || g->n < 1) return;
+    s.c = c;
+    s.g = g;
+    s.parts_m = s.parts_n = 1;
+    if (c->pool.n > 1 && (double)g->m * (double)g->n * (double)g->k > 40000.0)
+        for (pm = 1; pm <= c->pool.n; pm++) {
+            int64_t pn = c->pool.n / pm;
+            int64_t m = (um + pm - 1) / pm * c->kernels.mr, n = (un + pn - 1) / pn * c->kernels.nr;
+            double cost =
+                (double)m * (double)n + 24.0 * (double)n + 24.0 * (double)m * (double)((n + DPO__NC - 1) / DPO__NC);
+            if (pm * pn != c->pool.n) continue; /* tasks = workers: each gets one rectangle */
+            if (best == 0 || cost < best) {
+                best = cost;
+                s.parts_m = pm;
+                s.parts_n = pn;
+            }
+        }
+    dpo__pool_run(&c->pool, s.parts_m * s.parts_n, dpo__gemm_task, &s);
+}
+
+static dpo__gemm dpo__gemm_of(int64_t m, int64_t n, int64_t k, const float *a, int64_t a_row, int64_t a_col,
+                              const float *b, int64_t b_row, int64_t b_col, float *c, int64_t c_row) {
+    dpo__gemm g;
+    g.m = m;
+    g.n = n;
+    g.k = k;
+    g.a = a;
+    g.a_row = a_row;
+    g.a_col = a_col;
+    g.b = b;
+    g.b_row = b_row;
+    g.b_col = b_col;
+    g.c = c;
+    g.c_row = c_row;
+    g.bias = NULL;
+    g.accumulate = 0;
+    return g;
+}
+
+/* ===========================================================================================
+   >>LAYERS - each layer's forward directly above its backward
+
+   The internal functions take raw pointers and are what the model uses; the public ones (end of the
+   section) check shapes and call them. dX stands for d(loss)/dX. Gradients over rows are chains in row
+   order continued from the stored value, so a batch cut into micro-batches gives the same bits: work
+   over rows is split by rows where rows are independent, by columns where they are summed.
+   =========================================================================================== */
+
+#define DPO__COLUMNS 64 /* columns a worker sums at a time: full cache lines of a strided walk */
+
+/* --- Embedding:  x[n] = (E[ids[n]] + P[pos[n]]) * scale ------------------------------------------ */
+
+typedef struct dpo__embedding {
+    dpo_context *c;
+    const int32_t *ids, *positions; /* positions NULL: no P */
+    int64_t n, d;
+    const float *table, *position_table;
+    float *x;
+    const float *dx;
+    float *dtable, *dposition_table;
+    float scale;
+} dpo__embedding;
+
+static void dpo__embedding_rows(void *arg, int64_t first, int64_t last, int worker) {
+    const dpo__embedding *e = (const dpo__embedding *)arg;
+    int64_t n;
+    (void)worker;
+    for (n = first; n < last; n++) {
+        float *x = e->x + n * e->d;
+        memcpy(x, e->table + (int64_t)e->ids[n] * e->d, (size_t)e->d * sizeof(float));
+        if (e->positions) e->c->kernels.add(e->d, x, e->position_table + (int64_t)e->positions[n] * e->d);
+        if (e->scale != 1.0f) e->c->kernels.scale(e->d, x, x, e->scale);
+    }
+}
+static void dpo__embedding_forward(dpo__embedding *e) { dpo__split_run(e->c, e->n, 1, dpo__embedding_rows, e); }
+
+/* dE[ids[n]] += scale dx[n],  dP[pos[n]] += scale dx[n], in row order */
+static void dpo__embedding_columns(void *arg, int64_t first, int64_t last, int worker) {
+    const dpo__embedding *e = (const dpo__embedding *)arg;
+    int64_t n, w = last - first;
+    (void)worker;
+    for (n = 0; n < e->n; n++) {
+        const float *dx = e->dx + n * e->d + first;
+        if (e->dtable) e->c->kernels.axpy(w, e->dtable + (int64_t)e->ids[n] * e->d + first, e->scale, dx);
+        if (e->dposition_table)
+            e->c->kernels.axpy(w, e->dposition_table + (int64_t)e->positions[n] * e->d + first, e->scale, dx);
+    }
+}
+static void dpo__embedding_backward(dpo__embedding *e) {
+    dpo__split_run(e->c, e->d, DPO__COLUMNS, dpo__embedding_columns, e);
+}
+
+/* --- LayerNorm:  y = xhat w + b,  xhat = (x - mean) rstd,  rstd = 1/sqrt(var + eps) --------------
+       RMSNorm:    y = xhat w,      xhat = x rstd,           rstd = 1/sqrt(mean x^2 + eps) */
+
+typedef struct dpo__norm {
+    dpo_context *c;
+    int kind; /* DPO_NORM_* */
+    int64_t n, d;
+    const float *x, *w, *b;
+    float *y, *stats; /* stats [N,2]: mean (0 for RMS), rstd */
+    float eps;
+    const float *dy;
+    float *dx, *dw, *db;
+    int add;   /* dx += instead of dx = */
+    int again; /* the statistics are there already */
+} dpo__norm;
+
+/* One row's statistics. */
+static void dpo__norm_stats(const dpo__norm *l, const float *x, float *stats) {
+    float d = (float)l->d, var;
+    if (l->kind == DPO_NORM_LAYER) {
+        stats[0] = l->c->kernels.sum(l->d, x) / d;
+        var = l->c->kernels.variance(l->d, x, stats[0]) / d;
+    } else {
+        stats[0] = 0.0f;
+        var = l->c->kernels.dot(l->d, x, x) / d;
+    }
+    stats[1] = 1.0f / sqrtf(var + l->eps);
+}
+static void dpo__norm_rows(void *arg, int64_t first, int64_t last, int worker) {
+    const dpo__norm *l = (const dpo__norm *)arg;
+    int64_t n;
+    (void)worker;
+    for (n = first; n < last; n++) {
+        const float *x = l->x + n * l->d;
+        if (!l->again) dpo__norm_stats(l, x, l->stats + 2 * n);
+        l->c->kernels.norm(l->d, l->y + n * l->d, x, l->stats + 2 * n, l->w, l->b);
+    }
+}
+static void dpo__norm_forward(dpo__norm *l) { dpo__split_run(l->c, l->n, 1, dpo__norm_rows, l); }
+
+/* With g = dy w:  dx = rstd (g - mean(g) - xhat mean(g xhat))   (RMSNorm: without mean(g))
+   dw += sum_n dy xhat,  db += sum_n dy */
+static void dpo__norm_back_rows(void *arg, int64_t first, int64_t last, int worker) {
+    const dpo__norm *l = (const dpo__norm *)arg;
+    int64_t n;
+    (void)worker;
+    for (n = first; n < last; n++) {
+        const float *x = l->x + n * l->d, *dy = l->dy + n * l->d, *stats = l->stats + 2 * n;
+        float sums[2], d = (float)l->d;
+        l->c->kernels.norm_sums(l->d, dy, x, stats, l->w, sums);
+        if (l->kind == DPO_NORM_RMS) sums[0] = 0.0f;
+        l->c->kernels.norm_back(l->d, l->dx + n * l->d, dy, x, stats, l->w, sums[0] / d, sums[1] / d, l->add);
+    }
+}
+static void dpo__norm_back_columns(void *arg, int64_t first, int64_t last, int worker) {
+    const dpo__norm *l = (const dpo__norm *)arg;
+    int64_t n, w = last - first;
+    (void)worker;
+    for (n = 0; n < l->n; n++) {
+        const float *x = l->x + n * l->d + first, *dy = l->dy + n * l->d + first;
+        if (l->dw) l->c->kernels.norm_grad(w, l->dw + first, dy, x, l->stats + 2 * n);
+        if (l->db) l->c->kernels.add(w, l->db + first, dy);
+    }
+}
+static void dpo__norm_backward(dpo__norm *l) {
+    if (l->dw || l->db) dpo__split_run(l->c, l->d, DPO__COLUMNS, dpo__norm_back_columns, l);
+    if (l->dx) dpo__split_run(l->c, l->n, 1, dpo__norm_back_rows, l);
+}
+
+/* --- Linear:  y = x W^T + b + (s x A^T) B^T ------------------------------------------------------
+   W [out,in], or [in,out] with conv1d; A [r,in], B [out,r] an adapter (r = 0: none). Each output is
+   one chain: bias, then k, then the adapter's r. */
+
+typedef struct dpo__linear {
+    const float *w, *b, *lora_a, *lora_b;
+    int64_t in, out, r;
+    float scale;
+    int conv1d;
+} dpo__linear;
+typedef struct dpo__linear_grad { /* NULL: not wanted */
+    float *w, *b, *lora_a, *lora_b;
+} dpo__linear_grad;
+
+/* h = s x A^T  [n,r] */
+static void dpo__linear_adapter(dpo_context *c, const dpo__linear *l, float *h, const float *x, int64_t x_row,
+                                int64_t n) {
+    dpo__gemm g = dpo__gemm_of(n, l->r, l->in, x, x_row, 1, l->lora_a, 1, l->in, h, l->r);
+    dpo__gemm_run(c, &g);
+    c->kernels.scale(n * l->r, h, h, l->scale);
+}
+static void dpo__linear_forward(dpo_context *c, const dpo__linear *l, float *y, int64_t y_row, const float *x,
+                                int64_t x_row, int64_t n, float *h) {
+    dpo__gemm g =
+        dpo__gemm_of(n, l->out, l->in, x, x_row, 1, l->w, l->conv1d ? l->out : 1, l->conv1d ? 1 : l->in, y, y_row);
+    g.bias = l->b;
+    dpo__gemm_run(c, &g);
+    if (l->r) {
+        dpo__linear_adapter(c, l, h, x, x_row, n);
+        g = dpo__gemm_of(n, l->out, l->r, h, l->r, 1, l->lora_b, 1, l->r, y, y_row);
+        g.accumulate = 1;
+        dpo__gemm_run(c, &g);
+    }
+}
+
+typedef struct dpo__column_sum {
+    dpo_context *c;
+    float *sum;
+    const float *x;
+    int64_t row, n;
+} dpo__column_sum;
+static void dpo__column_sum_columns(void *arg, int64_t first, int64_t last, int worker) {
+    const dpo__column_sum *s = (const dpo__column_sum *)arg;
+    int64_t n;
+    (void)worker;
+    for (n = 0; n < s->n; n++) s->c->kernels.add(last - first, s->sum + first, s->x + n * s->row + first);
+}
+
+/* dW += dy^T x   db += sum_n dy   dx (+)= dy W + dh A   with dh = s dy B,  dB += dy^T h,  dA += dh^T x
+   h: scratch [n,r] twice */
+static void dpo__linear_backward(dpo_context *c, const dpo__linear *l, const dpo__linear_grad *grad, float *dx,
+                                 int64_t dx_row, int add, const float *dy, int64_t dy_row, const float *x,
+                                 int64_t x_row, int64_t n, float *h) {
+    dpo__gemm g;
+    if (grad->w) {
+        g = l->conv1d ? dpo__gemm_of(l->in, l->out, n, x, 1, x_row, dy, dy_row, 1, grad->w, l->out)
+                      : dpo__gemm_of(l->out, l->in, n, dy, 1, dy_row, x, x_row, 1, grad->w, l->in);
+        g.accumulate = 1;
+        dpo__gemm_run(c, &g);
+    }
+    if (grad->b) {
+        dpo__column_sum s;
+        s.c = c;
+        s.sum = grad->b;
+        s.x = dy;
+        s.row = dy_row;
+        s.n = n;
+        dpo__split_run(c, l->out, DPO__COLUMNS, dpo__column_sum_columns, &s);
+    }
+    if (dx) {
+        g = dpo__gemm_of(n, l->in, l->out, dy, dy_row, 1, l->w, l->conv1d ? 1 : l->in, l->conv1d ? l->out : 1, dx,
+                         dx_row);
+        g.accumulate = add;
+        dpo__gemm_run(c, &g);
+    }
+    if (l->r) {
+        float *dh = h + n * l->r;
+        if (grad->lora_b) {
+            dpo__linear_adapter(c, l, h, x, x_row, n);
+            g = dpo__gemm_of(l->out, l->r, n, dy, 1, dy_row, h, l->r, 1, grad->lora_b, l->r);
+            g.accumulate = 1;
+            dpo__gemm_run(c, &g);
+        }
+        g = dpo__gemm_of(n, l->r, l->out, dy, dy_row, 1, l->lora_b, l->r, 1, dh, l->r);
+        dpo__gemm_run(c, &g);
+        c->kernels.scale(n * l->r, dh, dh, l->scale);
+        if (grad->lora_a) {
+            g = dpo__gemm_of(l->r, l->in, n, dh, 1, l->r, x, x_row, 1, grad->lora_a, l->in);
+            g.accumulate = 1;
+            dpo__gemm_run(c, &g);
+        }
+        if (dx) {
+            g = dpo__gemm_of(n, l->in, l->r, dh, l->r, 1, l->lora_a, l->in, 1, dx, dx_row);
+            g.accumulate = 1;
+            dpo__gemm_run(c, &g);
+        }
+    }
+}
+
+/* --- Rotary positions [RoPE]:  (a, b) -> (a cos t - b sin t, b cos t + a sin t) -------------------
+   for the pairs (i, i + rot/2) of each head, t = position * frequency[i]; turn -1: the backward pass,
+   which is the inverse rotation. cosines, sines [positions, rot/2]. */
+
+typedef struct dpo__rope {
+    dpo_context *c;
+    float *x;
+    int64_t row, head, n, heads, half;
+    const int32_t *positions;
+    const float *cosines, *sines;
+    float turn;
+} dpo__rope;
+
+static void dpo__rope_rows(void *arg, int64_t first, int64_t last, int worker) {
+    const dpo__rope *l = (const dpo__rope *)arg;
+    int64_t n, h;
+    (void)worker;
+    for (n = first; n < last; n++) {
+        const float *cosines = l->cosines + (int64_t)l->positions[n] * l->half;
+        const float *sines = l->sines + (int64_t)l->positions[n] * l->half;
+        for (h = 0; h < l->heads; h++) {
+            float *x = l->x + n * l->row + h * l->head;
+            l->c->kernels.rotate(l->half, x, x + l->half, cosines, sines, l->turn);
+        }
+    }
+}
+
+/* --- Causal attention over a forest --------------------------------------------------------------
+   Row i of head h sees positions j = 0..i of its path (its ancestors' rows, then its own segment's):
+
+       s_ij = scale q_i.k_j - slope_h (i - j)     p_i = softmax(s_i)     o_i = sum_j p_ij v_j
+
+   Query head h uses key head h / (H/K). One unit of work is (tree, key head). The rows of a tile of
+   queries, each with its H/K heads, are the rows of small products against the path's spans: pieces of
+   memory with a stride, in the batch or in a cache. Scores, maxima, sums and chains over positions do
+   not depend on how the path is cut. Kept for the backward pass: per row and head the maximum and the
+   inverse sum, never a T x T matrix. */
+
+#define DPO__ATTENTION_TILE 64 /* query rows x heads of a group at a time */
+#define DPO__MAX_DEPTH      64 /* segments on a path */
+
+typedef struct dpo__attention {
+    dpo_context *c;
+    const dpo_segment *segments;
+    const int32_t *trees; /* [n_trees+1] first segment of each */
+    int64_t n_trees, heads, kv_heads, dim;
+    float scale;
+    const float *slopes; /* [H] or NULL */
+    const float *q, *k, *v;
+    int64_t q_row, q_head, k_row, k_head, v_row, v_head;
+    float *out, *stats; /* [N, H*D], [N, H, 2] */
+    int64_t max_path;
+    float **scratch; /* per worker: dpo__attention_scratch floats */
+    /* cached positions of segment s: rows cache_first[s]... of [rows, K*D]; NULL without a cache */
+    const float *cache_k, *cache_v;
+    const int64_t *cache_first;
+    /* backward */
+    const float *dout;
+    float *dq, *dk, *dv; /* laid out as q, k, v */
+} dpo__attention;
+
+typedef struct dpo__span {
+    const float *k, *v;
+    float *dk, *dv;
+    int64_t k_row, v_row, count;
+} dpo__span;
+
+/* Tile rows; floats of one worker's scratch: q, o, dq tiles, two score tiles. */
+static int64_t dpo__attention_tile(int64_t heads, int64_t kv_heads) {
+    return dpo__max64(DPO__ATTENTION_TILE, heads / kv_heads);
+}
+static int64_t dpo__attention_scratch(int64_t heads, int64_t kv_heads, int64_t dim, int64_t path, int backward) {
+    int64_t t = dpo__attention_tile(heads, kv_heads);
+    return t * dim * (backward ? 4 : 2) + t * path * (backward ? 2 : 1) + 2 * t + 64;
+}
+
+/* The spans of segment s's path up to row `rows` of its own; returns the positions before those rows. */
+static int64_t dpo__attention_path(const dpo__attention *l, int32_t s, int64_t kv, int64_t rows, dpo__span *spans,
+                                   int *count) {
+    int32_t chain[DPO__MAX_DEPTH];
+    int depth = 0, n = 0;
+    int64_t before = 0;
+    int32_t i;
+    for (i = s; i >= 0; i = l->segments[i].parent) chain[depth++] = i;
+    while (depth--) {
+        const dpo_segment *g = &l->segments[chain[depth]];
+        int64_t own = chain[depth] == s ? rows : g->length;
+        if (g->past) {
+            int64_t at = l->cache_first[chain[depth]] * l->kv_heads * l->dim + kv * l->dim;
+            spans[n].k = l->cache_k + at;
+            spans[n].v = l->cache_v + at;
+            spans[n].dk = spans[n].dv = NULL;
+            spans[n].k_row = spans[n].v_row = l->kv_heads * l->dim;
+            spans[n++].count = g->past;
+        }
+        if (own) {
+            int64_t k = g->first * l->k_row + kv * l->k_head, v = g->first * l->v_row + kv * l->v_head;
+            spans[n].k = l->k + k;
+            spans[n].v = l->v + v;
+            spans[n].dk = l->dk ? l->dk + k : NULL;
+            spans[n].dv = l->dv ? l->dv + v : NULL;
+            spans[n].k_row = l->k_row;
+            spans[n].v_row = l->v_row;
+            spans[n++].count = own;
+        }
+        before += g->past + (chain[depth] == s ? 0 : g->length);
+    }
+    *count = n;
+    return before;
+}
+
+/* One tile: rows r0..r0+rows-1 of segment s, all heads of group kv. */
+typedef struct dpo__attention_part {
+    const dpo__attention *l;
+    int worker;
+    int64_t kv, group, first, rows, virtual_rows, before, keys;
+    int n_spans;
+    dpo__span spans[2 * DPO__MAX_DEPTH];
+    float *q, *o, *dq, *dout, *s, *ds;
+} dpo__attention_part;
+
+static void dpo__attention_part_open(dpo__attention_part *t, int32_t s, int64_t r0, int64_t rows) {
+    const dpo__attention *l = t->l;
+    int64_t tile = dpo__attention_tile(l->heads, l->kv_heads), r, h;
+    float *at = l->scratch[t->worker];
+    t->first = l->segments[s].first + r0;
+    t->rows = rows;
+    t->virtual_rows = rows * t->group;
+    t->before = dpo__attention_path(l, s, t->kv, r0 + rows, t->spans, &t->n_spans) + r0;
+    t->keys = t->before + rows;
+    t->q = at;
+    t->o = t->q + tile * l->dim;
+    t->s = t->o + tile * l->dim;
+    t->ds = t->s + tile * l->max_path;
+    t->dq = t->ds + tile * l->max_path; /* these three are the backward pass's only */
+    t->dout = t->dq + tile * l->dim;
+    for (r = 0; r < rows; r++)
+        for (h = 0; h < t->group; h++)
+            memcpy(t->q + (r * t->group + h) * l->dim,
+                   l->q + (t->first + r) * l->q_row + (t->kv * t->group + h) * l->q_head,
+                   (size_t)l->dim * sizeof(float));
+}
+/* to[virtual_rows, keys] = x [virtual_rows, D] times the spans' keys (or values), transposed */
+static void dpo__attention_scores(const dpo__attention_part *t, float *to, const float *x, int values) {
+    const dpo__attention *l = t->l;
+    int64_t at = 0;
+    int i;
+    for (i = 0; i < t->n_spans; i++) {
+        const dpo__span *p = &t->spans[i];
+        dpo__gemm g = dpo__gemm_of(t->virtual_rows, p->count, l->dim, x, l->dim, 1, values ? p->v : p->k, 1,
+                                   values ? p->v_row : p->k_row, to + at, t->keys);
+        dpo__gemm_block(&l->c->kernels, &g, 0, g.m, 0, g.n, l->c->pack[t->worker]);
+        at += p->count;
+    }
+}
+/* to [virtual_rows, D] = weights [virtual_rows, keys] times the spans' values (or keys): one chain over
+   positions, across spans */
+static void dpo__attention_mix(const dpo__attention_part *t, float *to, const float *weights, int values) {
+    const dpo__attention *l = t->l;
+    int64_t at = 0, i;
+    int s;
+    for (s = 0; s < t->n_spans; s++) {
+        const dpo__span *p = &t->spans[s];
+        dpo__gemm g = dpo__gemm_of(t->virtual_rows, l->dim, p->count, weights + at, t->keys, 1, values ? p->v : p->k,
+                                   values ? p->v_row : p->k_row, 1, to, l->dim);
+        g.accumulate = s > 0;
+        dpo__gemm_block(&l->c->kernels, &g, 0, g.m, 0, g.n, l->c->pack[t->worker]);
+        at += p->count;
+    }
+    /* Masked positions added 0 * v: that may leave -0 or +0 where nothing else was added. */
+    for (i = 0; i < t->virtual_rows * l->dim; i++) to[i] += 0.0f;
+}
+/* Scores to probabilities, row by row; positions behind a row's own get 0. */
+static void dpo__attention_softmax(const dpo__attention_part *t, int again) {
+    const dpo__attention *l = t->l;
+    int64_t i, n;
+    for (i = 0; i < t->virtual_rows; i++) {
+        int64_t head = t->kv * t->group + i % t->group, row = t->first + i / t->group;
+        float *s = t->s + i * t->keys, *stats = l->stats + (row * l->heads + head) * 2;
+        float slope = l->slopes ? l->slopes[head] : 0.0f;
+        n = t->before + i / t->group + 1;
+        if (again) l->c->kernels.attend_again(n, s, l->scale, slope, stats);
+        else l->c->kernels.attend(n, s, l->scale, slope, stats);
+        memset(s + n, 0, (size_t)(t->keys - n) * sizeof(float));
+    }
+}
+typedef void (*dpo__attention_fn)(dpo__attention_part *t);
+
+static void dpo__attention_forward_part(dpo__attention_part *t) {
+    const dpo__attention *l = t->l;
+    int64_t r, h;
+    dpo__attention_scores(t, t->s, t->q, 0);
+    dpo__attention_softmax(t, 0);
+    dpo__attention_mix(t, t->o, t->s, 1);
+    for (r = 0; r < t->rows; r++)
+        for (h = 0; h < t->group; h++)
+            memcpy(l->out + (t->first + r) * l->heads * l->dim + (t->kv * t->group + h) * l->dim,
+                   t->o + (r * t->group + h) * l->dim, (size_t)l->dim * sizeof(float));
+}
+
+/*     dp_ij = do_i.v_j     delta_i = do_i.o_i     ds_ij = scale p_ij (dp_ij - delta_i)
+       dq_i = sum_j ds_ij k_j     dk_j += sum_i ds_ij q_i     dv_j += sum_i p_ij do_i */
+static void dpo__attention_backward_part(dpo__attention_part *t) {
+    const dpo__attention *l = t->l;
+    int64_t i, at = 0, r, h;
+    int s;
+    for (r = 0; r < t->rows; r++)
+        for (h = 0; h < t->group; h++)
+            memcpy(t->dout + (r * t->group + h) * l->dim,
+                   l->dout + (t->first + r) * l->heads * l->dim + (t->kv * t->group + h) * l->dim,
+                   (size_t)l->dim * sizeof(float));
+    dpo__attention_scores(t, t->s, t->q, 0);
+    dpo__attention_softmax(t, 1);
+    dpo__attention_scores(t, t->ds, t->dout, 1);
+    for (i = 0; i < t->virtual_rows; i++) {
+        int64_t row = t->first + i / t->group, head = t->kv * t->group + i % t->group;
+        int64_t n = t->before + i / t->group + 1;
+        float delta = l->c->kernels.dot(l->dim, t->dout + i * l->dim, l->out + (row * l->heads + head) * l->dim);
+        l->c->kernels.attend_back(n, t->ds + i * t->keys, t->s + i * t->keys, delta, l->scale);
+        memset(t->ds + i * t->keys + n, 0, (size_t)(t->keys - n) * sizeof(float));
+    }
+    dpo__attention_mix(t, t->dq, t->ds, 0);
+    for (r = 0; r < t->rows; r++)
+        for (h = 0; h < t->group; h++)
+            memcpy(l->dq + (t->first + r) * l->q_row + (t->kv * t->group + h) * l->q_head,
+                   t->dq + (r * t->group + h) * l->dim, (size_t)l->dim * sizeof(float));
+    for (s = 0; s < t->n_spans; s++) {
+        const dpo__span *p = &t->spans[s];
+        dpo__gemm g =
+            dpo__gemm_of(p->count, l->dim, t->virtual_rows, t->ds + at, 1, t->keys, t->q, l->dim, 1, p->dk, p->k_row);
+        g.accumulate = 1;
+        dpo__gemm_block(&l->c->kernels, &g, 0, g.m, 0, g.n, l->c->pack[t->worker]);
+        g = dpo__gemm_of(p->count, l->dim, t->virtual_rows, t->s + at, 1, t->keys, t->dout, l->dim, 1, p->dv, p->v_row);
+        g.accumulate = 1;
+        dpo__gemm_block(&l->c->kernels, &g, 0, g.m, 0, g.n, l->c->pack[t->worker]);
+        at += p->count;
+    }
+}
+
+static void dpo__attention_unit(const dpo__attention *l, int64_t task, int worker, dpo__attention_fn part) {
+    dpo__attention_part t;
+    int64_t tree = task / l->kv_heads, r0, step;
+    int32_t s;
+    t.l = l;
+    t.worker = worker;
+    t.kv = task % l->kv_heads;
+    t.group = l->heads / l->kv_heads;
+    step = dpo__attention_tile(l->heads, l->kv_heads) / t.group;
+    for (s = l->trees[tree]; s < l->trees[tree + 1]; s++)
+        for (r0 = 0; r0 < l->segments[s].length; r0 += step) {
+            dpo__attention_part_open(&t, s, r0, dpo__min64(step, l->segments[s].length - r0));
+            part(&t);
+        }
+}
+static void dpo__attention_forward_unit(void *arg, int64_t task, int worker) {
+    dpo__attention_unit((const dpo__attention *)arg, task, worker, dpo__attention_forward_part);
+}
+static void dpo__attention_backward_unit(void *arg, int64_t task, int worker) {
+    const dpo__attention *l = (const dpo__attention *)arg;
+    int64_t tree = task / l->kv_heads, kv = task % l->kv_heads, n;
+    const dpo_segment *last = &l->segments[l->trees[tree + 1] - 1];
+    for (n = l->segments[l->trees[tree]].first; n < last->first + last->length; n++) {
+        memset(l->dk + n * l->k_row + kv * l->k_head, 0, (size_t)l->dim * sizeof(float));
+        memset(l->dv + n * l->v_row + kv * l->v_head, 0, (size_t)l->dim * sizeof(float));
+    }
+    dpo__attention_unit(l, task, worker, dpo__attention_backward_part);
+}
+static void dpo__attention_forward(dpo__attention *l) {
+    dpo__pool_run(&l->c->pool, l->n_trees * l->kv_heads, dpo__attention_forward_unit, l);
+}
+static void dpo__attention_backward(dpo__attention *l) {
+    dpo__pool_run(&l->c->pool, l->n_trees * l->kv_heads, dpo__attention_backward_unit, l);
+}
+
+/* --- Activations, elementwise --------------------------------------------------------------------
+   GELU       y = x Phi(x) = x (1 + erf(x/sqrt 2))/2          dx = dy (Phi(x) + x phi(x))
+   GELU tanh  y = x (1 + t)/2, t = tanh(c (x + k x^3))        dx = dy [(1+t)/2 + x/2 (1-t^2) c (1 + 3 k x^2)]
+   SwiGLU     y = up g s, s = sigmoid(g)                      dup = dy g s,  dg = dy up s (1 + g (1 - s)) */
+
+typedef struct dpo__activation {
+    dpo_context *c;
+    int kind; /* DPO_GELU, ... */
+    const float *x, *gate;
+    float *y;
+    const float *dy;
+    float *dx, *dgate;
+} dpo__activation;
+
+static void dpo__activation_part(void *arg, int64_t first, int64_t last, int worker) {
+    const dpo__activation *l = (const dpo__activation *)arg;
+    const dpo__kernels *k = &l->c->kernels;
+    int64_t n = last - first;
+    (void)worker;
+    if (l->kind == DPO_SWIGLU) k->swiglu(n, l->y + first, l->x + first, l->gate + first);
+    else if (l->kind == DPO_GELU) k->gelu(n, l->y + first, l->x + first);
+    else k->gelu_tanh(n, l->y + first, l->x + first);
+}
+static void dpo__activation_back_part(void *arg, int64_t first, int64_t last, int worker) {
+    const dpo__activation *l = (const dpo__activation *)arg;
+    const dpo__kernels *k = &l->c->kernels;
+    int64_t n = last - first;
+    (void)worker;
+    if (l->kind == DPO_SWIGLU)
+        k->swiglu_back(n, l->dx + first, l->dgate + first, l->dy + first, l->x + first, l->gate + first);
+    else if (l->kind == DPO_GELU) k->gelu_back(n, l->dx + first, l->dy + first, l->x + first);
+    else k->gelu_tanh_back(n, l->dx + first, l->dy + first, l->x + first);
+}
+static void dpo__activation_forward(dpo__activation *l, int64_t n) {
+    dpo__split_run(l->c, n, 16, dpo__activation_part, l);
+}
+static void dpo__activation_backward(dpo__activation *l, int64_t n) {
+    dpo__split_run(l->c, n, 16, dpo__activation_back_part, l);
+}
+
+/* --- Output head with log-softmax ----------------------------------------------------------------
+   z = scale W h,   logp = z_t - max z - log sum exp(z - max z)      (the last two in double)
+   dz_j = w scale (onehot_j - p_j) for weight w = d(loss)/d(logp);  dh = dz W,  dW += dz^T h
+   The products are a linear layer's; here is what stands between them, for one tile of target rows:
+   z [R,V] is overwritten by dz. */
+
+typedef struct dpo__head {
+    dpo_context *c;
+    int64_t rows, vocab, d;
+    float scale;
+    float *z, *stats; /* [R,V], [R,2] */
+    const int32_t *token;
+    double *logp;
+    const double *weight;
+} dpo__head;
+
+static void dpo__head_rows(void *arg, int64_t first, int64_t last, int worker) {
+    const dpo__head *l = (const dpo__head *)arg;
+    int64_t i;
+    (void)worker;
+    for (i = first; i < last; i++) {
+        float *z = l->z + i * l->vocab, *stats = l->stats + 2 * i;
+        if (l->scale != 1.0f) l->c->kernels.scale(l->vocab, z, z, l->scale);
+        l->c->kernels.logsumexp(l->vocab, z, stats);
+        l->logp[i] = ((double)z[l->token[i]] - (double)stats[0]) - dpo__num_log((double)stats[1]);
+    }
+}
+static void dpo__head_back_rows(void *arg, int64_t first, int64_t last, int worker) {
+    const dpo__head *l = (const dpo__head *)arg;
+    int64_t i;
+    (void)worker;
+    for (i = first; i < last; i++) {
+        float *z = l->z + i * l->vocab;
+        float w = (float)(-(l->weight[i] * (double)l->scale));
+        l->c->kernels.softmax_back(l->vocab, z, l->stats + 2 * i, w);
+        z[l->token[i]] = z[l->token[i]] - w;
+    }
+}
+
+/* ===========================================================================================
+   >>JSON - RFC 8259 text as an array of nodes in the order of the text
+
+   Nothing is copied: a node points into the text, strings are unescaped when asked for. The nodes
+   of a value and of all it contains lie at i .. nodes[i].next - 1; an object's children are key,
+   value, key, value. Keys that occur twice in an object are refused. Any bytes are safe.
+   =========================================================================================== */
+
+#define DPO__JSON_DEPTH  64 /* arrays and objects inside each other */
+#define DPO__JSON_NUMBER 64 /* characters of a number */
+
+typedef struct dpo__json_node {
+    uint32_t begin, end; /* its text, strings with their quotes */
+    uint32_t next;       /* the node after it and all it contains */
+    uint32_t count;      /* elements, or key-value pairs; of a key: the next key in sorted order */
+} dpo__json_node;
+
+typedef struct dpo__json { /* all zero before its first use */
+    const char *text;
+    size_t size;
+    dpo__json_node *nodes;
+    size_t count, capacity;
+} dpo__json;
+
+typedef struct dpo__json_scan {
+    const char *text;
+    size_t size, at;
+    const char *why;
+    dpo__json_node *nodes;
+    size_t capacity, count; /* nodes beyond the capacity are only counted */
+    int depth;
+    size_t node[DPO__JSON_DEPTH]; /* of what is open: its node, what it has so far, its bracket */
+    uint32_t children[DPO__JSON_DEPTH];
+    char bracket[DPO__JSON_DEPTH];
+} dpo__json_scan;
+
+static int dpo__json_bad(dpo__json_scan *s, const char *why) {
+    s->why = why;
+    return 0;
+}
+
+DPO__INLINE int dpo__json_peek(const dpo__json_scan *s) { return s->at < s->size ? (unsigned char)s->text[s->at] : -1; }
+
+static int dpo__json_space(dpo__json_scan *s) {
+    int c = dpo__json_peek(s);
+    while (c == ' ' || c == '\n' || c == '\r' || c == '\t') {
+        s->at++;
+        c = dpo__json_peek(s);
+    }
+    return c;
+}
+
+static size_t dpo__json_node_open(dpo__json_scan *s) {
+    if (s->count < s->capacity) s->nodes[s->count].begin = (uint32_t)s->at;
+    return s->count++;
+}
+
+static void dpo__json_node_close(dpo__json_scan *s, size_t node, uint32_t children) {
+    if (node >= s->capacity) return;
+    s->nodes[node].end = (uint32_t)s->at;
+    s->nodes[node].next = (uint32_t)s->count;
+    s->nodes[node].count = children;
+}
+
+static int dpo__json_hex(int c) {
+    if (c >= '0' && c <= '9') return c - '0';
+    if (c >= 'a' && c <= 'f') return c - 'a' + 10;
+    return c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+}
+
+static int dpo__json_scan_string(dpo__json_scan *s) {
+    s->at++;
+    for (;;) {
+        int i, c = dpo__json_peek(s);
+        if (c < 0) return dpo__json_bad(s, "a string does not end");
+        if (c < 0x20) return dpo__json_bad(s, "a control character in a string is not escaped");
+        s->at++;
+        if (c == '"') return 1;
+        if (c != '\\') continue;
+        c = dpo__json_peek(s);
+        if (c <= 0 || !strchr("\"\\/bfnrtu", c))
+            return dpo__json_bad(s, "expected one of \"\\/bfnrtu after a backslash");
+        s->at++;
+        for (i = 0; c == 'u' && i < 4; i++) {
+            if (dpo__json_hex(dpo__json_peek(s)) < 0)
+                return dpo__json_bad(s, "expected four hexadecimal digits after \\u");
+            s->at++;
+        }
+    }
+}
+
+static int dpo__json_scan_digits(dpo__json_scan *s) {
+    size_t from = s->at;
+    while (dpo__json_peek(s) >= '0' && dpo__json_peek(s) <= '9') s->at++;
+    return s->at > from;
+}
+
+static int dpo__json_scan_number(dpo__json_scan *s) {
+    size_t from = s->at;
+    if (dpo__json_peek(s) == '-') s->at++;
+    if (dpo__json_peek(s) == '0') s->at++;
+    else if (!dpo__json_scan_digits(s)) return dpo__json_bad(s, "expected a digit");
+    if (dpo__json_peek(s) == '.') {
+        s->at++;
+        if (!dpo__json_scan_digits(s)) return dpo__json_bad(s, "expected a digit after the point");
+    }
+    if (dpo__json_peek(s) == 'e' || dpo__json_peek(s) == 'E') {
+        s->at++;
+        if (dpo__json_peek(s) == '+' || dpo__json_peek(s) == '-') s->at++;
+        if (!dpo__json_scan_digits(s)) return dpo__json_bad(s, "expected a digit in the exponent");
+    }
+    if (s->at - from <= DPO__JSON_NUMBER) return 1;
+    s->at = from;
+    return dpo__json_bad(s, "a number is longer than 64 characters");
+}
+
+static int dpo__json_scan_word(dpo__json_scan *s, const char *word) {
+    size_t n = strlen(word);
+    if (s->size - s->at < n || memcmp(s->text + s->at, word, n) != 0) return dpo__json_bad(s, "expected a value");
+    s->at += n;
+    return 1;
+}
+
+static int dpo__json_scan_scalar(dpo__json_scan *s, int c) {
+    size_t node = dpo__json_node_open(s);
+    int ok;
+    if (c == '"') ok = dpo__json_scan_string(s);
+    else if (c == '-' || (c >= '0' && c <= '9')) ok = dpo__json_scan_number(s);
+    else if (c == 't') ok = dpo__json_scan_word(s, "true");
+    else if (c == 'f') ok = dpo__json_scan_word(s, "false");
+    else if (c == 'n') ok = dpo__json_scan_word(s, "null");
+    else ok = dpo__json_bad(s, "expected a value");
+    dpo__json_node_close(s, node, 0);
+    return ok;
+}
+
+/* In an object, what stands before each value: the key and a colon. */
+static int dpo__json_scan_key(dpo__json_scan *s) {
+    size_t node;
+    if (dpo__json_space(s) != '"') return dpo__json_bad(s, "expected a key in double quotes");
+    node = dpo__json_node_open(s);
+    if (!dpo__json_scan_string(s)) return 0;
+    dpo__json_node_close(s, node, 0);
+    if (dpo__json_space(s) != ':') return dpo__json_bad(s, "expected ':'");
+    s->at++;
+    return 1;
+}
+
+static int dpo__json_scan_open(dpo__json_scan *s, int c) {
+    if (s->depth == DPO__JSON_DEPTH) return dpo__json_bad(s, "arrays and objects lie more than 64 deep");
+    s->bracket[s->depth] = (char)c;
+    s->children[s->depth] = 0;
+    s->node[s->depth++] = dpo__json_node_open(s);
+    s->at++;
+    return 1;
+}
+
+static int dpo__json_scan_all(dpo__json_scan *s) {
+    for (;;) {
+        int c;
+        if (s->depth) {
+            s->children[s->depth - 1]++;
+            if (s->bracket[s->depth - 1] == '{' && !dpo__json_scan_key(s)) return 0;
+        }
+        c = dpo__json_space(s);
+        if (c == '{' || c == '[') {
+            if (!dpo__json_scan_open(s, c)) return 0;
+            if (dpo__json_space(s) != c + 2) continue; /* in ASCII a closing one is two further */
+        } else if (!dpo__json_scan_scalar(s, c)) {
+            return 0;
+        }
+        for (;;) { /* after a value: the next one, or the end of what holds it */
+            c = dpo__json_space(s);
+            if (!s->depth) return c < 0 ? 1 : dpo__json_bad(s, "expected nothing more");
+            if (c == ',') break;
+            if (c != s->bracket[s->depth - 1] + 2)
+                return dpo__json_bad(s,
+                                     s->bracket[s->depth - 1] == '{' ? "expected ',' or '}'" : "expected ',' or ']'");
+            s->at++;
+            s->depth--;
+            dpo__json_node_close(s, s->node[s->depth], s->children[s->depth]);
+        }
+        s->at++;
+    }
+}
+
+/* A string's bytes after unescaping, one at a time. */
+typedef struct dpo__json_cursor {
+    const char *p, *end;
+    uint8_t piece[4];
+    int have, at;
+} dpo__json_cursor;
+
+static dpo__json_cursor dpo__json_cursor_of(const dpo__json *j, int64_t node) {
+    dpo__json_cursor k;
+    memset(&k, 0, sizeof k);
+    k.p = j->text + j->nodes[node].begin + 1;
+    k.end = j->text + j->nodes[node].end - 1;
+    return k;
+}
+
+static uint32_t dpo__json_hex4(const char *p) {
+    uint32_t x = 0;
+    int i;
+    for (i = 0; i < 4; i++) x = x << 4 | (uint32_t)dpo__json_hex((unsigned char)p[i]);
+    return x;
+}
+
+static int dpo__json_utf8(uint32_t x, uint8_t *out) {
+    if (x < 0x80) {
+        out[0] = (uint8_t)x;
+        return 1;
+    }
+    if (x < 0x800) {
+        out[0] = (uint8_t)(0xc0 | x >> 6);
+        out[1] = (uint8_t)(0x80 | (x & 63));
+        return 2;
+    }
+    if (x < 0x10000) {
+        out[0] = (uint8_t)(0xe0 | x >> 12);
+        out[1] = (uint8_t)(0x80 | (x >> 6 & 63));
+        out[2] = (uint8_t)(0x80 | (x & 63));
+        return 3;
+    }
+    out[0] = (uint8_t)(0xf0 | x >> 18);
+    out[1] = (uint8_t)(0x80 | (x >> 12 & 63));
+    out[2] = (uint8_t)(0x80 | (x >> 6 & 63));
+    out[3] = (uint8_t)(0x80 | (x & 63));
+    return 4;
+}
+
+static int dpo__json_byte(dpo__json_cursor *k) {
+    uint32_t x, low;
+    if (k->at < k->have) return k->piece[k->at++];
+    if (k->p == k->end) return -1;
+    if (*k->p != '\\') return (unsigned char)*k->p++;
+    k->p += 2; /* the scan has seen that all of the escape is there */
+    switch (k->p[-1]) {
+    case 'b': return '\b';
+    case 'f': return '\f';
+    case 'n': return '\n';
+    case 'r': return '\r';
+    case 't': return '\t';
+    case 'u': break;
+    default: return k->p[-1];
+    }
+    x = dpo__json_hex4(k->p);
+    k->p += 4;
+    if (x >= 0xd800 && x < 0xe000) { /* half of a pair; alone it is no character */
+        low = 0;
+        if (x < 0xdc00 && k->end - k->p >= 6 && k->p[0] == '\\' && k->p[1] == 'u') low = dpo__json_hex4(k->p + 2);
+        if (low >= 0xdc00 && low < 0xe000) {
+            x = 0x10000 + ((x - 0xd800) << 10) + (low - 0xdc00);
+            k->p += 6;
+        } else {
+            x = 0xfffd;
+        }
+    }
+    k->have = dpo__json_utf8(x, k->piece);
+    k->at = 1;
+    return k->piece[0];
+}
+
+static int dpo__json_compare(const dpo__json *j, uint32_t a, uint32_t b) {
+    dpo__json_cursor ka = dpo__json_cursor_of(j, a), kb = dpo__json_cursor_of(j, b);
+    int x, y;
+    do {
+        x = dpo__json_byte(&ka);
+        y = dpo__json_byte(&kb);
+    } while (x == y && x >= 0);
+    return x - y;
+}
+
+/* Two sorted lists of keys into one; the root is never a key, so 0 ends a list. */
+static uint32_t dpo__json_merge(dpo__json *j, uint32_t a, uint32_t b, uint32_t *twice) {
+    uint32_t head = 0, *tail = &head;
+    while (a && b) {
+        int order = dpo__json_compare(j, a, b);
+        uint32_t *least = order <= 0 ? &a : &b;
+        if (!order && (!*twice || (a > b ? a : b) < *twice)) *twice = a > b ? a : b;
+        *tail = *least;
+        tail = &j->nodes[*least].count;
+        *least = *tail;
+    }
+    *tail = a ? a : b;
+    return head;
+}
+
+/* A key that stands in its object for the second time, or 0: a merge sort, so that no choice of
+   keys makes it slow. Any sort compares equal keys with each other. */
+static uint32_t dpo__json_twice(dpo__json *j) {
+    uint32_t lists[32], twice = 0, key, n, carry;
+    size_t i;
+    int b;
+    for (i = 0; i < j->count && !twice; i++) {
+        if (j->text[j->nodes[i].begin] != '{' || j->nodes[i].count < 2) continue;
+        memset(lists, 0, sizeof lists);
+        key = (uint32_t)i + 1;
+        for (n = 0; n < j->nodes[i].count; n++) { /* list b has 2^b keys */
+            uint32_t following = j->nodes[key + 1].next;
+            j->nodes[key].count = 0;
+            carry = key;
+            for (b = 0; lists[b]; b++) {
+                carry = dpo__json_merge(j, lists[b], carry, &twice);
+                lists[b] = 0;
+            }
+            lists[b] = carry;
+            key = following;
+        }
+        for (carry = 0, b = 0; b < 32; b++) carry = dpo__json_merge(j, lists[b], carry, &twice);
+    }
+    return twice;
+}
+
+/* Quiet, for rows of data: DPO_E_FORMAT comes with a constant reason and the byte, and leaves the
+   context's error alone (DPO_E_MEMORY sets it). The next call uses the nodes' memory again. */
+static dpo_result dpo__json_try(dpo_context *c, const char *text, size_t size, dpo__json *j, const char **why,
+                                size_t *at) {
+    dpo__json_scan s;
+    uint32_t twice;
+    *why = "";
+    *at = 0;
+    j->text = text;
+    j->size = size;
+    j->count = 0;
+    if (size > (size_t)INT32_MAX) {
+        *why = "the text is longer than 2 GB";
+        return DPO_E_FORMAT;
+    }
+    for (;;) { /* once if the memory is enough, else to count and again to fill */
+        size_t bytes;
+        memset(&s, 0, sizeof s);
+        s.text = text;
+        s.size = size;
+        s.nodes = j->nodes;
+        s.capacity = j->capacity;
+        if (!dpo__json_scan_all(&s)) {
+            *why = s.why;
+            *at = s.at;
+            return DPO_E_FORMAT;
+        }
+        if (s.count <= j->capacity) break;
+        if (j->capacity) s.count += s.count / 2; /* rows differ */
+        dpo__put(c, j->nodes);
+        j->capacity = 0;
+        if (dpo__mul_size(s.count, sizeof(dpo__json_node), &bytes)) bytes = SIZE_MAX;
+        j->nodes = (dpo__json_node *)dpo__get(c, bytes, "parsed JSON");
+        if (!j->nodes) return DPO_E_MEMORY;
+        j->capacity = s.count;
+    }
+    j->count = s.count;
+    twice = dpo__json_twice(j);
+    if (!twice) return DPO_OK;
+    *why = "a key occurs twice in its object";
+    *at = j->nodes[twice].begin;
+    j->count = 0;
+    return DPO_E_FORMAT;
+}
+
+static void dpo__json_free(dpo_context *c, dpo__json *j) {
+    dpo__put(c, j->nodes);
+    memset(j, 0, sizeof *j);
+}
+
+/* "expected ':', got 'x'": the reason, with what stands there where that helps. */
+static void dpo__json_reason(char *out, size_t cap, const char *text, size_t size, const char *why, size_t at) {
+    size_t n = dpo__append(out, cap, 0, "%s", why);
+    int x = at < size ? (unsigned char)text[at] : -1;
+    if (strncmp(why, "expected", 8) != 0) return;
+    if (x < 0) dpo__append(out, cap, n, ", got the end");
+    else if (x > 0x20 && x < 0x7f) dpo__append(out, cap, n, ", got '%c'", x);
+    else dpo__append(out, cap, n, ", got byte 0x%02x", (unsigned)x);
+}
+
+/* A whole file's text; `name` stands for it in the error. To be freed after DPO_OK. */
+static dpo_result dpo__json_parse(dpo_context *c, const char *name, const char *text, size_t size, dpo__json *out) {
+    const char *why;
+    char reason[128];
+    size_t at, i;
+    long long line = 1;
+    dpo_result r;
+    memset(out, 0, sizeof *out);
+    r = dpo__json_try(c, text, size, out, &why, &at);
+    if (r != DPO_E_FORMAT) return r;
+    dpo__json_free(c, out);
+    for (i = 0; i < at && i < size; i++) line += text[i] == '\n';
+    dpo__json_reason(reason, sizeof reason, text, size, why, at);
+    return dpo__fail(c, DPO_E_FORMAT, "%.400s: byte %lld (line %lld): %s; correct the file, or copy it again", name,
+                     (long long)at, line, reason);
+}
+
+/* '{' '[' '"' 't' 'f' 'n', '0' for a number; 0 if there is no such node: -1 is fine everywhere. */
+static int dpo__json_type(const dpo__json *j, int64_t node) {
+    char x;
+    if (node < 0 || (size_t)node >= j->count) return 0;
+    x = j->text[j->nodes[node].begin];
+    return x == '-' || (x >= '0' && x <= '9') ? '0' : x;
+}
+static int64_t dpo__json_count(const dpo__json *j, int64_t node) {
+    int type = dpo__json_type(j, node);
+    return type == '{' || type == '[' ? (int64_t)j->nodes[node].count : 0;
+}
+/* Children: for (i = 0, v = first(j, a); i < count(j, a); i++, v = next(j, v)). In an object v is a
+   key, v + 1 its value, and the step is v = next(j, v + 1). */
+DPO__INLINE int64_t dpo__json_first(const dpo__json *j, int64_t node) {
+    (void)j;
+    return node + 1;
+}
+static int64_t dpo__json_next(const dpo__json *j, int64_t node) {
+    return node < 0 || (size_t)node >= j->count ? -1 : (int64_t)j->nodes[node].next;
+}
+
+static int dpo__json_is(const dpo__json *j, int64_t node, const char *text) {
+    dpo__json_cursor k;
+    if (dpo__json_type(j, node) != '"') return 0;
+    k = dpo__json_cursor_of(j, node);
+    while (*text) {
+        if (dpo__json_byte(&k) != (unsigned char)*text) return 0;
+        text++;
+    }
+    return dpo__json_byte(&k) < 0;
+}
+
+/* The value of a key in an object, or -1. */
+static int64_t dpo__json_find(const dpo__json *j, int64_t object, const char *key) {
+    int64_t i, k = dpo__json_first(j, object);
+    if (dpo__json_type(j, object) != '{') return -1;
+    for (i = dpo__json_count(j, object); i > 0; i--, k = dpo__json_next(j, k + 1))
+        if (dpo__json_is(j, k, key)) return k + 1;
+    return -1;
+}
+
+/* Unescapes; returns the length without the final zero, -1 if it is no string. Like snprintf,
+   writes what fits, zero-terminated; cap 0 measures. Lone surrogates become U+FFFD; a \u0000 is a
+   zero byte. */
+static int64_t dpo__json_string(const dpo__json *j, int64_t node, char *out, size_t cap) {
+    dpo__json_cursor k;
+    size_t n = 0;
+    int x;
+    if (dpo__json_type(j, node) != '"') return -1;
+    k = dpo__json_cursor_of(j, node);
+    while ((x = dpo__json_byte(&k)) >= 0) {
+        if (n + 1 < cap) out[n] = (char)x;
+        n++;
+    }
+    if (cap) out[n < cap ? n : cap - 1] = 0;
+    return (int64_t)n;
+}
+
+static int dpo__json_bool(const dpo__json *j, int64_t node, int *out) {
+    int type = dpo__json_type(j, node);
+    *out = type == 't';
+    return type == 't' || type == 'f';
+}
+static int dpo__json_null(const dpo__json *j, int64_t node) { return dpo__json_type(j, node) == 'n'; }
+
+/* Whole numbers written as such: neither fraction nor exponent, and inside 64 bits. */
+static int dpo__json_int64(const dpo__json *j, int64_t node, int64_t *out) {
+    uint64_t x = 0, limit = INT64_MAX;
+    const char *p, *end;
+    *out = 0;
+    if (dpo__json_type(j, node) != '0') return 0;
+    p = j->text + j->nodes[node].begin;
+    end = j->text + j->nodes[node].end;
+    if (*p == '-') {
+        limit++;
+        p++;
+    }
+    for (; p < end; p++) {
+        uint64_t digit = (uint64_t)(unsigned char)*p - '0';
+        if (digit > 9 || x > (limit - digit) / 10) return 0;
+        x = x * 10 + digit;
+    }
+    if (limit == INT64_MAX) *out = (int64_t)x;
+    else *out = x == limit ? INT64_MIN : -(int64_t)x;
+    return 1;
+}
+
+/* A natural number of up to 32 * DPO__JSON_WORDS bits, least word first. */
+#define DPO__JSON_WORDS 60
+typedef struct dpo__json_big {
+    uint32_t word[DPO__JSON_WORDS];
+    int n; /* words in use: the last one is not 0 */
+} dpo__json_big;
+
+static void dpo__json_big_multiply_add(dpo__json_big *x, uint32_t factor, uint32_t add) {
+    uint64_t carry = add;
+    int i;
+    for (i = 0; i < x->n; i++) {
+        carry += (uint64_t)x->word[i] * factor;
+        x->word[i] = (uint32_t)carry;
+        carry >>= 32;
+    }
+    if (carry) x->word[x->n++] = (uint32_t)carry;
+}
+static uint32_t dpo__json_big_divide(dpo__json_big *x, uint32_t by) {
+    uint64_t rest = 0;
+    int i;
+    for (i = x->n - 1; i >= 0; i--) {
+        rest = rest << 32 | x->word[i];
+        x->word[i] = (uint32_t)(rest / by);
+        rest %= by;
+    }
+    while (x->n && !x->word[x->n - 1]) x->n--;
+    return (uint32_t)rest;
+}
+DPO__INLINE uint64_t dpo__json_big_bit(const dpo__json_big *x, int i) {
+    return i < 0 ? 0 : x->word[i / 32] >> (i % 32) & 1;
+}
+
+/* The double nearest to x * 2^-scale (and a bit more, if `more`), ties to even; as its bits. */
+static uint64_t dpo__json_round(const dpo__json_big *x, int scale, int more) {
+    uint64_t m = 0;
+    int i, e, keep, drop, top = 32 * x->n - 1;
+    while (!dpo__json_big_bit(x, top)) top--;
+    e = top - scale;                           /* the value lies in [2^e, 2^(e+1)) */
+    keep = e >= -1022 ? 53 : 53 - (-1022 - e); /* subnormal numbers have fewer bits */
+    if (keep < 0) return 0;
+    if (e > 1023) return (uint64_t)0x7ff << 52;
+    drop = top + 1 - keep;
+    for (i = top; i >= drop; i--) m = m << 1 | dpo__json_big_bit(x, i);
+    for (i = 0; i < drop - 1 && !more; i++) more = (int)dpo__json_big_bit(x, i);
+    if (dpo__json_big_bit(x, drop - 1) && (more || (m & 1))) m++;
+    return e >= -1022 ? ((uint64_t)(e + 1022) << 52) + m : m; /* m's bit 52 raises the exponent */
+}
+
+/* The nearest double, whatever the number (no floating-point arithmetic: the same everywhere).
+   0 if it is no number, or beyond the largest one. */
+static int dpo__json_double(const dpo__json *j, int64_t node, double *out) {
+    dpo__json_big x;
+    const char *p, *end;
+    int64_t e10 = 0, written = 0;
+    int digits = 0, point = 0, minus, less, shift, more = 0;
+    uint64_t bits;
+    *out = 0;
+    if (dpo__json_type(j, node) != '0') return 0;
+    p = j->text + j->nodes[node].begin;
+    end = j->text + j->nodes[node].end;
+    memset(&x, 0, sizeof x);
+    minus = *p == '-';
+    for (p += minus; p < end && *p != 'e' && *p != 'E'; p++) {
+        if (*p == '.') {
+            point = 1;
+            continue;
+        }
+        dpo__json_big_multiply_add(&x, 10, (uint32_t)(*p - '0'));
+        digits += x.n > 0;
+        e10 -= point;
+    }
+    if (p < end) {
+        less = *++p == '-';
+        for (p += less || *p == '+'; p < end; p++)
+            if (written < 100000) written = written * 10 + (*p - '0');
+        e10 += less ? -written : written;
+    }
+    bits = (uint64_t)minus << 63;
+    if (x.n && digits + e10 > 310) return 0;
+    if (x.n && digits + e10 > -330) {
+        /* in words: so many that the quotient has over 64 bits */
+        shift = e10 < 0 ? (int)(-e10 * 107 / 1024) + 3 : 0;
+        memmove(x.word + shift, x.word, (size_t)x.n * sizeof x.word[0]);
+        memset(x.word, 0, (size_t)shift * sizeof x.word[0]);
+        x.n += shift;
+        for (; e10 > 0; e10--) dpo__json_big_multiply_add(&x, 10, 0);
+        for (; e10 < 0; e10++) more |= dpo__json_big_divide(&x, 10) != 0;
+        bits |= dpo__json_round(&x, 32 * shift, more);
+    }
+    if ((bits >> 52 & 0x7ff) == 0x7ff) return 0;
+    memcpy(out, &bits, sizeof bits);
+    return 1;
+}
+
+/* Appends text as a JSON string with its quotes; like dpo__append it returns the length needed. */
+static size_t dpo__json_quote(char *out, size_t cap, size_t at, const char *text) {
+    at = dpo__append(out, cap, at, "\"");
+    while (*text) {
+        size_t n = 0, i;
+        unsigned char x;
+        while ((unsigned char)text[n] >= 0x20 && text[n] != '"' && text[n] != '\\') n++;
+        for (i = 0; i < n; i++, at++)
+            if (at + 1 < cap) out[at] = text[i];
+        if (cap) out[at < cap ? at : cap - 1] = 0;
+        text += n;
+        x = (unsigned char)*text;
+        if (!x) break;
+        at = x < 0x20 ? dpo__append(out, cap, at, "\\u%04x", (unsigned)x) : dpo__append(out, cap, at, "\\%c", x);
+        text++;
+    }
+    return dpo__append(out, cap, at, "\"");
+}
+
+DPO_API dpo_result dpo_json_get(dpo_context *c, const char *json, size_t bytes, const char *field, const char **out,
+                                size_t *out_bytes, const char **why) {
+    dpo__json j;
+    const char *reason = "";
+    size_t at = 0;
+    int64_t node, length = -1;
+    char *text;
+    dpo_result r;
+    if (out) *out = NULL;
+    if (out_bytes) *out_bytes = 0;
+    if (why) *why = "";
+    if (!c) return DPO_E_ARG;
+    if (c->error.code) return c->error.code;
+    if ((!json && bytes) || !field || !out)
+        return dpo__fail(c, DPO_E_ARG, "dpo_json_get: json, field and out must not be NULL");
+    memset(&j, 0, sizeof j);
+    r = dpo__json_try(c, json, bytes, &j, &reason, &at);
+    if (!r) {
+        node = dpo__json_find(&j, 0, field);
+        length = dpo__json_string(&j, node, NULL, 0);
+        if (dpo__json_type(&j, 0) != '{') reason = "the text is not an object";
+        else if (node < 0) reason = "the field is missing";
+        else if (length < 0) reason = "the field is not a string";
+        if (length < 0) {
+            r = DPO_E_FORMAT;
+        } else if (!(text = (char *)dpo__get(c, (size_t)length + 1, "a JSON string"))) {
+            r = DPO_E_MEMORY;
+        } else {
+            dpo__json_string(&j, node, text, (size_t)length + 1);
+            dpo__put(c, c->json_text); /* not before: `json` may be the last answer */
+            c->json_text = text;
+            *out = text;
+            if (out_bytes) *out_bytes = (size_t)length;
+        }
+    }
+    dpo__json_free(c, &j);
+    if (why) *why = r == DPO_E_MEMORY ? "no memory" : reason;
+    return r;
+}
+
+/* ===========================================================================================
+   >>FILES - access through the dpo_io hooks, an atomic writer, safetensors
+   =========================================================================================== */
+
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+#define DPO__BIG_ENDIAN 1
+#else
+#define DPO__BIG_ENDIAN 0
+#endif
+
+static dpo_result dpo__file_fail(dpo_context *c, const char *verb, const char *path, int e, const char *remedy) {
+    return dpo__fail(c, DPO_E_IO, "cannot %s %.400s: %s; %s", verb, path, strerror(e), remedy);
+}
+
+/* Hooks that only make things last (sync, sync_dir, make_dir) may be missing. */
+static dpo_result dpo__file_can(dpo_context *c, const char *path, int writing) {
+    const dpo_io *io = &c->io;
+    if (io->open && io->close && (writing ? io->write && io->rename && io->remove : io->size && io->read))
+        return DPO_OK;
+    return dpo__fail(c, DPO_E_UNSUPPORTED,
+                     "cannot %s %.400s: no file access in this build; give dpo_open an io with "
+                     "open, size, read, write, close, rename and remove",
+                     writing ? "write" : "read", path);
+}
+
+/* directory/name into a buffer. */
+static dpo_result dpo__file_join(dpo_context *c, const char *dir, const char *name, char *out, size_t cap) {
+    size_t n = strlen(dir);
+    n = dpo__append(out, cap, 0, "%s%s%s", dir, n && dir[n - 1] != '/' ? "/" : "", name);
+    if (n < cap) return DPO_OK;
+    if (cap) out[0] = 0;
+    return dpo__fail(c, DPO_E_ARG,
+                     "the path %.200s.../%.200s has %llu characters, at most %llu are allowed; "
+                     "use a shorter one",
+                     dir, name, (unsigned long long)n, (unsigned long long)(cap ? cap - 1 : 0));
+}
+
+/* Whether it can be opened for reading. Sets no error. */
+static int dpo__file_exists(dpo_context *c, const char *path) {
+    void *handle;
+    if (!c->io.open || !c->io.close || c->io.open(c->io.user, path, 'r', &handle)) return 0;
+    (void)c->io.close(c->io.user, handle);
+    return 1;
+}
+
+static dpo_result dpo__file_make_dir(dpo_context *c, const char *path) {
+    int e = c->io.make_dir ? c->io.make_dir(c->io.user, path) : 0;
+    if (!e) return DPO_OK;
+    return dpo__file_fail(c, "make the directory", path, e, "check that what holds it exists and may be written to");
+}
+
+/* A file being read. */
+typedef struct dpo__file {
+    dpo_context *c;
+    const char *path; /* somebody else's */
+    void *handle;
+    uint64_t bytes; /* when it was opened: a read beyond what is there now fails */
+    int open;
+} dpo__file;
+
+static void dpo__file_close(dpo__file *f) {
+    if (f->open) (void)f->c->io.close(f->c->io.user, f->handle); /* nothing was written */
+    f->open = 0;
+}
+
+static dpo_result dpo__file_open(dpo_context *c, const char *path, dpo__file *f) {
+    int e;
+    memset(f, 0, sizeof *f);
+    f->c = c;
+    f->path = path;
+    if (dpo__file_can(c, path, 0)) return DPO_E_UNSUPPORTED;
+    e = c->io.open(c->io.user, path, 'r', &f->handle);
+    if (e) return dpo__file_fail(c, "open", path, e, "check the path and its permissions");
+    f->open = 1;
+    e = c->io.size(c->io.user, f->handle, &f->bytes);
+    if (!e) return DPO_OK;
+    dpo__file_close(f);
+    return dpo__file_fail(c, "get the size of", path, e, "it must be an ordinary file");
+}
+
+static dpo_result dpo__file_read(const dpo__file *f, uint64_t offset, void *to, size_t bytes) {
+    const dpo_io *io = &f->c->io;
+    uint64_t now = 0;
+    int e = bytes ? io->read(io->user, f->handle, offset, to, bytes) : 0;
+    if (!e) return DPO_OK;
+    if (!io->size(io->user, f->handle, &now) && now < f->bytes)
+        return dpo__fail(f->c, DPO_E_IO,
+                         "cannot read %.400s: it had %llu bytes when it was opened and has %llu "
+                         "now; do not change it while it is read",
+                         f->path, (unsigned long long)f->bytes, (unsigned long long)now);
+    return dpo__file_fail(f->c, "read", f->path, e, "check the disk or the connection, or copy the file again");
+}
+
+/* All of a file of at most `limit` bytes, with a zero byte after it; freed by dpo__put. */
+static dpo_result dpo__file_read_all(dpo_context *c, const char *path, uint64_t limit, char **data, size_t *bytes) {
+    dpo__file f;
+    dpo_result r;
+    char *p;
+    *data = NULL;
+    *bytes = 0;
+    r = dpo__file_open(c, path, &f);
+    if (r) return r;
+    if (f.bytes > limit || f.bytes >= SIZE_MAX) {
+        dpo__file_close(&f);
+        return dpo__fail(c, DPO_E_FORMAT,
+                         "%.400s has %llu bytes, at most %llu are allowed; check that it is the "
+                         "right file",
+                         path, (unsigned long long)f.bytes, (unsigned long long)limit);
+    }
+    p = (char *)dpo__get(c, (size_t)f.bytes + 1, "a file");
+    r = p ? dpo__file_read(&f, 0, p, (size_t)f.bytes) : DPO_E_MEMORY;
+    dpo__file_close(&f);
+    if (r) {
+        dpo__put(c, p);
+        return r;
+    }
+    p[f.bytes] = 0;
+    *data = p;
+    *bytes = (size_t)f.bytes;
+    return DPO_OK;
+}
+
+/* Writes beside the file, then replaces it: at every moment its name stands for the old or the new
+   content, whole. Errors stick: create, write, ..., commit needs no checks in between. */
+#define DPO__FILE_BUFFER 65536
+
+typedef struct dpo__file_writer {
+    dpo_context *c;
+    const char *path; /* the caller's, until the commit */
+    char *temp;       /* one block: the temporary's name, then the buffer */
+    uint8_t *buffer;
+    void *handle;
+    size_t used;
+    int open;
+    dpo_result result;
+} dpo__file_writer;
+
+static const char *const dpo__file_old_is_safe =
+    "check the free space and the disk (what the file held before is untouched)";
+
+static dpo_result dpo__file_create(dpo_context *c, const char *path, dpo__file_writer *w) {
+    size_t n = strlen(path) + 8;
+    int e;
+    memset(w, 0, sizeof *w);
+    w->c = c;
+    w->path = path;
+    w->result = dpo__file_can(c, path, 1);
+    if (w->result) return w->result;
+    w->temp = (char *)dpo__get(c, n + DPO__FILE_BUFFER, "a file buffer");
+    if (!w->temp) return w->result = DPO_E_MEMORY;
+    w->buffer = (uint8_t *)w->temp + n;
+    dpo__append(w->temp, n, 0, "%s.tmp", path); /* the same directory: rename is atomic there */
+    e = c->io.open(c->io.user, w->temp, 'w', &w->handle);
+    w->open = !e;
+    if (e) w->result = dpo__file_fail(c, "create", w->temp, e, "check that the directory exists and may be written to");
+    return w->result;
+}
+
+static void dpo__file_flush(dpo__file_writer *w, const void *data, size_t bytes) {
+    const dpo_io *io = &w->c->io;
+    int e = w->result || !bytes ? 0 : io->write(io->user, w->handle, data, bytes);
+    if (e) w->result = dpo__file_fail(w->c, "write", w->temp, e, dpo__file_old_is_safe);
+}
+
+static dpo_result dpo__file_write(dpo__file_writer *w, const void *data, size_t bytes) {
+    if (w->result || !bytes) return w->result;
+    if (bytes > DPO__FILE_BUFFER - w->used) {
+        dpo__file_flush(w, w->buffer, w->used);
+        w->used = 0;
+    }
+    if (bytes >= DPO__FILE_BUFFER) {
+        dpo__file_flush(w, data, bytes);
+    } else {
+        memcpy(w->buffer + w->used, data, bytes);
+        w->used += bytes;
+    }
+    return w->result;
+}
+
+/* The directory of a path, in place. */
+static void dpo__file_cut_name(char *path) {
+    char *slash = strrchr(path, '/');
+    if (slash) slash[slash == path] = 0;
+    else memcpy(path, ".", 2); /* it had at least ".tmp" */
+}
+
+static dpo_result dpo__file_commit(dpo__file_writer *w) {
+    const dpo_io *io = &w->c->io;
+    int e, created = w->open;
+    dpo__file_flush(w, w->buffer, w->used);
+    if (!w->result && io->sync && (e = io->sync(io->user, w->handle)) != 0)
+        w->result = dpo__file_fail(w->c, "write", w->temp, e, dpo__file_old_is_safe);
+    if (w->open && (e = io->close(io->user, w->handle)) != 0 && !w->result)
+        w->result = dpo__file_fail(w->c, "write", w->temp, e, dpo__file_old_is_safe);
+    w->open = 0;
+    if (!w->result && (e = io->rename(io->user, w->temp, w->path)) != 0)
+        w->result =
+            dpo__file_fail(w->c, "replace", w->path, e, "check that it is an ordinary file that may be replaced");
+    if (w->result) {
+        if (created) (void)io->remove(io->user, w->temp);
+    } else if (io->sync_dir) { /* the file is there and whole: not a reason to say it is not */
+        dpo__file_cut_name(w->temp);
+        e = io->sync_dir(io->user, w->temp);
+        if (e)
+            dpo__log(w->c, DPO_LOG_WARNING,
+                     "%.400s is written, but its directory could not be synced (%s): if the power "
+                     "fails now, the old file may come back",
+                     w->path, strerror(e));
+    }
+    dpo__put(w->c, w->temp);
+    w->temp = NULL;
+    w->buffer = NULL;
+    return w->result;
+}
+
+/* ---- safetensors: u64 size of the header, the header (JSON), the tensors' bytes, no gaps ---- */
+
+#define DPO__ST_HEADER  ((uint64_t)16 << 20)
+#define DPO__ST_TENSORS 100000
+#define DPO__ST_RANK    8
+
+/* The public types go on with these; what stands from F8_E4M3 on is known by size only. */
+enum { DPO__I64 = 6, DPO__I16, DPO__I8, DPO__U64, DPO__U32, DPO__U16, DPO__U8, DPO__BOOL, DPO__ST_READABLE };
+
+typedef struct dpo__st_dtype {
+    const char *name;
+    unsigned bits;
+} dpo__st_dtype;
+
+static const dpo__st_dtype dpo__st_dtypes[] = {
+    {"?", 0},           {"F32", 32}, {"BF16", 16},   {"F16", 16},    {"I32", 32},    {"F64", 64},
+    {"I64", 64},        {"I16", 16}, {"I8", 8},      {"U64", 64},    {"U32", 32},    {"U16", 16},
+    {"U8", 8},          {"BOOL", 8}, {"F8_E4M3", 8}, {"F8_E5M2", 8}, {"F8_E8M0", 8}, {"F8_E4M3FNUZ", 8},
+    {"F8_E5M2FNUZ", 8}, {"C64", 64}, {"F6_E2M3", 6}, {"F6_E3M2", 6}, {"F4", 4}};
+#define DPO__ST_DTYPES ((int)(sizeof dpo__st_dtypes / sizeof dpo__st_dtypes[0]))
+
+typedef struct dpo__st_entry {
+    const char *name;
+    int dtype, ndim;
+    int64_t shape[DPO__ST_RANK]; /* unused ones are 1 */
+    int64_t elements;
+    uint64_t begin, end; /* from the first tensor's first byte */
+} dpo__st_entry;
+
+typedef struct dpo__st {
+    dpo__file file;
+    uint64_t data; /* where in the file the tensors' bytes begin */
+    int64_t count;
+    dpo__st_entry *entries; /* in the header's order */
+    dpo__st_entry **sorted; /* by name */
+    const char **metadata;  /* key, value, ..., NULL */
+    char *text;             /* names and metadata */
+    char *path;
+    void *block;
+    dpo_result fault; /* of a bad header: the file's, or the caller's who wants to write it */
+} dpo__st;
+
+/* Bytes of a tensor; 0 if that is beyond 63 bits or no whole number. The only place where sizes
+   from files are multiplied. */
+static int dpo__st_product(const int64_t *shape, int ndim, unsigned bits, uint64_t *elements, uint64_t *bytes) {
+    uint64_t n = 1, all;
+    int i;
+    *elements = *bytes = 0;
+    for (i = 0; i < ndim; i++)
+        if (shape[i] < 0 || __builtin_mul_overflow(n, (uint64_t)shape[i], &n)) return 0;
+    if (__builtin_mul_overflow(n, (uint64_t)bits, &all) || all % 8 || n > INT64_MAX) return 0;
+    *elements = n;
+    *bytes = all / 8;
+    return 1;
+}
+
+DPO__FORMAT(2, 3)
+static dpo_result dpo__st_refuse(const dpo__st *st, const char *format, ...) {
+    char what[400];
+    va_list args;
+    va_start(args, format);
+    if (vsnprintf(what, sizeof what, format, args) < 0) what[0] = 0;
+    va_end(args);
+    return dpo__fail(st->file.c, st->fault, "%.400s: %s; %s", st->file.path, what,
+                     st->fault == DPO_E_ARG ? "nothing was written: correct what is to be saved"
+                                            : "the file is damaged or no safetensors file: copy or "
+                                              "download it again");
+}
+
+/* Length of the well-formed UTF-8 at the start of p. */
+static size_t dpo__st_utf8(const char *text, size_t size) {
+    const uint8_t *p = (const uint8_t *)text;
+    size_t at = 0;
+    while (at < size) {
+        uint8_t x = p[at], low = 0x80, high = 0xbf;
+        size_t i, n = x < 0x80 ? 1 : x < 0xc2 ? 0 : x < 0xe0 ? 2 : x < 0xf0 ? 3 : x < 0xf5 ? 4 : 0;
+        if (!n || n > size - at) return at;
+        if (x == 0xe0) low = 0xa0; /* no longer form than needed, no surrogates, at most U+10FFFF */
+        if (x == 0xed) high = 0x9f;
+        if (x == 0xf0) low = 0x90;
+        if (x == 0xf4) high = 0x8f;
+        for (i = 1; i < n; i++, low = 0x80, high = 0xbf)
+            if (p[at + i] < low || p[at + i] > high) return at;
+        at += n;
+    }
+    return at;
+}
+
+static void dpo__st_layout(dpo__arena *a, dpo__st *st, int64_t pairs, size_t text, size_t path) {
+    st->entries = DPO__CARVE(a, dpo__st_entry, st->count);
+    st->sorted = DPO__CARVE(a, dpo__st_entry *, st->count);
+    st->metadata = DPO__CARVE(a, const char *, 2 * pairs + 1);
+    st->text = DPO__CARVE(a, char, (int64_t)text);
+    st->path = DPO__CARVE(a, char, (int64_t)path + 1);
+}
+
+/* A string of the header into st->text at *used: not longer there, with its zero. */
+static char *dpo__st_text(dpo__st *st, const dpo__json *j, int64_t node, size_t *used) {
+    char *to = st->text + *used;
+    *used += (size_t)dpo__json_string(j, node, to, j->nodes[node].end - j->nodes[node].begin) + 1;
+    return to;
+}
+
+static dpo_result dpo__st_read_metadata(dpo__st *st, const dpo__json *j, int64_t meta, size_t *used) {
+    int64_t i, k = meta < 0 ? -1 : dpo__json_first(j, meta), pairs = dpo__json_count(j, meta);
+    int part;
+    for (i = 0; i < pairs; i++, k = dpo__json_next(j, k + 1)) {
+        for (part = 0; part < 2; part++) {
+            size_t from = *used;
+            if (dpo__json_type(j, k + part) != '"')
+                return dpo__st_refuse(st, "header byte %u: a value of __metadata__ is not a string",
+                                      (unsigned)j->nodes[k + part].begin + 8);
+            st->metadata[2 * i + part] = dpo__st_text(st, j, k + part, used);
+            if (strlen(st->text + from) + 1 != *used - from)
+                return dpo__st_refuse(st, "header byte %u: metadata with a zero character",
+                                      (unsigned)j->nodes[k + part].begin + 8);
+        }
+    }
+    st->metadata[2 * pairs] = NULL;
+    return DPO_OK;
+}
+
+/* Whole numbers from 0 on, as many as `most` (or fewer); the count, or -1. */
+static int dpo__st_numbers(const dpo__json *j, int64_t array, int64_t *out, int64_t most) {
+    int64_t i, n = dpo__json_count(j, array), v = dpo__json_first(j, array);
+    if (dpo__json_type(j, array) != '[' || n > most) return -1;
+    for (i = 0; i < n; i++, v = dpo__json_next(j, v))
+        if (!dpo__json_int64(j, v, &out[i]) || j->text[j->nodes[v].begin] == '-') return -1;
+    return (int)n;
+}
+
+static dpo_result dpo__st_read_entry(dpo__st *st, const dpo__json *j, int64_t key, dpo__st_entry *e, size_t *used) {
+    int64_t object = key + 1, range[2], dtype = dpo__json_find(j, object, "dtype");
+    size_t from = *used, i;
+    uint64_t elements, bytes;
+    char kind[24];
+    e->name = dpo__st_text(st, j, key, used);
+    for (i = from; i + 1 < *used; i++) /* would make a mess of messages and logs */
+        if ((unsigned char)st->text[i] < 0x20 || st->text[i] == 0x7f)
+            return dpo__st_refuse(st, "header byte %u: a tensor's name has a control character",
+                                  (unsigned)j->nodes[key].begin + 8);
+    if (dpo__json_string(j, dtype, kind, sizeof kind) < 0)
+        return dpo__st_refuse(st, "tensor %.200s has no dtype", e->name);
+    for (e->dtype = DPO__ST_DTYPES - 1; e->dtype > 0; e->dtype--)
+        if (dpo__json_is(j, dtype, dpo__st_dtypes[e->dtype].name)) break;
+    if (!e->dtype) {
+        for (i = 0; kind[i]; i++) /* only what surely prints well */
+            if (kind[i] <= 0x20 || kind[i] >= 0x7f) kind[i] = '?';
+        return dpo__st_refuse(st, "tensor %.200s has the unknown dtype %s", e->name, kind);
+    }
+    for (i = 0; i < DPO__ST_RANK; i++) e->shape[i] = 1;
+    e->ndim = dpo__st_numbers(j, dpo__json_find(j, object, "shape"), e->shape, DPO__ST_RANK);
+    if (e->ndim < 0)
+        return dpo__st_refuse(st, "tensor %.200s: expected a shape of at most %d whole numbers", e->name, DPO__ST_RANK);
+    if (dpo__st_numbers(j, dpo__json_find(j, object, "data_offsets"), range, 2) != 2)
+        return dpo__st_refuse(st, "tensor %.200s: expected two whole numbers as data_offsets", e->name);
+    if (!dpo__st_product(e->shape, e->ndim, dpo__st_dtypes[e->dtype].bits, &elements, &bytes))
+        return dpo__st_refuse(st,
+                              "tensor %.200s: its shape's product is too large or not a whole "
+                              "number of bytes",
+                              e->name);
+    e->elements = (int64_t)elements;
+    e->begin = (uint64_t)range[0];
+    e->end = (uint64_t)range[1];
+    if (e->end < e->begin || e->end - e->begin != bytes)
+        return dpo__st_refuse(st,
+                              "tensor %.200s: its shape and dtype %s take %llu bytes, its "
+                              "data_offsets are %llu to %llu",
+                              e->name, dpo__st_dtypes[e->dtype].name, (unsigned long long)bytes,
+                              (unsigned long long)e->begin, (unsigned long long)e->end);
+    return DPO_OK;
+}
+
+static int dpo__st_by_place(const dpo__st_entry *a, const dpo__st_entry *b) {
+    if (a->begin != b->begin) return a->begin < b->begin ? -1 : 1;
+    return a->end < b->end ? -1 : a->end > b->end;
+}
+static int dpo__st_by_name(const dpo__st_entry *a, const dpo__st_entry *b) { return strcmp(a->name, b->name); }
+
+/* Heap sort: no memory, no bad case. */
+static void dpo__st_sort(dpo__st_entry **p, int64_t n, int (*order)(const dpo__st_entry *, const dpo__st_entry *)) {
+    int64_t start = n / 2, end = n, at, child;
+    while (end > 1) {
+        dpo__st_entry *x;
+        if (start > 0) {
+            x = p[--start];
+        } else {
+            x = p[--end];
+            p[end] = p[0];
+        }
+        for (at = start; (child = 2 * at + 1) < end; at = child) {
+            if (child + 1 < end && order(p[child], p[child + 1]) < 0) child++;
+            if (order(p[child], x) <= 0) break;
+            p[at] = p[child];
+        }
+        p[at] = x;
+    }
+}
+
+/* The tensors cover the data exactly, each byte once. */
+static dpo_result dpo__st_check_places(dpo__st *st, uint64_t data_bytes) {
+    uint64_t at = 0;
+    int64_t i;
+    dpo__st_sort(st->sorted, st->count, dpo__st_by_place);
+    for (i = 0; i < st->count; i++) {
+        const dpo__st_entry *e = st->sorted[i];
+        if (e->begin != at)
+            return dpo__st_refuse(st,
+                                  "tensor %.200s begins at byte %llu of the data, %llu was "
+                                  "expected (tensors must lie end to end)",
+                                  e->name, (unsigned long long)e->begin, (unsigned long long)at);
+        at = e->end;
+    }
+    if (at == data_bytes) return DPO_OK;
+    return dpo__st_refuse(st, "the tensors take %llu bytes, the file has %llu for them (%s)", (unsigned long long)at,
+                          (unsigned long long)data_bytes, at > data_bytes ? "it is cut short" : "something was added");
+}
+
+static dpo_result dpo__st_fill(dpo__st *st, const dpo__json *j, size_t size, uint64_t data_bytes) {
+    dpo_context *c = st->file.c;
+    dpo__arena a;
+    int64_t n, i, k, meta = dpo__json_find(j, 0, "__metadata__"), at = 0;
+    size_t used = 0, path = strlen(st->file.path);
+    dpo_result r;
+    if (dpo__json_type(j, 0) != '{') return dpo__st_refuse(st, "the header is not an object");
+    if (meta >= 0 && dpo__json_type(j, meta) != '{')
+        return dpo__st_refuse(st, "__metadata__ in the header is not an object");
+    n = dpo__json_count(j, 0);
+    st->count = n - (meta >= 0);
+    if (st->count > DPO__ST_TENSORS)
+        return dpo__st_refuse(st, "%lld tensors, at most %d are allowed", (long long)st->count, DPO__ST_TENSORS);
+    memset(&a, 0, sizeof a);
+    dpo__st_layout(&a, st, dpo__json_count(j, meta), size, path);
+    st->block = dpo__get(c, a.used, "a list of tensors");
+    if (!st->block) return DPO_E_MEMORY;
+    a.base = (uint8_t *)st->block;
+    a.used = 0;
+    dpo__st_layout(&a, st, dpo__json_count(j, meta), size, path);
+    memcpy(st->path, st->file.path, path + 1);
+    r = dpo__st_read_metadata(st, j, meta, &used);
+    for (i = 0, k = dpo__json_first(j, 0); i < n && !r; i++, k = dpo__json_next(j, k + 1)) {
+        if (k + 1 == meta) continue;
+        st->sorted[at] = &st->entries[at];
+        r = dpo__st_read_entry(st, j, k, &st->entries[at++], &used);
+    }
+    if (!r) r = dpo__st_check_places(st, data_bytes);
+    if (!r) dpo__st_sort(st->sorted, st->count, dpo__st_by_name);
+    return r;
+}
+
+static dpo_result dpo__st_parse(dpo__st *st, const char *text, size_t size, uint64_t data_bytes) {
+    dpo__json j;
+    const char *why;
+    char reason[128];
+    size_t at = dpo__st_utf8(text, size);
+    dpo_result r;
+    if (at < size) return dpo__st_refuse(st, "header byte %llu is not UTF-8", (unsigned long long)at + 8);
+    memset(&j, 0, sizeof j);
+    r = dpo__json_try(st->file.c, text, size, &j, &why, &at);
+    if (r == DPO_OK) {
+        r = dpo__st_fill(st, &j, size, data_bytes);
+    } else if (r == DPO_E_FORMAT) {
+        dpo__json_reason(reason, sizeof reason, text, size, why, at);
+        r = dpo__st_refuse(st, "header byte %llu: %s", (unsigned long long)at + 8, reason);
+    }
+    dpo__json_free(st->file.c, &j);
+    return r;
+}
+
+static void dpo__st_close(dpo__st *st) {
+    if (!st->file.c) return;
+    dpo__file_close(&st->file);
+    dpo__put(st->file.c, st->block);
+    memset(st, 0, sizeof *st);
+}
+
+/* Reads and checks the header, keeps the file open. dpo__st_close is due only after DPO_OK, and
+   does no harm otherwise. */
+static dpo_result dpo__st_open(dpo_context *c, const char *path, dpo__st *st) {
+    uint8_t head[8];
+    uint64_t size = 0;
+    char *text = NULL;
+    dpo_result r;
+    memset(st, 0, sizeof *st);
+    st->fault = DPO_E_FORMAT;
+    r = dpo__file_open(c, path, &st->file);
+    if (r) return r;
+    if (st->file.bytes < 8)
+        r = dpo__st_refuse(st, "only %llu bytes, a safetensors file has at least 8",
+                           (unsigned long long)st->file.bytes);
+    if (!r) r = dpo__file_read(&st->file, 0, head, 8);
+    if (!r) {
+        size = dpo__load_le64(head);
+        if (size > st->file.bytes - 8)
+            r = dpo__st_refuse(st,
+                               "bytes 0-7 say that the header has %llu bytes, the file has %llu "
+                               "after them",
+                               (unsigned long long)size, (unsigned long long)st->file.bytes - 8);
+        else if (size > DPO__ST_HEADER)
+            r = dpo__st_refuse(st,
+                               "bytes 0-7 say that the header has %llu bytes, at most %llu are "
+                               "allowed",
+                               (unsigned long long)size, (unsigned long long)DPO__ST_HEADER);
+    }
+    if (!r) {
+        text = (char *)dpo__get(c, (size_t)size + 1, "the header of a safetensors file");
+        r = text ? dpo__file_read(&st->file, 8, text, (size_t)size) : DPO_E_MEMORY;
+    }
+    if (!r) {
+        st->data = size + 8;
+        r = dpo__st_parse(st, text, (size_t)size, st->file.bytes - st->data);
+    }
+    dpo__put(c, text);
+    if (r) dpo__st_close(st);
+    else st->file.path = st->path; /* the caller's may go */
+    return r;
+}
+
+static const dpo__st_entry *dpo__st_find(const dpo__st *st, const char *name) {
+    int64_t low = 0, high = st->count;
+    while (low < high) {
+        int64_t mid = low + (high - low) / 2;
+        int order = strcmp(st->sorted[mid]->name, name);
+        if (!order) return st->sorted[mid];
+        if (order < 0) low = mid + 1;
+        else high = mid;
+    }
+    return NULL;
+}
+
+static const char *dpo__st_metadata(const dpo__st *st, const char *key) {
+    int64_t i;
+    for (i = 0; st->metadata[i]; i += 2)
+        if (!strcmp(st->metadata[i], key)) return st->metadata[i + 1];
+    return NULL;
+}
+
+/* Little-endian elements to the machine's own, and back. */
+static void dpo__st_swap(void *data, uint64_t count, size_t size) {
+    uint8_t *p = (uint8_t *)data;
+    size_t i;
+    if (!DPO__BIG_ENDIAN || size == 1) return;
+    for (; count; count--, p += size)
+        for (i = 0; i < size / 2; i++) {
+            uint8_t x = p[i];
+            p[i] = p[size - 1 - i];
+            p[size - 1 - i] = x;
+        }
+}
+
+/* A tensor as it is, in the machine's byte order. */
+static dpo_result dpo__st_read_raw(const dpo__st *st, const dpo__st_entry *e, void *to) {
+    uint64_t bytes = e->end - e->begin;
+    dpo_result r;
+    if (e->dtype >= DPO__ST_READABLE)
+        return dpo__fail(st->file.c, DPO_E_UNSUPPORTED,
+                         "%.400s: tensor %.200s is %s, which this version cannot read; convert it to "
+                         "F32, F16 or BF16",
+                         st->path, e->name, dpo__st_dtypes[e->dtype].name);
+    if ((uint64_t)(size_t)bytes != bytes)
+        return dpo__fail(st->file.c, DPO_E_MEMORY,
+                         "%.400s: tensor %.200s is larger than "
+                         "this machine's memory can be; use a 64-bit one",
+                         st->path, e->name);
+    r = dpo__file_read(&st->file, st->data + e->begin, to, (size_t)bytes);
+    if (!r) dpo__st_swap(to, (uint64_t)e->elements, dpo__st_dtypes[e->dtype].bits / 8);
+    return r;
+}
+
+static void dpo__st_to_f32(float *to, const uint8_t *from, size_t n, int dtype) {
+    size_t i;
+    if (dtype == DPO_BF16) {
+        for (i = 0; i < n; i++) to[i] = dpo__num_bf16_to((uint16_t)(from[2 * i] | from[2 * i + 1] << 8));
+    } else if (dtype == DPO_F16) {
+        for (i = 0; i < n; i++) to[i] = dpo__num_f16_to((uint16_t)(from[2 * i] | from[2 * i + 1] << 8));
+    } else { /* F64: the caller's rounding mode must not enter */
+        dpo__fpenv env = dpo__fp_enter();
+        for (i = 0; i < n; i++) {
+            uint64_t bits = dpo__load_le64(from + 8 * i);
+            double x;
+            memcpy(&x, &bits, 8);
+            to[i] = (float)x;
+        }
+        dpo__fp_leave(env);
+    }
+}
+
+/* F32, BF16, F16 or F64 as floats. Values are not looked at. */
+static dpo_result dpo__st_read_f32(const dpo__st *st, const dpo__st_entry *e, float *to) {
+    uint64_t at, bytes = e->end - e->begin;
+    size_t n, size = dpo__st_dtypes[e->dtype].bits / 8;
+    uint8_t *buffer;
+    dpo_result r = DPO_OK;
+    if (e->dtype == DPO_F32 || e->dtype >= DPO__ST_READABLE) return dpo__st_read_raw(st, e, to);
+    if (e->dtype != DPO_BF16 && e->dtype != DPO_F16 && e->dtype != DPO_F64)
+        return dpo__fail(st->file.c, DPO_E_UNSUPPORTED,
+                         "%.400s: tensor %.200s is %s where floating-point numbers are needed; "
+                         "convert it to F32, F16 or BF16",
+                         st->path, e->name, dpo__st_dtypes[e->dtype].name);
+    if (!bytes) return DPO_OK;
+    buffer = (uint8_t *)dpo__get(st->file.c, DPO__FILE_BUFFER, "a file buffer");
+    if (!buffer) return DPO_E_MEMORY;
+    for (at = 0; at < bytes && !r; at += n) {
+        n = bytes - at < DPO__FILE_BUFFER ? (size_t)(bytes - at) : DPO__FILE_BUFFER;
+        r = dpo__file_read(&st->file, st->data + e->begin + at, buffer, n);
+        if (!r) dpo__st_to_f32(to + at / size, buffer, n / size, e->dtype);
+    }
+    dpo__put(st->file.c, buffer);
+    return r;
+}
+
+/* A tensor to be written. */
+typedef struct dpo__st_item {
+    const char *name;
+    const void *data;
+    int dtype; /* in the file */
+    int from;  /* of data: the same, or DPO_F32 for BF16 and F16 files */
+    int ndim;
+    const int64_t *shape;
+} dpo__st_item;
+
+/* What the reader's rules cannot see; the sum of all bytes. */
+static dpo_result dpo__st_check_items(const dpo__st *st, const dpo__st_item *items, int64_t n,
+                                      const char *const *metadata, uint64_t *total) {
+    int64_t i;
+    *total = 0;
+    if (n < 0 || n > DPO__ST_TENSORS)
+        return dpo__st_refuse(st, "%lld tensors, from 0 to %d are allowed", (long long)n, DPO__ST_TENSORS);
+    for (i = 0; i < n; i++) {
+        const dpo__st_item *t = &items[i];
+        uint64_t elements, bytes;
+        if (!t->name) return dpo__st_refuse(st, "tensor %lld has no name", (long long)i);
+        if (t->dtype <= 0 || t->dtype >= DPO__ST_READABLE ||
+            (t->from != t->dtype && (t->from != DPO_F32 || (t->dtype != DPO_BF16 && t->dtype != DPO_F16))))
+            return dpo__st_refuse(st, "tensor %.200s: dtype %d cannot be written as dtype %d", t->name, t->from,
+                                  t->dtype);
+        if (t->ndim < 0 || t->ndim > DPO__ST_RANK)
+            return dpo__st_refuse(st, "tensor %.200s has %d dimensions, from 0 to %d are allowed", t->name, t->ndim,
+                                  DPO__ST_RANK);
+        if (!dpo__st_product(t->shape, t->ndim, dpo__st_dtypes[t->dtype].bits, &elements, &bytes) ||
+            __builtin_add_overflow(*total, bytes, total) || *total > INT64_MAX - DPO__ST_HEADER)
+            return dpo__st_refuse(st, "tensor %.200s: its shape is negative or too large", t->name);
+        if (bytes && !t->data) return dpo__st_refuse(st, "tensor %.200s has no data", t->name);
+    }
+    for (i = 0; metadata && metadata[i]; i += 2)
+        if (!metadata[i + 1]) return dpo__st_refuse(st, "metadata %.200s has no value", metadata[i]);
+    return DPO_OK;
+}
+
+/* The header, spaces after it so that the data begin at a multiple of 8 bytes. */
+static size_t dpo__st_print_header(char *out, size_t cap, const dpo__st_item *items, int64_t n,
+                                   const char *const *metadata) {
+    size_t at = dpo__append(out, cap, 0, "{");
+    uint64_t place = 0, elements, bytes;
+    int64_t i;
+    int k;
+    if (metadata) {
+        at = dpo__append(out, cap, at, "\"__metadata__\":{");
+        for (i = 0; metadata[i]; i += 2) {
+            if (i) at = dpo__append(out, cap, at, ",");
+            at = dpo__json_quote(out, cap, at, metadata[i]);
+            at = dpo__append(out, cap, at, ":");
+            at = dpo__json_quote(out, cap, at, metadata[i + 1]);
+        }
+        at = dpo__append(out, cap, at, "}");
+    }
+    for (i = 0; i < n; i++) {
+        const dpo__st_item *t = &items[i];
+        if (i || metadata) at = dpo__append(out, cap, at, ",");
+        at = dpo__json_quote(out, cap, at, t->name);
+        at = dpo__append(out, cap, at, ":{\"dtype\":\"%s\",\"shape\":[", dpo__st_dtypes[t->dtype].name);
+        for (k = 0; k < t->ndim; k++) at = dpo__append(out, cap, at, "%s%lld", k ? "," : "", (long long)t->shape[k]);
+        (void)dpo__st_product(t->shape, t->ndim, dpo__st_dtypes[t->dtype].bits, &elements, &bytes);
+        at = dpo__append(out, cap, at, "],\"data_offsets\":[%llu,%llu]}", (unsigned long long)place,
+                         (unsigned long long)(place + bytes));
+        place += bytes;
+    }
+    at = dpo__append(out, cap, at, "}");
+    while (at % 8) at = dpo__append(out, cap, at, " ");
+    return at;
+}
+
+static void dpo__st_write_data(dpo__file_writer *w, const dpo__st_item *t) {
+    uint8_t piece[4096];
+    size_t size = dpo__st_dtypes[t->dtype].bits / 8, n, i;
+    uint64_t elements, bytes, at;
+    (void)dpo__st_product(t->shape, t->ndim, (unsigned)size * 8, &elements, &bytes);
+    if (t->from == t->dtype && !DPO__BIG_ENDIAN) {
+        (void)dpo__file_write(w, t->data, (size_t)bytes);
+        return;
+    }
+    for (at = 0; at < elements && !w->result; at += n) {
+        const float *from = (const float *)t->data + at;
+        n = elements - at < sizeof piece / size ? (size_t)(elements - at) : sizeof piece / size;
+        if (t->from == t->dtype) {
+            memcpy(piece, (const uint8_t *)t->data + at * size, n * size);
+            dpo__st_swap(piece, n, size);
+        } else {
+            for (i = 0; i < n; i++) {
+                uint16_t h = t->dtype == DPO_BF16 ? dpo__num_bf16_from(from[i]) : dpo__num_f16_from(from[i]);
+                piece[2 * i] = (uint8_t)(h & 0xff);
+                piece[2 * i + 1] = (uint8_t)(h >> 8);
+            }
+        }
+        (void)dpo__file_write(w, piece, n * size);
+    }
+}
+
+/* Tensors in the order given, whole or not at all. metadata NULL, or key, value, ..., NULL. The
+   header goes through the reader's own rules first: what is written can be read. */
+static dpo_result dpo__st_write(dpo_context *c, const char *path, const dpo__st_item *items, int64_t n,
+                                const char *const *metadata) {
+    dpo__file_writer w;
+    dpo__st st;
+    uint64_t total;
+    uint8_t head[8];
+    char *text;
+    size_t size;
+    int64_t i;
+    dpo_result r;
+    memset(&st, 0, sizeof st);
+    st.file.c = c;
+    st.file.path = path;
+    st.fault = DPO_E_ARG;
+    r = dpo__st_check_items(&st, items, n, metadata, &total);
+    if (r) return r;
+    size = dpo__st_print_header(NULL, 0, items, n, metadata);
+    if (size > DPO__ST_HEADER)
+        return dpo__st_refuse(&st, "names and metadata take %llu bytes, at most %llu are allowed",
+                              (unsigned long long)size, (unsigned long long)DPO__ST_HEADER);
+    text = (char *)dpo__get(c, size + 1, "the header of a safetensors file");
+    if (!text) return DPO_E_MEMORY;
+    dpo__st_print_header(text, size + 1, items, n, metadata);
+    r = dpo__st_parse(&st, text, size, total);
+    dpo__st_close(&st);
+    if (!r) {
+        for (i = 0; i < 8; i++) head[i] = (uint8_t)((uint64_t)size >> (8 * i));
+        (void)dpo__file_create(c, path, &w);
+        (void)dpo__file_write(&w, head, 8);
+        (void)dpo__file_write(&w, text, size);
+        for (i = 0; i < n && !w.result; i++) dpo__st_write_data(&w, &items[i]);
+        r = dpo__file_commit(&w);
+    }
+    dpo__put(c, text);
+    return r;
+}
+
+DPO_API dpo_result dpo_tensors_save(dpo_context *c, const char *path, const dpo_tensor *tensors, int64_t count,
+                                    const char *const *metadata) {
+    dpo__st_item *items;
+    int64_t i;
+    size_t bytes;
+    dpo_result r;
+    if (!c) return DPO_E_ARG;
+    if (c->error.code) return c->error.code;
+    if (!path || (!tensors && count) || count < 0)
+        return dpo__fail(c, DPO_E_ARG, "dpo_tensors_save: path and tensors must not be NULL, nor count negative");
+    if (dpo__mul_size((size_t)count, sizeof *items, &bytes)) bytes = SIZE_MAX;
+    items = (dpo__st_item *)dpo__get(c, bytes, "a list of tensors");
+    if (!items) return DPO_E_MEMORY;
+    for (i = 0; i < count; i++) {
+        const dpo_tensor *t = &tensors[i];
+        items[i].name = t->name;
+        items[i].data = t->data;
+        items[i].from = t->dtype;
+        items[i].dtype = t->dtype >= DPO_F32 && t->dtype <= DPO_F64 ? t->dtype : 0;
+        items[i].ndim = t->ndim;
+        items[i].shape = t->shape;
+        if (t->ndim > 4) items[i].ndim = -1; /* a dpo_tensor has room for 4 */
+    }
+    r = dpo__st_write(c, path, items, count, metadata);
+    dpo__put(c, items);
+    return r;
+}
+
+/* The block of dpo_tensors_load: tensors, then names and data. Counts if the arena has no base. */
+static int64_t dpo__st_carve_tensors(dpo__arena *a, const dpo__st *st, int64_t count) {
+    dpo_tensor *t = DPO__CARVE(a, dpo_tensor, dpo__max64(count, 1));
+    int64_t i, n = 0;
+    int k;
+    for (i = 0; i < st->count; i++) {
+        const dpo__st_entry *e = &st->entries[i];
+        size_t length = strlen(e->name) + 1;
+        void *data;
+        char *name;
+        if (e->dtype > DPO_F64) continue;
+        name = DPO__CARVE(a, char, (int64_t)length);
+        data = dpo__arena_carve(a, e->elements, e->dtype == DPO_F64 ? 8 : 4);
+        if (a->base) {
+            memcpy(name, e->name, length);
+            t[n].name = name;
+            t[n].data = data;
+            t[n].dtype = e->dtype == DPO_I32 || e->dtype == DPO_F64 ? e->dtype : DPO_F32;
+            t[n].ndim = e->ndim;
+            for (k = 0; k < 4; k++) t[n].shape[k] = e->shape[k];
+        }
+        n++;
+    }
+    return n;
+}
+
+static dpo_result dpo__st_load_tensors(const dpo__st *st, dpo_tensor **out, int64_t *count) {
+    dpo_context *c = st->file.c;
+    dpo__arena a;
+    dpo_tensor *t;
+    int64_t i, n;
+    dpo_result r = DPO_OK;
+    for (i = 0; i < st->count; i++)
+        if (st->entries[i].dtype <= DPO_F64 && st->entries[i].ndim > 4)
+            return dpo__fail(c, DPO_E_UNSUPPORTED,
+                             "%.400s: tensor %.200s has %d dimensions, at most 4 can be loaded; "
+                             "save it with fewer",
+                             st->path, st->entries[i].name, st->entries[i].ndim);
+    memset(&a, 0, sizeof a);
+    n = dpo__st_carve_tensors(&a, st, 0);
+    a.used = 0;
+    dpo__st_carve_tensors(&a, st, n);
+    a.base = (uint8_t *)dpo__get(c, a.used, "the tensors of a file");
+    if (!a.base) return DPO_E_MEMORY;
+    a.used = 0;
+    dpo__st_carve_tensors(&a, st, n);
+    t = (dpo_tensor *)(void *)a.base;
+    for (i = 0, n = 0; i < st->count && !r; i++) {
+        const dpo__st_entry *e = &st->entries[i];
+        if (e->dtype > DPO_F64) continue;
+        r = t[n].dtype == DPO_F32 ? dpo__st_read_f32(st, e, (float *)t[n].data) : dpo__st_read_raw(st, e, t[n].data);
+        n++;
+    }
+    if (r) {
+        dpo__put(c, t);
+        return r;
+    }
+    *out = t;
+    *count = n;
+    return DPO_OK;
+}
+
+DPO_API dpo_result dpo_tensors_load(dpo_context *c, const char *path, dpo_tensor **out, int64_t *count) {
+    dpo__st st;
+    dpo_result r;
+    if (out) *out = NULL;
+    if (count) *count = 0;
+    if (!c) return DPO_E_ARG;
+    if (c->error.code) return c->error.code;
+    if (!path || !out || !count)
+        return dpo__fail(c, DPO_E_ARG, "dpo_tensors_load: path, out and count must not be NULL");
+    r = dpo__st_open(c, path, &st);
+    if (!r) r = dpo__st_load_tensors(&st, out, count);
+    dpo__st_close(&st);
+    return r;
+}
+
+DPO_API void dpo_tensors_free(dpo_context *c, dpo_tensor *tensors) {
+    if (c) dpo__put(c, tensors);
+}
+
+/* ===========================================================================================
+   >>BATCH - a forest of segments, checked
+   =========================================================================================== */
+
+typedef struct dpo__shape { /* what a batch takes, or a workspace holds */
+    int64_t rows, targets, segments, sequences, path, trees;
+} dpo__shape;
+
+/* Checks a batch against the model's vocabulary and measures it. cached: segments may have a past. */
+static dpo_result dpo__batch_check(dpo_context *c, const dpo_batch *b, int64_t vocab, int cached, dpo__shape *s) {
+    int64_t i, at = 0, end, n;
+    memset(s, 0, sizeof *s);
+    if (b->n_rows < 0 || b->n_rows > INT32_MAX || b->n_segments < 1 || b->n_segments > INT32_MAX || b->n_targets < 0 ||
+        b->n_targets > INT32_MAX || b->n_sequences < 0 || b->n_sequences > INT32_MAX || !b->segments ||
+        (b->n_rows && !b->tokens) || (b->n_targets && !b->targets))
+        return dpo__fail(c, DPO_E_ARG, "batch: counts or pointers are missing or out of range");
+    for (i = 0; i < b->n_rows; i++)
+        if (b->tokens[i] < 0 || b->tokens[i] >= vocab)
+            return dpo__fail(c, DPO_E_SHAPE,
+                             "batch: token %ld is %ld, outside the model's vocabulary of "
+                             "%ld; is this the model's own tokenizer?",
+                             (long)i, (long)b->tokens[i], (long)vocab);
+    for (i = 0; i < b->n_segments; i++) {
+        const dpo_segment *g = &b->segments[i];
+        int64_t p, depth = 0;
+        end = (int64_t)g->past + g->length;
+        if (g->parent < -1 || g->parent >= i || g->first != at || g->length < 0 || g->past < 0 || end < 1 ||
+            (g->past && !cached))
+            return dpo__fail(c, DPO_E_SHAPE,
+                             "batch: segment %ld {parent %ld, first %ld, length %ld, past "
+                             "%ld} does not follow: parents come earlier, rows lie end "
+                             "to end (here from %ld), a past needs a cache",
+                             (long)i, (long)g->parent, (long)g->first, (long)g->length, (long)g->past, (long)at);
+        for (p = g->parent; p >= 0; p = b->segments[p].parent) {
+            end += (int64_t)b->segments[p].past + b->segments[p].length;
+            depth++;
+        }
+        if (depth >= DPO__MAX_DEPTH)
+            return dpo__fail(c, DPO_E_SHAPE, "batch: segment %ld has %ld ancestors; %d are allowed", (long)i,
+                             (long)depth, DPO__MAX_DEPTH - 1);
+        if (g->parent < 0) s->trees++;
+        s->path = dpo__max64(s->path, end);
+        at += g->length;
+    }
+    if (at != b->n_rows)
+        return dpo__fail(c, DPO_E_SHAPE, "batch: the segments hold %ld rows, the batch %ld", (long)at, (long)b->n_rows);
+    for (i = 0; i < b->n_targets; i++) {
+        const dpo_target *t = &b->targets[i];
+        n = b->n_sequences;
+        if (t->row < 0 || t->row >= b->n_rows || t->token < 0 || t->token >= vocab || t->sequence < 0 ||
+            t->sequence >= n)
+            return dpo__fail(c, DPO_E_SHAPE,
+                             "batch: target %ld {row %ld, token %ld, sequence %ld} is "
+                             "outside %ld rows, %ld tokens, %ld sequences",
+                             (long)i, (long)t->row, (long)t->token, (long)t->sequence, (long)b->n_rows, (long)vocab,
+                             (long)n);
+    }
+    s->rows = b->n_rows;
+    s->targets = b->n_targets;
+    s->segments = b->n_segments;
+    s->sequences = b->n_sequences;
+    return DPO_OK;
+}
+
+/* Position of each row; first segment of each tree (and the end). Trees must stand together. */
+static dpo_result dpo__batch_place(dpo_context *c, const dpo_batch *b, int32_t *positions, int32_t *trees,
+                                   int64_t *n_trees) {
+    int64_t i, r, n = 0;
+    for (i = 0; i < b->n_segments; i++) {
+        const dpo_segment *g = &b->segments[i];
+        int64_t base = g->past;
+        int32_t p, root = (int32_t)i;
+        for (p = g->parent; p >= 0; p = b->segments[p].parent) {
+            base += (int64_t)b->segments[p].past + b->segments[p].length;
+            root = p;
+        }
+        if (g->parent < 0) trees[n++] = (int32_t)i;
+        else if (root != trees[n - 1])
+            return dpo__fail(c, DPO_E_SHAPE,
+                             "batch: segment %ld stands apart from its tree; descendants "
+                             "of one root must be neighbours",
+                             (long)i);
+        for (r = 0; r < g->length; r++) positions[g->first + r] = (int32_t)(base + r);
+    }
+    trees[n] = (int32_t)b->n_segments;
+    *n_trees = n;
+    return DPO_OK;
+}
+
+/* ===========================================================================================
+   >>MODEL - one transformer; the families are configurations of it
+   =========================================================================================== */
+
+/* The tensors, in file order. X(id, per layer, present, rows, columns (0: a vector), kind, names in
+   GPT-NeoX, GPT-2/BTLM, Llama/Qwen2). k is the configuration. Matrices are [out,in]; with conv1d they
+   are stored [in,out]. */
+#define DPO__HD  ((int64_t)k->num_attention_heads * k->head_dim)
+#define DPO__KD  ((int64_t)k->num_key_value_heads * k->head_dim)
+#define DPO__SEP (k->qkv == DPO_QKV_SEPARATE)
+#define DPO__LN  (k->norm == DPO_NORM_LAYER)
+#define DPO__TENSORS(X)                                                                                                \
+    X(EMBED, 0, 1, k->vocab_size, k->hidden_size, EMBEDDING, "gpt_neox.embed_in.weight", "transformer.wte.weight",     \
+      "model.embed_tokens.weight")                                                                                     \
+    X(POSITION, 0, k->position == DPO_POSITION_LEARNED, k->max_position_embeddings, k->hidden_size, EMBEDDING, "",     \
+      "transformer.wpe.weight", "")                                                                                    \
+    X(NORM1_W, 1, 1, k->hidden_size, 0, GAIN, "input_layernorm.weight", "ln_1.weight", "input_layernorm.weight")       \
+    X(NORM1_B, 1, DPO__LN, k->hidden_size, 0, BIAS, "input_layernorm.bias", "ln_1.bias", "")                           \
+    X(QKV_W, 1, !DPO__SEP, 3 * DPO__HD, k->hidden_size, MATRIX, "attention.query_key_value.weight",                    \
+      "attn.c_attn.weight", "")                                                                                        \
+    X(QKV_B, 1, !DPO__SEP && k->qkv_bias, 3 * DPO__HD, 0, BIAS, "attention.query_key_value.bias", "attn.c_attn.bias",  \
+      "")                                                                                                              \
+    X(Q_W, 1, DPO__SEP, DPO__HD, k->hidden_size, MATRIX, "", "", "self_attn.q_proj.weight")                            \
+    X(Q_B, 1, DPO__SEP && k->qkv_bias, DPO__HD, 0, BIAS, "", "", "self_attn.q_proj.bias")                              \
+    X(K_W, 1, DPO__SEP, DPO__KD, k->hidden_size, MATRIX, "", "", "self_attn.k_proj.weight")                            \
+    X(K_B, 1, DPO__SEP && k->qkv_bias, DPO__KD, 0, BIAS, "", "", "self_attn.k_proj.bias")                              \
+    X(V_W, 1, DPO__SEP, DPO__KD, k->hidden_size, MATRIX, "", "", "self_attn.v_proj.weight")                            \
+    X(V_B, 1, DPO__SEP && k->qkv_bias, DPO__KD, 0, BIAS, "", "", "self_attn.v_proj.bias")                              \
+    X(O_W, 1, 1, k->hidden_size, DPO__HD, MATRIX, "attention.dense.weight", "attn.c_proj.weight",                      \
+      "self_attn.o_proj.weight")                                                                                       \
+    X(O_B, 1, k->attention_bias, k->hidden_size, 0, BIAS, "attention.dense.bias", "attn.c_proj.bias",                  \
+      "self_attn.o_proj.bias")                                                                                         \
+    X(NORM2_W, 1, 1, k->hidden_size, 0, GAIN, "post_attention_layernorm.weight", "ln_2.weight",                        \
+      "post_attention_layernorm.weight")                                                                               \
+    X(NORM2_B, 1, DPO__LN, k->hidden_size, 0, BIAS, "post_attention_layernorm.bias", "ln_2.bias", "")                  \
+    X(UP_W, 1, 1, k->intermediate_size, k->hidden_size, MATRIX, "mlp.dense_h_to_4h.weight", "mlp.c_fc.weight",         \
+      "mlp.up_proj.weight")                                                                                            \
+    X(UP_B, 1, k->mlp_bias, k->intermediate_size, 0, BIAS, "mlp.dense_h_to_4h.bias", "mlp.c_fc.bias",                  \
+      "mlp.up_proj.bias")                                                                                              \
+    X(GATE_W, 1, k->activation == DPO_SWIGLU, k->intermediate_size, k->hidden_size, MATRIX, "", "mlp.c_fc2.weight",    \
+      "mlp.gate_proj.weight")                                                                                          \
+    X(GATE_B, 1, k->activation == DPO_SWIGLU && k->mlp_bias, k->intermediate_size, 0, BIAS, "", "mlp.c_fc2.bias",      \
+      "mlp.gate_proj.bias")                                                                                            \
+    X(DOWN_W, 1, 1, k->hidden_size, k->intermediate_size, MATRIX, "mlp.dense_4h_to_h.weight", "mlp.c_proj.weight",     \
+      "mlp.down_proj.weight")                                                                                          \
+    X(DOWN_B, 1, k->mlp_bias, k->hidden_size, 0, BIAS, "mlp.dense_4h_to_h.bias", "mlp.c_proj.bias",                    \
+      "mlp.down_proj.bias")                                                                                            \
+    X(FINAL_W, 0, 1, k->hidden_size, 0, GAIN, "gpt_neox.final_layer_norm.weight", "transformer.ln_f.weight",           \
+      "model.norm.weight")                                                                                             \
+    X(FINAL_B, 0, DPO__LN, k->hidden_size, 0, BIAS, "gpt_neox.final_layer_norm.bias", "transformer.ln_f.bias", "")     \
+    X(HEAD, 0, !k->tie_word_embeddings, k->vocab_size, k->hidden_size, HEAD, "embed_out.weight", "lm_head.weight",     \
+      "lm_head.weight")
+
+enum {
+#define X(id, layer, present, rows, columns, kind, neox, gpt2, llama) DPO__##id,
+    DPO__TENSORS(X)
+#undef X
+        DPO__N_TENSORS
+};
+enum { DPO__EMBEDDING, DPO__GAIN, DPO__BIAS, DPO__MATRIX, DPO__HEADMATRIX };
+#define DPO__KIND_EMBEDDING DPO__EMBEDDING
+#define DPO__KIND_GAIN      DPO__GAIN
+#define DPO__KIND_BIAS      DPO__BIAS
+#define DPO__KIND_MATRIX    DPO__MATRIX
+#define DPO__KIND_HEAD      DPO__HEADMATRIX
+
+typedef struct dpo__param {
+    char name[112]; /* the Hugging Face name */
+    float *data;
+    int64_t rows, columns, count; /* as stored; columns 0: a vector */
+    int id, layer, kind;
+} dpo__param;
+
+typedef struct dpo__lora {
+    dpo_lora_config config; /* target_modules points into the block */
+    float scale;
+    int on;
+    int64_t n_params; /* A, B, A, B, ... */
+    dpo__param *params;
+    int32_t *of; /* [layers + 1][DPO__N_TENSORS]: index of A, -1 = none */
+} dpo__lora;
+
+struct dpo_model {
+    dpo_context *c;
+    dpo_model_config config;
+    int64_t n_params, n_values;
+    dpo__param *params;
+    int32_t *of;   /* [layers + 1][DPO__N_TENSORS]: index of a parameter; row `layers`: the model's */
+    float *slopes; /* ALiBi [H], else NULL */
+    int slopes_in_file, no_prefix;
+    char *config_text; /* as read, NULL if made from a struct */
+    dpo__lora *lora;
+};
+
+static const char *dpo__family_names[6] = {"", "gpt_neox", "btlm", "gpt2", "llama", "qwen2"};
+
+static dpo__param *dpo__model_param(const dpo_model *m, int64_t layer, int id) {
+    int32_t i = m->of[layer * DPO__N_TENSORS + id];
+    return i < 0 ? NULL : &m->params[i];
+}
+
+static int64_t dpo__model_count(int64_t rows, int64_t columns) { return columns ? rows * columns : rows; }
+
+/* Adds a parameter's description; its memory is carved by the layout. */
+static void dpo__model_describe(dpo_model *m, int64_t *n, int64_t layer, int id, int64_t rows, int64_t columns,
+                                int kind, const char *neox, const char *gpt2, const char *llama) {
+    static const char *const prefix[3] = {"gpt_neox.layers.", "transformer.h.", "model.layers."};
+    int style = m->config.family == DPO_GPT_NEOX                               ? 0
+                : m->config.family == DPO_GPT2 || m->config.family == DPO_BTLM ? 1
+                                                                               : 2;
+    const char *name = style == 0 ? neox : style == 1 ? gpt2 : llama;
+    if (m->params) {
+        dpo__param *p = &m->params[*n];
+        memset(p, 0, sizeof *p);
+        if (layer < m->config.num_hidden_layers)
+            dpo__append(p->name, sizeof p->name, 0, "%s%ld.%s", prefix[style], (long)layer, name);
+        else dpo__append(p->name, sizeof p->name, 0, "%s", name);
+        if (m->config.conv1d && kind == DPO__MATRIX) {
+            int64_t t = rows;
+            rows = columns;
+            columns = t;
+        }
+        p->rows = rows;
+        p->columns = columns;
+        p->count = dpo__model_count(rows, columns);
+        p->id = id;
+        p->layer = (int)layer;
+        p->kind = kind;
+        m->of[layer * DPO__N_TENSORS + id] = (int32_t)*n;
+    }
+    ++*n;
+}
+/* Lists all parameters, layer by layer; with m->params NULL it only counts. */
+static int64_t dpo__model_list(dpo_model *m) {
+    const dpo_model_config *k = &m->config;
+    int64_t n = 0, layer, layers = k->num_hidden_layers;
+#define X(id, per_layer, present, rows, columns, kind, neox, gpt2, llama)                                              \
+    if ((per_layer) == want && (present) != 0)                                                                         \
+        dpo__model_describe(m, &n, layer, DPO__##id, rows, columns, DPO__KIND_##kind, neox, gpt2, llama);
+    for (layer = 0; layer <= layers; layer++) {
+        int want = layer < layers;
+        DPO__TENSORS(X)
+    }
+#undef X
+    return n;
+}
+
+/* The model's block: struct, descriptions, values. Runs twice: with a NULL base it measures. */
+static void dpo__model_layout(dpo__arena *a, const dpo_model_config *k, dpo_model **out, int64_t *values) {
+    dpo_model scratch, *m;
+    int64_t i, n, index = ((int64_t)k->num_hidden_layers + 1) * DPO__N_TENSORS;
+    memset(&scratch, 0, sizeof scratch);
+    scratch.config = *k;
+    n = dpo__model_list(&scratch);
+    m = DPO__CARVE(a, dpo_model, 1);
+    if (m) *m = scratch;
+    else m = &scratch;
+    m->n_params = n;
+    m->params = DPO__CARVE(a, dpo__param, n);
+    m->of = DPO__CARVE(a, int32_t, index);
+    m->slopes = DPO__CARVE(a, float, k->position == DPO_POSITION_ALIBI ? k->num_attention_heads : 0);
+    if (a->base) {
+        for (i = 0; i < index; i++) m->of[i] = -1;
+        dpo__model_list(m);
+        for (i = 0; i < n; i++) {
+            m->params[i].data = DPO__CARVE(a, float, m->params[i].count);
+            m->n_values += m->params[i].count;
+        }
+        if (k->position != DPO_POSITION_ALIBI) m->slopes = NULL;
+        *out = m;
+        *values = m->n_values;
+        return;
+    }
+    *values = 0;
+#define X(id, per_layer, present, rows, columns, kind, neox, gpt2, llama)                                              \
+    if ((present) != 0) {                                                                                              \
+        int64_t count = dpo__model_count((rows), (columns));                                                           \
+        int64_t times = (per_layer) ? k->num_hidden_layers : 1;                                                        \
+        for (i = 0; i < times; i++) (void)DPO__CARVE(a, float, count);                                                 \
+        *values += count * times;                                                                                      \
+    }
+    DPO__TENSORS(X)
+#undef X
+}
+
+/* --- configuration ------------------------------------------------------------------------------- */
+
+typedef struct dpo__config_reader {
+    dpo_context *c;
+    const char *path;
+    dpo__json json;
+    int failed;
+} dpo__config_reader;
+
+/* The value at the first of two spellings that is there and not null; -1 if none. */
+static int64_t dpo__config_find(const dpo__config_reader *r, int64_t object, const char *key) {
+    int64_t at = dpo__json_find(&r->json, object, key);
+    return at >= 0 && dpo__json_null(&r->json, at) ? -1 : at;
+}
+static int64_t dpo__config_int(dpo__config_reader *r, const char *key, int64_t otherwise, int64_t low, int64_t high) {
+    int64_t at = dpo__config_find(r, 0, key), v = otherwise;
+    if (r->failed) return 0;
+    if (at < 0 ? otherwise < low : !dpo__json_int64(&r->json, at, &v) || v < low || v > high) {
+        r->failed = 1;
+        dpo__fail(r->c, DPO_E_FORMAT, "%s: key \"%s\" %s; it must be a whole number from %ld to %ld", r->path, key,
+                  at < 0 ? "is missing" : "holds something else", (long)low, (long)high);
+    }
+    return v;
+}
+static double dpo__config_number(dpo__config_reader *r, int64_t object, const char *key, double otherwise) {
+    int64_t at = dpo__config_find(r, object, key);
+    double v = otherwise;
+    if (r->failed || at < 0) return v;
+    if (!dpo__json_double(&r->json, at, &v) || !(v > -1e300 && v < 1e300)) {
+        r->failed = 1;
+        dpo__fail(r->c, DPO_E_FORMAT, "%s: key \"%s\" must be a finite number", r->path, key);
+    }
+    return v;
+}
+static int dpo__config_bool(dpo__config_reader *r, const char *key, int otherwise) {
+    int64_t at = dpo__config_find(r, 0, key);
+    int v = otherwise;
+    if (r->failed || at < 0) return v;
+    if (!dpo__json_bool(&r->json, at, &v)) {
+        r->failed = 1;
+        dpo__fail(r->c, DPO_E_FORMAT, "%s: key \"%s\" must be true or false", r->path, key);
+    }
+    return v;
+}
+static void dpo__config_text(dpo__config_reader *r, int64_t object, const char *key, char *out, size_t cap,
+                             const char *otherwise) {
+    int64_t at = dpo__config_find(r, object, key), n;
+    dpo__append(out, cap, 0, "%s", otherwise);
+    if (r->failed || at < 0) return;
+    n = dpo__json_string(&r->json, at, out, cap);
+    if (n < 0 || (size_t)n >= cap) {
+        r->failed = 1;
+        dpo__fail(r->c, DPO_E_FORMAT, "%s: key \"%s\" must be a string of less than %d bytes", r->path, key, (int)cap);
+    }
+}
+static void dpo__config_unsupported(dpo__config_reader *r, const char *key, const char *got, const char *known) {
+    if (r->failed) return;
+    r->failed = 1;
+    dpo__fail(r->c, DPO_E_UNSUPPORTED, "%s: \"%s\" is \"%s\"; this version knows %s", r->path, key, got, known);
+}
+static int dpo__config_activation(dpo__config_reader *r, const char *key, const char *otherwise) {
+    char name[40];
+    dpo__config_text(r, 0, key, name, sizeof name, otherwise);
+    if (!strcmp(name, "gelu") || !strcmp(name, "gelu_python")) return DPO_GELU;
+    if (!strcmp(name, "gelu_new") || !strcmp(name, "gelu_fast") || !strcmp(name, "gelu_pytorch_tanh"))
+        return DPO_GELU_TANH;
+    if (!strcmp(name, "swiglu")) return DPO_SWIGLU;
+    dpo__config_unsupported(r, key, name, "gelu, gelu_new, gelu_pytorch_tanh and swiglu");
+    return 0;
+}
+static void dpo__config_rope(dpo__config_reader *r, dpo_model_config *k) {
+    int64_t at = dpo__config_find(r, 0, "rope_scaling"), p = dpo__config_find(r, 0, "rope_parameters");
+    char kind[40];
+    if (at < 0) at = p; /* newer configurations keep theta in there, too */
+    if (at < 0 || r->failed) return;
+    k->rope_theta = dpo__config_number(r, at, "rope_theta", k->rope_theta);
+    if (dpo__json_find(&r->json, at, "rope_type") >= 0)
+        dpo__config_text(r, at, "rope_type", kind, sizeof kind, "default");
+    else dpo__config_text(r, at, "type", kind, sizeof kind, "default");
+    if (!strcmp(kind, "default")) return;
+    k->rope_factor = dpo__config_number(r, at, "factor", 1.0);
+    if (!strcmp(kind, "linear")) k->rope_scaling = DPO_ROPE_LINEAR;
+    else if (!strcmp(kind, "llama3")) {
+        k->rope_scaling = DPO_ROPE_LLAMA3;
+        k->rope_low_freq_factor = dpo__config_number(r, at, "low_freq_factor", 1.0);
+        k->rope_high_freq_factor = dpo__config_number(r, at, "high_freq_factor", 4.0);
+        k->rope_original_max_position = dpo__config_number(r, at, "original_max_position_embeddings", 8192.0);
+        if (!r->failed && !(k->rope_high_freq_factor > k->rope_low_freq_factor && k->rope_low_freq_factor > 0 &&
+                            k->rope_original_max_position > 0)) {
+            r->failed = 1;
+            dpo__fail(r->c, DPO_E_FORMAT,
+                      "%s: \"rope_scaling\": needs 0 < low_freq_factor < "
+                      "high_freq_factor and a positive original length",
+                      r->path);
+        }
+    } else dpo__config_unsupported(r, "rope_scaling.type", kind, "default, linear and llama3");
+    if (!r->failed && !(k->rope_factor > 0)) {
+        r->failed = 1;
+        dpo__fail(r->c, DPO_E_FORMAT, "%s: \"rope_scaling\": \"factor\" must be positive", r->path);
+    }
+}
+
+#define DPO__DIM 1000000 /* largest believable width, length or vocabulary here: 16 times as much */
+
+static void dpo__config_neox(dpo__config_reader *r, dpo_model_config *k) {
+    double pct;
+    k->hidden_size = (int)dpo__config_int(r, "hidden_size", 0, 1, DPO__DIM);
+    k->num_hidden_layers = (int)dpo__config_int(r, "num_hidden_layers", 0, 1, 9999);
+    k->num_attention_heads = (int)dpo__config_int(r, "num_attention_heads", 0, 1, 4096);
+    k->intermediate_size = (int)dpo__config_int(r, "intermediate_size", 4 * (int64_t)k->hidden_size, 1, 16 * DPO__DIM);
+    k->max_position_embeddings = (int)dpo__config_int(r, "max_position_embeddings", 2048, 1, 16 * DPO__DIM);
+    k->num_key_value_heads = k->num_attention_heads;
+    k->norm_eps = dpo__config_number(r, 0, "layer_norm_eps", 1e-5);
+    k->activation = dpo__config_activation(r, "hidden_act", "gelu");
+    k->parallel_residual = dpo__config_bool(r, "use_parallel_residual", 1);
+    k->qkv = DPO_QKV_HEADS;
+    k->qkv_bias = k->attention_bias = dpo__config_bool(r, "attention_bias", 1);
+    k->mlp_bias = 1;
+    k->tie_word_embeddings = dpo__config_bool(r, "tie_word_embeddings", 0);
+    k->rope_theta = dpo__config_number(r, 0, "rotary_emb_base", dpo__config_number(r, 0, "rope_theta", 10000.0));
+    pct = dpo__config_number(r, 0, "rotary_pct", dpo__config_number(r, 0, "partial_rotary_factor", 0.25));
+    dpo__config_rope(r, k);
+    if (r->failed) return;
+    k->head_dim = k->hidden_size / k->num_attention_heads;
+    if (!(pct >= 0 && pct <= 1)) {
+        r->failed = 1;
+        dpo__fail(r->c, DPO_E_FORMAT, "%s: \"rotary_pct\" must lie from 0 to 1", r->path);
+        return;
+    }
+    k->rotary_dim = (int)(k->head_dim * pct);
+}
+static void dpo__config_gpt2(dpo__config_reader *r, dpo_model_config *k) {
+    int btlm = k->family == DPO_BTLM;
+    int64_t at;
+    char text[40];
+    k->hidden_size = (int)dpo__config_int(r, "n_embd", 0, 1, DPO__DIM);
+    k->num_hidden_layers = (int)dpo__config_int(r, "n_layer", 0, 1, 9999);
+    k->num_attention_heads = (int)dpo__config_int(r, "n_head", 0, 1, 4096);
+    k->intermediate_size = (int)dpo__config_int(r, "n_inner", 4 * (int64_t)k->hidden_size, 1, 16 * DPO__DIM);
+    k->max_position_embeddings = (int)dpo__config_int(r, "n_positions", 1024, 1, 16 * DPO__DIM);
+    k->num_key_value_heads = k->num_attention_heads;
+    k->norm_eps = dpo__config_number(r, 0, "layer_norm_epsilon", 1e-5);
+    k->activation = dpo__config_activation(r, "activation_function", "gelu_new");
+    k->position = DPO_POSITION_LEARNED;
+    k->qkv = DPO_QKV_THIRDS;
+    k->conv1d = k->qkv_bias = k->attention_bias = k->mlp_bias = 1;
+    k->tie_word_embeddings = dpo__config_bool(r, "tie_word_embeddings", 1);
+    k->attention_scale_by_layer = dpo__config_bool(r, "scale_attn_by_inverse_layer_idx", 0);
+    if (!r->failed) k->head_dim = k->hidden_size / k->num_attention_heads;
+    if (!dpo__config_bool(r, "scale_attn_weights", 1)) k->attention_scale = 1.0;
+    if (!btlm) return;
+    dpo__config_text(r, 0, "position_embedding_type", text, sizeof text, "learned");
+    if (!strcmp(text, "alibi")) k->position = DPO_POSITION_ALIBI;
+    else if (strcmp(text, "learned")) dpo__config_unsupported(r, "position_embedding_type", text, "learned and alibi");
+    at = dpo__config_find(r, 0, "alibi_scaling");
+    if (at >= 0) {
+        k->alibi_factor = dpo__config_number(r, at, "factor", 0.0);
+        k->alibi_train_length = dpo__config_number(r, at, "train_seq_len", 0.0);
+    }
+    /* Two spellings of the muP scales: today's, and the first revisions'. */
+    k->embedding_scale =
+        dpo__config_number(r, 0, "mup_embeddings_scale", dpo__config_number(r, 0, "embeddings_scale", 1.0));
+    k->width_scale = dpo__config_number(r, 0, "mup_width_scale", dpo__config_number(r, 0, "width_scale", 1.0));
+    k->output_scale = dpo__config_number(r, 0, "mup_output_alpha", 1.0) * k->width_scale;
+    if (dpo__json_find(&r->json, 0, "output_logits_scale") >= 0)
+        k->output_scale = dpo__config_number(r, 0, "output_logits_scale", 1.0);
+    if (dpo__config_bool(r, "mup_scale_qk_dot_by_d", dpo__config_bool(r, "scale_qk_dot_by_d", 0)) &&
+        k->attention_scale == 0 && !r->failed)
+        k->attention_scale = 1.0 / (double)k->head_dim;
+    if (!r->failed && k->embedding_scale != 1.0 && dpo__json_find(&r->json, 0, "mup_width_scale") < 0 &&
+        dpo__json_find(&r->json, 0, "width_scale") < 0)
+        dpo__log(r->c, DPO_LOG_WARNING,
+                 "%s: muP embedding scale without \"mup_width_scale\": taking 1, "
+                 "which makes logits too large if the model was trained with less",
+                 r->path);
+}
+static void dpo__config_llama(dpo__config_reader *r, dpo_model_config *k) {
+    int qwen = k->family == DPO_QWEN2;
+    char act[40];
+    k->hidden_size = (int)dpo__config_int(r, "hidden_size", 0, 1, DPO__DIM);
+    k->num_hidden_layers = (int)dpo__config_int(r, "num_hidden_layers", 0, 1, 9999);
+    k->num_attention_heads = (int)dpo__config_int(r, "num_attention_heads", 0, 1, 4096);
+    k->num_key_value_heads = (int)dpo__config_int(r, "num_key_value_heads", k->num_attention_heads, 1, 4096);
+    k->intermediate_size = (int)dpo__config_int(r, "intermediate_size", 0, 1, 16 * DPO__DIM);
+    k->max_position_embeddings = (int)dpo__config_int(r, "max_position_embeddings", 2048, 1, 16 * DPO__DIM);
+    k->norm = DPO_NORM_RMS;
+    k->norm_eps = dpo__config_number(r, 0, "rms_norm_eps", 1e-6);
+    k->activation = DPO_SWIGLU;
+    k->qkv = DPO_QKV_SEPARATE;
+    k->qkv_bias = qwen ? 1 : dpo__config_bool(r, "attention_bias", 0);
+    k->attention_bias = qwen ? 0 : k->qkv_bias;
+    k->mlp_bias = qwen ? 0 : dpo__config_bool(r, "mlp_bias", 0);
+    k->tie_word_embeddings = dpo__config_bool(r, "tie_word_embeddings", 0);
+    k->rope_theta = dpo__config_number(r, 0, "rope_theta", 10000.0);
+    dpo__config_rope(r, k);
+    dpo__config_text(r, 0, "hidden_act", act, sizeof act, "silu");
+    if (strcmp(act, "silu") && strcmp(act, "swish"))
+        dpo__config_unsupported(r, "hidden_act", act, "silu for this family");
+    if (dpo__config_bool(r, "use_sliding_window", 0))
+        dpo__config_unsupported(r, "use_sliding_window", "true", "full attention");
+    if (r->failed) return;
+    k->head_dim = (int)dpo__config_int(r, "head_dim", k->hidden_size / k->num_attention_heads, 1, DPO__DIM);
+    k->rotary_dim = k->head_dim;
+}
+
+/* What holds for every family; also the guard for configurations that were filled in by hand. */
+static dpo_result dpo__config_check(dpo_context *c, const char *path, const dpo_model_config *k) {
+    const char *why = NULL;
+    if (k->family < DPO_GPT_NEOX || k->family > DPO_QWEN2) why = "family is not one of DPO_GPT_NEOX...";
+    else if (k->vocab_size < 2 || k->hidden_size < 1 || k->num_hidden_layers < 1 || k->num_attention_heads < 1 ||
+             k->num_key_value_heads < 1 || k->head_dim < 1 || k->intermediate_size < 1 ||
+             k->max_position_embeddings < 1)
+        why = "every size must be positive, the vocabulary at least 2";
+    else if (k->vocab_size > 16 * DPO__DIM || k->hidden_size > DPO__DIM || k->num_hidden_layers > 9999 ||
+             k->num_attention_heads > 4096 || k->head_dim > DPO__DIM || k->intermediate_size > 16 * DPO__DIM)
+        why = "a size is beyond what this version holds";
+    else if (k->num_attention_heads % k->num_key_value_heads)
+        why = "num_key_value_heads must divide num_attention_heads";
+    else if (k->qkv != DPO_QKV_SEPARATE && k->num_key_value_heads != k->num_attention_heads)
+        why = "a fused qkv matrix needs as many key/value heads as heads";
+    else if (k->qkv != DPO_QKV_SEPARATE && k->head_dim * k->num_attention_heads != k->hidden_size)
+        why = "the hidden size must be a multiple of the number of heads";
+    else if (k->position == DPO_POSITION_ROPE &&
+             (k->rotary_dim < 0 || k->rotary_dim > k->head_dim || k->rotary_dim % 2))
+        why = "the rotary part of a head must be even and no larger than the head";
+    else if (k->position == DPO_POSITION_ROPE && !(k->rope_theta > 0)) why = "rope_theta must be positive";
+    else if (!(k->norm_eps >= 0) || !(k->norm_eps < 1)) why = "the norm's epsilon must lie from 0 to 1";
+    else if (!(k->attention_scale > 0) || !(k->attention_scale < 1e6)) why = "attention_scale is not usable";
+    else if (!(k->embedding_scale > -1e6 && k->embedding_scale < 1e6 && k->embedding_scale != 0) ||
+             !(k->output_scale > -1e6 && k->output_scale < 1e6 && k->output_scale != 0))
+        why = "a muP scale is zero or not a usable number";
+    return why ? dpo__fail(c, DPO_E_FORMAT, "%s: %s", path, why) : DPO_OK;
+}
+
+/* Reads text (a whole config.json) into *k. */
+static dpo_result dpo__config_parse(dpo_context *c, const char *path, const char *text, size_t bytes,
+                                    dpo_model_config *k) {
+    dpo__config_reader r;
+    char name[40];
+    int f;
+    memset(k, 0, sizeof *k);
+    memset(&r, 0, sizeof r);
+    r.c = c;
+    r.path = path;
+    if (dpo__json_parse(c, path, text, bytes, &r.json)) return c->error.code;
+    if (dpo__json_type(&r.json, 0) != '{') {
+        dpo__fail(c, DPO_E_FORMAT, "%s: expected a JSON object of model settings", path);
+        r.failed = 1;
+    }
+    dpo__config_text(&r, 0, "model_type", name, sizeof name, "");
+    for (f = 1; f <= 5; f++)
+        if (!strcmp(name, dpo__family_names[f])) k->family = f;
+    if (!k->family) dpo__config_unsupported(&r, "model_type", name, "gpt_neox, btlm, gpt2, llama and qwen2");
+    k->embedding_scale = k->output_scale = k->width_scale = 1.0;
+    k->vocab_size = (int)dpo__config_int(&r, "vocab_size", 0, 2, 16 * DPO__DIM);
+    k->bos_token_id = (int)dpo__config_int(&r, "bos_token_id", -1, -1, 16 * DPO__DIM);
+    /* some models list several ends of text; the first one is written after a response */
+    f = (int)dpo__config_find(&r, 0, "eos_token_id");
+    if (dpo__json_type(&r.json, f) == '[') {
+        int64_t first = dpo__json_count(&r.json, f) ? dpo__json_first(&r.json, f) : -1, v = -1;
+        if (first < 0 || !dpo__json_int64(&r.json, first, &v)) v = -1;
+        k->eos_token_id = (int)v;
+    } else k->eos_token_id = (int)dpo__config_int(&r, "eos_token_id", -1, -1, 16 * DPO__DIM);
+    k->initializer_range = dpo__config_number(&r, 0, "initializer_range", 0.02);
+    if (k->family == DPO_GPT_NEOX) dpo__config_neox(&r, k);
+    else if (k->family == DPO_GPT2 || k->family == DPO_BTLM) dpo__config_gpt2(&r, k);
+    else if (k->family) dpo__config_llama(&r, k);
+    if (!r.failed && k->attention_scale == 0) k->attention_scale = 1.0 / sqrt((double)k->head_dim);
+    dpo__config_text(&r, 0, "dpo_tokenizer", name, sizeof name, "");
+    k->byte_tokenizer = !strcmp(name, "bytes");
+    dpo__json_free(c, &r.json);
+    if (r.failed) return c->error.code;
+    return dpo__config_check(c, path, k);
+}
+
+/* --- the configuration's file, read and written ---------------------------------------------------- */
+
+#define DPO__CONFIG_BYTES ((uint64_t)4 << 20)
+
+/* config.json of a directory, or the path itself if it names a .json file. *text is the caller's. */
+static dpo_result dpo__config_load(dpo_context *c, const char *path, dpo_model_config *k, char **text) {
+    char full[4096];
+    size_t n = strlen(path), bytes;
+    dpo_result r;
+    if (n > 5 && !strcmp(path + n - 5, ".json")) {
+        if (dpo__append(full, sizeof full, 0, "%s", path) >= sizeof full)
+            return dpo__fail(c, DPO_E_ARG, "the path %.200s... is too long", path);
+    } else if (dpo__file_join(c, path, "config.json", full, sizeof full)) return c->error.code;
+    r = dpo__file_read_all(c, full, DPO__CONFIG_BYTES, text, &bytes);
+    if (!r) r = dpo__config_parse(c, full, *text, bytes, k);
+    if (r) {
+        dpo__put(c, *text);
+        *text = NULL;
+    }
+    return r;
+}
+
+DPO_API dpo_result dpo_model_config_read(dpo_context *c, const char *path, dpo_model_config *out) {
+    char *text = NULL;
+    dpo_result r;
+    if (!c || c->error.code) return dpo_status(c);
+    if (!path || !out) return dpo__fail(c, DPO_E_ARG, "dpo_model_config_read: path and out must not be NULL");
+    r = dpo__config_load(c, path, out, &text);
+    dpo__put(c, text);
+    return r;
+}
+
+typedef struct dpo__text { /* text being put together in a buffer of fixed size */
+    char *out;
+    size_t cap, at;
+} dpo__text;
+static void dpo__text_int(dpo__text *t, const char *key, int64_t v) {
+    t->at = dpo__append(t->out, t->cap, t->at, ",\n  \"%s\": %ld", key, (long)v);
+}
+static void dpo__text_word(dpo__text *t, const char *key, const char *v) {
+    t->at = dpo__append(t->out, t->cap, t->at, ",\n  \"%s\": %s", key, v);
+}
+/* 17 digits give the same double back; the locale's comma, if it has one, is put right. */
+static void dpo__text_number(dpo__text *t, const char *key, double v) {
+    char digits[40], *p;
+    dpo__append(digits, sizeof digits, 0, "%.17g", v);
+    for (p = digits; *p; p++)
+        if (*p == ',') *p = '.';
+    dpo__text_word(t, key, digits);
+}
+
+/* A config.json for a configuration that was made in a program. */
+static size_t dpo__config_write(const dpo_model_config *k, char *out, size_t cap) {
+    static const char *const architectures[6] = {
+        "", "GPTNeoXForCausalLM", "BTLMLMHeadModel", "GPT2LMHeadModel", "LlamaForCausalLM", "Qwen2ForCausalLM"};
+    static const char *const truth[2] = {"false", "true"};
+    dpo__text t;
+    int gpt2 = k->family == DPO_GPT2 || k->family == DPO_BTLM, neox = k->family == DPO_GPT_NEOX;
+    t.out = out;
+    t.cap = cap;
+    t.at = dpo__append(out, cap, 0, "{\n  \"architectures\": [\"%s\"],\n  \"model_type\": \"%s\"",
+                       architectures[k->family], dpo__family_names[k->family]);
+    dpo__text_int(&t, "vocab_size", k->vocab_size);
+    dpo__text_int(&t, gpt2 ? "n_embd" : "hidden_size", k->hidden_size);
+    dpo__text_int(&t, gpt2 ? "n_layer" : "num_hidden_layers", k->num_hidden_layers);
+    dpo__text_int(&t, gpt2 ? "n_head" : "num_attention_heads", k->num_attention_heads);
+    dpo__text_int(&t, gpt2 ? "n_inner" : "intermediate_size", k->intermediate_size);
+    dpo__text_int(&t, gpt2 ? "n_positions" : "max_position_embeddings", k->max_position_embeddings);
+    dpo__text_word(&t, "tie_word_embeddings", truth[k->tie_word_embeddings != 0]);
+    dpo__text_number(&t, gpt2 ? "layer_norm_epsilon" : neox ? "layer_norm_eps" : "rms_norm_eps", k->norm_eps);
+    dpo__text_number(&t, "initializer_range", k->initializer_range);
+    if (k->bos_token_id >= 0) dpo__text_int(&t, "bos_token_id", k->bos_token_id);
+    if (k->eos_token_id >= 0) dpo__text_int(&t, "eos_token_id", k->eos_token_id);
+    if (neox) {
+        dpo__text_word(&t, "hidden_act", k->activation == DPO_GELU ? "\"gelu\"" : "\"gelu_new\"");
+        dpo__text_number(&t, "rotary_pct", (double)k->rotary_dim / k->head_dim);
+        dpo__text_number(&t, "rotary_emb_base", k->rope_theta);
+        dpo__text_word(&t, "use_parallel_residual", truth[k->parallel_residual != 0]);
+        dpo__text_word(&t, "attention_bias", truth[k->qkv_bias != 0]);
+    } else if (gpt2) {
+        dpo__text_word(&t, "activation_function",
+                       k->activation == DPO_SWIGLU ? "\"swiglu\""
+                       : k->activation == DPO_GELU ? "\"gelu\""
+                                                   : "\"gelu_new\"");
+        dpo__text_word(&t, "scale_attn_by_inverse_layer_idx", truth[k->attention_scale_by_layer != 0]);
+        if (k->family == DPO_BTLM) {
+            dpo__text_word(&t, "position_embedding_type",
+                           k->position == DPO_POSITION_ALIBI ? "\"alibi\"" : "\"learned\"");
+            dpo__text_number(&t, "mup_embeddings_scale", k->embedding_scale);
+            dpo__text_number(&t, "mup_width_scale", k->width_scale);
+            dpo__text_number(&t, "mup_output_alpha", k->output_scale / k->width_scale);
+            dpo__text_word(&t, "mup_scale_qk_dot_by_d", truth[k->attention_scale * k->head_dim < 1.5]);
+        }
+    } else {
+        dpo__text_int(&t, "num_key_value_heads", k->num_key_value_heads);
+        dpo__text_int(&t, "head_dim", k->head_dim);
+        dpo__text_word(&t, "hidden_act", "\"silu\"");
+        dpo__text_number(&t, "rope_theta", k->rope_theta);
+        if (k->family == DPO_LLAMA) {
+            dpo__text_word(&t, "attention_bias", truth[k->qkv_bias != 0]);
+            dpo__text_word(&t, "mlp_bias", truth[k->mlp_bias != 0]);
+        }
+    }
+    if (k->rope_scaling != DPO_ROPE_PLAIN) {
+        t.at = dpo__append(out, cap, t.at, ",\n  \"rope_scaling\": {\"rope_type\": \"%s\"",
+                           k->rope_scaling == DPO_ROPE_LINEAR ? "linear" : "llama3");
+        dpo__text_number(&t, "factor", k->rope_factor);
+        if (k->rope_scaling == DPO_ROPE_LLAMA3) {
+            dpo__text_number(&t, "low_freq_factor", k->rope_low_freq_factor);
+            dpo__text_number(&t, "high_freq_factor", k->rope_high_freq_factor);
+            dpo__text_int(&t, "original_max_position_embeddings", (int64_t)k->rope_original_max_position);
+        }
+        t.at = dpo__append(out, cap, t.at, "}");
+    }
+    if (k->byte_tokenizer) dpo__text_word(&t, "dpo_tokenizer", "\"bytes\"");
+    return dpo__append(out, cap, t.at, ",\n  \"torch_dtype\": \"float32\"\n}\n");
+}
+
+/* --- loading --------------------------------------------------------------------------------------- */
+
+/* Slopes of ALiBi: for n a power of two 2^(-8k/n); else those of the next lower power, then every other
+   one of the next higher [ALiBi]. */
+static void dpo__alibi_slopes(float *to, int n) {
+    int m = 1, i;
+    while (2 * m <= n) m *= 2;
+    for (i = 0; i < n; i++) {
+        double k = i < m ? 8.0 * (i + 1) / m : 8.0 * (2 * (i - m) + 1) / (2 * m);
+        to[i] = (float)dpo__num_pow(2.0, -k);
+    }
+}
+
+/* Memory for a configuration's model; values are not set. */
+static dpo_model *dpo__model_new(dpo_context *c, const dpo_model_config *k) {
+    dpo__arena a;
+    dpo_model *m = NULL;
+    int64_t values;
+    memset(&a, 0, sizeof a);
+    dpo__model_layout(&a, k, &m, &values);
+    a.base = (uint8_t *)dpo__get(c, a.used, "the model's weights");
+    if (!a.base) return NULL;
+    a.used = 0;
+    dpo__model_layout(&a, k, &m, &values);
+    m->c = c;
+    if (m->slopes) dpo__alibi_slopes(m->slopes, k->num_attention_heads);
+    return m;
+}
+
+DPO_API void dpo_model_free(dpo_model *m) {
+    dpo_context *c;
+    if (!m) return;
+    c = m->c;
+    dpo__put(c, m->lora);
+    dpo__put(c, m->config_text);
+    dpo__put(c, m);
+}
+
+static int dpo__ends_with(const char *text, const char *end) {
+    size_t n = strlen(text), k = strlen(end);
+    return n >= k && !strcmp(text + n - k, end);
+}
+/* Buffers that checkpoints carry and nobody trains; also a tied head written twice. */
+static int dpo__model_buffer(const dpo_model *m, const char *name) {
+    return dpo__ends_with(name, ".attention.bias") || dpo__ends_with(name, ".attention.masked_bias") ||
+           dpo__ends_with(name, ".rotary_emb.inv_freq") || dpo__ends_with(name, ".attn.bias") ||
+           dpo__ends_with(name, ".attn.masked_bias") ||
+           (m->config.tie_word_embeddings && (!strcmp(name, "lm_head.weight") || !strcmp(name, "embed_out.weight")));
+}
+
+/* The name a parameter has in this model's files. */
+static const char *dpo__model_file_name(const dpo_model *m, const dpo__param *p) {
+    return m->no_prefix && !strncmp(p->name, "transformer.", 12) ? p->name + 12 : p->name;
+}
+
+static dpo_result dpo__model_finite(dpo_context *c, const char *path, const char *name, const float *x, int64_t n) {
+    int64_t i;
+    for (i = 0; i < n; i++)
+        if ((dpo__num_bits(x[i]) & 0x7f800000u) == 0x7f800000u)
+            return dpo__fail(c, DPO_E_NONFINITE,
+                             "%.400s: tensor %s holds %s at element %ld; the file is "
+                             "damaged or its training diverged",
+                             path, name, x[i] == x[i] ? "an infinity" : "a NaN", (long)i);
+    return DPO_OK;
+}
+
+/* One tensor of a file into its place; *used counts those that have one. seen [n_params] marks them. */
+static dpo_result dpo__model_take(dpo_model *m, const dpo__st *st, const dpo__st_entry *e, uint8_t *seen) {
+    dpo_context *c = m->c;
+    int64_t i;
+    dpo_result r;
+    for (i = 0; i < m->n_params; i++) {
+        dpo__param *p = &m->params[i];
+        int fits;
+        if (strcmp(dpo__model_file_name(m, p), e->name)) continue;
+        fits = p->columns ? e->ndim == 2 && e->shape[0] == p->rows && e->shape[1] == p->columns
+                          : e->ndim == 1 && e->shape[0] == p->rows;
+        if (!fits)
+            return dpo__fail(c, DPO_E_SHAPE,
+                             "%.400s: tensor %s has shape [%ld%s%ld%s], config.json asks "
+                             "for [%ld%s%ld]; they do not belong together",
+                             st->path, e->name, (long)e->shape[0], e->ndim > 1 ? "," : "",
+                             (long)(e->ndim > 1 ? e->shape[1] : 0), e->ndim > 2 ? ",..." : "", (long)p->rows,
+                             p->columns ? "," : "", (long)p->columns);
+        if (seen[i])
+            return dpo__fail(c, DPO_E_FORMAT, "%.400s: tensor %s is in two files of this model", st->path, e->name);
+        seen[i] = 1;
+        r = dpo__st_read_f32(st, e, p->data);
+        return r ? r : dpo__model_finite(c, st->path, e->name, p->data, p->count);
+    }
+    if (m->slopes && dpo__ends_with(e->name, "relative_pe.slopes") && e->elements == m->config.num_attention_heads) {
+        m->slopes_in_file = 1;
+        r = dpo__st_read_f32(st, e, m->slopes);
+        return r ? r : dpo__model_finite(c, st->path, e->name, m->slopes, e->elements);
+    }
+    if (!dpo__model_buffer(m, e->name))
+        dpo__log(c, DPO_LOG_WARNING, "%s: tensor %s is not used by this model", st->path, e->name);
+    return DPO_OK;
+}
+static dpo_result dpo__model_take_file(dpo_model *m, const char *dir, const char *name, uint8_t *seen) {
+    dpo__st st;
+    char path[4096];
+    int64_t i;
+    dpo_result r = dpo__file_join(m->c, dir, name, path, sizeof path);
+    if (!r) r = dpo__st_open(m->c, path, &st);
+    if (r) return r;
+    /* GPT-2's original files leave the prefix out. */
+    if (dpo__st_find(&st, "wte.weight")) m->no_prefix = 1;
+    for (i = 0; i < st.count && !r; i++) r = dpo__model_take(m, &st, &st.entries[i], seen);
+    dpo__st_close(&st);
+    return r;
+}
+
+/* Every distinct file that the index names. */
+static dpo_result dpo__model_take_shards(dpo_model *m, const char *dir, const char *index, uint8_t *seen) {
+    dpo_context *c = m->c;
+    dpo__json j;
+    char *text = NULL, shard[256], other[256];
+    size_t bytes;
+    int64_t map, i, k, v, w, n;
+    dpo_result r = dpo__file_read_all(c, index, (uint64_t)64 << 20, &text, &bytes);
+    memset(&j, 0, sizeof j);
+    if (!r) r = dpo__json_parse(c, index, text, bytes, &j);
+    if (r) {
+        dpo__put(c, text);
+        return r;
+    }
+    map = dpo__json_find(&j, 0, "weight_map");
+    if (dpo__json_type(&j, map) != '{' || !dpo__json_count(&j, map))
+        r = dpo__fail(c, DPO_E_FORMAT, "%.400s: \"weight_map\" must be an object of tensor: file", index);
+    n = dpo__json_count(&j, map);
+    for (i = 0, v = dpo__json_first(&j, map); i < n && !r; i++, v = dpo__json_next(&j, v + 1)) {
+        int64_t length = dpo__json_string(&j, v + 1, shard, sizeof shard);
+        int known = 0;
+        if (length < 1 || length >= (int64_t)sizeof shard || strchr(shard, '/') || strlen(shard) != (size_t)length) {
+            r = dpo__fail(c, DPO_E_FORMAT,
+                          "%.400s: entry %ld of \"weight_map\" must name a file beside "
+                          "it",
+                          index, (long)i);
+            break;
+        }
+        for (k = 0, w = dpo__json_first(&j, map); k < i && !known; k++, w = dpo__json_next(&j, w + 1)) {
+            if (j.nodes[w + 1].end - j.nodes[w + 1].begin != j.nodes[v + 1].end - j.nodes[v + 1].begin) continue;
+            dpo__json_string(&j, w + 1, other, sizeof other);
+            known = !strcmp(other, shard);
+        }
+        if (!known) r = dpo__model_take_file(m, dir, shard, seen);
+    }
+    dpo__json_free(c, &j);
+    dpo__put(c, text);
+    return r;
+}
+
+DPO_API dpo_model *dpo_model_load(dpo_context *c, const char *dir) {
+    dpo_model_config k;
+    dpo_model *m;
+    char *text = NULL, single[4096], index[4096];
+    uint8_t *seen;
+    int64_t i;
+    dpo_result r;
+    if (!c || c->error.code) return NULL;
+    if (!dir) {
+        dpo__fail(c, DPO_E_ARG, "dpo_model_load: the directory must not be NULL");
+        return NULL;
+    }
+    if (dpo__config_load(c, dir, &k, &text)) return NULL;
+    m = dpo__model_new(c, &k);
+    if (!m) {
+        dpo__put(c, text);
+        return NULL;
+    }
+    m->config_text = text;
+    seen = (uint8_t *)dpo__get(c, (size_t)m->n_params, "a list of tensors");
+    r = seen ? dpo__file_join(c, dir, "model.safetensors", single, sizeof single) : DPO_E_MEMORY;
+    if (!r) r = dpo__file_join(c, dir, "model.safetensors.index.json", index, sizeof index);
+    if (!r) {
+        memset(seen, 0, (size_t)m->n_params);
+        if (dpo__file_exists(c, single)) r = dpo__model_take_file(m, dir, "model.safetensors", seen);
+        else if (dpo__file_exists(c, index)) r = dpo__model_take_shards(m, dir, index, seen);
+        else if (dpo__model_pickled(c, dir))
+            r = dpo__fail(c, DPO_E_UNSUPPORTED,
+                          "%.400s/pytorch_model.bin: PyTorch's pickle files are not read; "
+                          "save the model as safetensors (save_pretrained does)",
+                          dir);
+        else r = dpo__model_take_file(m, dir, "model.safetensors", seen);
+    }
+    for (i = 0; i < m->n_params && !r; i++)
+        if (!seen[i])
+            r = dpo__fail(c, DPO_E_FORMAT, "%.400s: tensor %s is missing; config.json asks for it", dir,
+                          dpo__model_file_name(m, &m->params[i]));
+    dpo__put(c, seen);
+    if (r) {
+        dpo_model_free(m);
+        return NULL;
+    }
+    return m;
+}
+
+/* --- random weights -------------------------------------------------------------------------------- */
+
+typedef struct dpo__init {
+    dpo__param *p;
+    uint64_t seed, stream;
+    double std;
+} dpo__init;
+/* Normal numbers, two at a time: sqrt(-2 ln u) cos, sin(2 pi v) (Box, Muller 1958). */
+static void dpo__init_range(void *arg, int64_t first, int64_t last, int worker) {
+    const dpo__init *t = (const dpo__init *)arg;
+    int64_t i;
+    (void)worker;
+    for (i = first; i < last; i += 2) {
+        double u = dpo__random_unit(t->seed, t->stream, (uint64_t)i);
+        double v = dpo__random_unit(t->seed, t->stream, (uint64_t)i + 1) * 6.283185307179586477;
+        double r = sqrt(-2.0 * dpo__num_log(u)) * t->std;
+        t->p->data[i] = (float)(r * dpo__num_cos(v));
+        if (i + 1 < last) t->p->data[i + 1] = (float)(r * dpo__num_sin(v));
+    }
+}
+static void dpo__model_init(dpo_model *m, uint64_t seed) {
+    const dpo_model_config *k = &m->config;
+    dpo__fpenv env = dpo__fp_enter();
+    int64_t i, j;
+    for (i = 0; i < m->n_params; i++) {
+        dpo__param *p = &m->params[i];
+        dpo__init t;
+        if (p->kind == DPO__GAIN || p->kind == DPO__BIAS) {
+            for (j = 0; j < p->count; j++) p->data[j] = p->kind == DPO__GAIN ? 1.0f : 0.0f;
+            continue;
+        }
+        t.p = p;
+        t.seed = seed;
+        t.stream = (uint64_t)i;
+        t.std = k->initializer_range;
+        if (p->kind == DPO__MATRIX) t.std = t.std * sqrt(k->width_scale); /* [muP] */
+        if ((p->id == DPO__O_W || p->id == DPO__DOWN_W) &&
+            (k->family == DPO_GPT2 || k->family == DPO_BTLM)) /* GPT-2: what adds to the residual */
+            t.std = t.std / sqrt(2.0 * k->num_hidden_layers);
+        dpo__split_run(m->c, p->count, 2, dpo__init_range, &t);
+    }
+    dpo__fp_leave(env);
+}
+DPO_API dpo_model *dpo_model_create(dpo_context *c, const dpo_model_config *config, uint64_t seed) {
+    dpo_model *m;
+    if (!c || c->error.code) return NULL;
+    if (!config) {
+        dpo__fail(c, DPO_E_ARG, "dpo_model_create: the configuration must not be NULL");
+        return NULL;
+    }
+    if (dpo__config_check(c, "dpo_model_create", config)) return NULL;
+    m = dpo__model_new(c, config);
+    if (m) dpo__model_init(m, seed);
+    return m;
+}
+DPO_API dpo_model *dpo_model_create_from(dpo_context *c, const char *config_path, uint64_t seed) {
+    dpo_model_config k;
+    char *text = NULL;
+    dpo_model *m;
+    if (!c || c->error.code) return NULL;
+    if (!config_path) {
+        dpo__fail(c, DPO_E_ARG, "dpo_model_create_from: the path must not be NULL");
+        return NULL;
+    }
+    if (dpo__config_load(c, config_path, &k, &text)) return NULL;
+    m = dpo_model_create(c, &k, seed);
+    if (m) m->config_text = text;
+    else dpo__put(c, text);
+    return m;
+}
+
+/* --- saving, looking, hashing ---------------------------------------------------------------------- */
+
+static dpo_tensor dpo__param_view(const dpo__param *p) {
+    dpo_tensor t;
+    t.name = p->name;
+    t.data = p->data;
+    t.dtype = DPO_F32;
+    t.ndim = p->columns ? 2 : 1;
+    t.shape[0] = p->rows;
+    t.shape[1] = p->columns ? p->columns : 1;
+    t.shape[2] = t.shape[3] = 1;
+    return t;
+}
+
+/* config.json as it was read, with the dtype of what is written beside it. */
+static dpo_result dpo__model_save_config(const dpo_model *m, const char *path, int dtype) {
+    static const char *const names[4] = {"", "\"float32\"", "\"bfloat16\"", "\"float16\""};
+    dpo_context *c = m->c;
+    dpo__file_writer w;
+    char made[4096];
+    const char *text = m->config_text;
+    size_t n, from = 0, to = 0;
+    if (!text) {
+        dpo__config_write(&m->config, made, sizeof made);
+        text = made;
+    }
+    n = strlen(text);
+    {
+        dpo__json j;
+        int64_t at;
+        memset(&j, 0, sizeof j);
+        if (dpo__json_parse(c, path, text, n, &j)) return c->error.code;
+        at = dpo__json_find(&j, 0, "torch_dtype");
+        if (at < 0) at = dpo__json_find(&j, 0, "dtype");
+        if (at >= 0) {
+            from = j.nodes[at].begin;
+            to = j.nodes[at].end;
+        }
+        dpo__json_free(c, &j);
+    }
+    dpo__file_create(c, path, &w);
+    dpo__file_write(&w, text, from);
+    if (to) dpo__file_write(&w, names[dtype], strlen(names[dtype]));
+    dpo__file_write(&w, text + to, n - to);
+    return dpo__file_commit(&w);
+}
+
+DPO_API dpo_result dpo_model_save(const dpo_model *m, const char *dir, int dtype) {
+    static const char *const metadata[3] = {"format", "pt", NULL};
+    dpo_context *c;
+    dpo__st_item *items;
+    int64_t(*shapes)[2];
+    int64_t i, n;
+    char path[4096];
+    dpo_result r;
+    if (!m) return DPO_E_ARG;
+    c = m->c;
+    if (c->error.code) return c->error.code;
+    if (!dir || (dtype != DPO_F32 && dtype != DPO_BF16 && dtype != DPO_F16))
+        return dpo__fail(c, DPO_E_ARG, "dpo_model_save: needs a directory, and DPO_F32, DPO_BF16 or DPO_F16");
+    n = m->n_params + m->slopes_in_file;
+    items = (dpo__st_item *)dpo__get(c, (size_t)n * (sizeof *items + sizeof *shapes), "a list of tensors");
+    if (!items) return DPO_E_MEMORY;
+    shapes = (int64_t(*)[2])(void *)(items + n);
+    for (i = 0; i < n; i++) {
+        const dpo__param *p = &m->params[i < m->n_params ? i : 0];
+        items[i].name = dpo__model_file_name(m, p);
+        items[i].data = p->data;
+        items[i].dtype = dtype;
+        items[i].from = DPO_F32;
+        items[i].ndim = p->columns ? 2 : 1;
+        items[i].shape = shapes[i];
+        shapes[i][0] = p->rows;
+        shapes[i][1] = p->columns;
+    }
+    if (m->slopes_in_file) {
+        items[n - 1].name = m->no_prefix ? "relative_pe.slopes" : "transformer.relative_pe.slopes";
+        items[n - 1].data = m->slopes;
+        items[n - 1].dtype = DPO_F32;
+        items[n - 1].ndim = 2;
+        shapes[n - 1][0] = m->config.num_attention_heads;
+        shapes[n - 1][1] = 1;
+    }
+    r = dpo__file_make_dir(c, dir);
+    if (!r) r = dpo__file_join(c, dir, "model.safetensors", path, sizeof path);
+    if (!r) r = dpo__st_write(c, path, items, n, metadata);
+    if (!r) r = dpo__file_join(c, dir, "config.json", path, sizeof path);
+    if (!r) r = dpo__model_save_config(m, path, dtype);
+    dpo__put(c, items);
+    return r;
+}
+
+DPO_API const dpo_model_config *dpo_model_config_of(const dpo_model *m) { return m ? &m->config : NULL; }
+
+DPO_API int64_t dpo_model_tensors(const dpo_model *m, dpo_tensor *out, int64_t cap) {
+    int64_t i;
+    if (!m) return 0;
+    for (i = 0; out && i < m->n_params && i < cap; i++) out[i] = dpo__param_view(&m->params[i]);
+    return m->n_params;
+}
+
+static void dpo__hash_params(dpo__hash *h, const dpo__param *p, int64_t n) {
+    int64_t i;
+    for (i = 0; i < n; i++) {
+        dpo__hash_add(h, p[i].name, strlen(p[i].name));
+        dpo__hash_number(h, p[i].rows);
+        dpo__hash_number(h, p[i].columns);
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+        {
+            int64_t k;
+            for (k = 0; k < p[i].count; k++) dpo__hash_number(h, dpo__num_bits(p[i].data[k]));
+        }
+#else
+        dpo__hash_add(h, p[i].data, (size_t)p[i].count * sizeof(float));
+#endif
+    }
+}
+DPO_API uint64_t dpo_model_hash(const dpo_model *m) {
+    dpo__hash h = dpo__hash_start(0);
+    if (!m) return 0;
+    dpo__hash_params(&h, m->params, m->n_params);
+    return dpo__hash_end(&h);
+}
+
+/* ===========================================================================================
+   >>NETWORK - a batch through the model and back
+
+       x = (E[token] (+ P[position])) scale
+       each layer    parallel:    x = (x + attn(norm1 x)) + mlp(norm2 x)
+                     sequential:  x = x + attn(norm1 x);  x = x + mlp(norm2 x)
+       target rows   logp = log softmax(scale W norm_f(x[row]))[token]
+
+   A workspace holds what a pass needs. For training each layer keeps its input, q/k/v after rotation,
+   attention's row statistics and output, and the MLP's pre-activations; norm outputs and activations
+   are made again in the backward pass. With `recompute` only the inputs are kept.
+   =========================================================================================== */
+
+typedef struct dpo__saved {
+    float *x;                  /* the layer's input [N,d] */
+    float *stats1, *stats2;    /* of the norms [N,2] */
+    float *qkv, *attend, *att; /* [N,(H+2K)D]  [N,H,2]  [N,H*D] */
+    float *mid;                /* x + attention [N,d]; sequential residuals only */
+    float *up, *gate;          /* [N,f] */
+} dpo__saved;
+
+typedef struct dpo__run {
+    dpo_context *c;
+    dpo_model *m;
+    dpo__shape cap;
+    int train, recompute;
+    int64_t head_rows, lora_r;
+    dpo__saved *saved; /* [layers + 1]; the last has x only */
+    int32_t *positions, *trees;
+    float *cosines, *sines; /* [path, rotary/2] */
+    float *norm, *branch, *branch2, *act, *lora;
+    float *dx, *dnorm, *dnorm2, *datt, *dqkv, *dact, *dgate;
+    float **scratch;
+    /* a tile of target rows */
+    int32_t *head_row, *head_token;
+    float *head_x, *head_norm, *head_stats, *head_dx, *head_dnorm, *logits, *logit_stats;
+    double *head_logp, *head_weight;
+    /* the batch at hand */
+    const dpo_batch *batch;
+    int64_t n_trees;
+    /* cached keys and values: per layer [cache_rows, K*D]; first row of each segment's */
+    float *cache_k, *cache_v;
+    int64_t cache_rows;
+    const int64_t *cache_first;
+} dpo__run;
+
+/* Where gradients go; NULL pointers are frozen parameters. */
+typedef struct dpo__grads {
+    float **params;       /* [n_params] */
+    float **lora;         /* [adapters' tensors] */
+    float *embedding;     /* a tied matrix: its use as embedding, one row per slot */
+    const int32_t *slots; /* [N] slot of each row's token */
+} dpo__grads;
+
+static int64_t dpo__qkv_width(const dpo_model_config *k) {
+    return ((int64_t)k->num_attention_heads + 2 * (int64_t)k->num_key_value_heads) * k->head_dim;
+}
+
+static void dpo__run_layout_layers(dpo__arena *a, const dpo_model_config *k, dpo__run *r) {
+    int64_t l, n = r->cap.rows, d = k->hidden_size, layers = k->num_hidden_layers;
+    int64_t hd = (int64_t)k->num_attention_heads * k->head_dim, f = k->intermediate_size;
+    int gated = k->activation == DPO_SWIGLU;
+    dpo__saved one, *s;
+    memset(&one, 0, sizeof one);
+    r->saved = DPO__CARVE(a, dpo__saved, layers + 1);
+    for (l = 0; l <= layers; l++) {
+        s = r->saved ? &r->saved[l] : &one;
+        if (l && !r->train) { /* forward only: one set of buffers serves every layer */
+            if (r->saved) *s = r->saved[0];
+            continue;
+        }
+        if (l && r->recompute && r->saved) *s = r->saved[0];
+        s->x = DPO__CARVE(a, float, n *d);
+        if (l == layers || (l && r->recompute)) continue;
+        s->stats1 = DPO__CARVE(a, float, n * 2);
+        s->stats2 = DPO__CARVE(a, float, n * 2);
+        s->qkv = DPO__CARVE(a, float, n *dpo__qkv_width(k));
+        s->attend = DPO__CARVE(a, float, n * k->num_attention_heads * 2);
+        s->att = DPO__CARVE(a, float, n *hd);
+        s->mid = DPO__CARVE(a, float, k->parallel_residual ? 0 : n *d);
+        s->up = DPO__CARVE(a, float, n *f);
+        s->gate = DPO__CARVE(a, float, gated ? n *f : 0);
+    }
+}
+
+/* Bytes that belong to logits and the head's tile, for the plan. */
+static void dpo__run_layout_head(dpo__arena *a, const dpo_model_config *k, dpo__run *r) {
+    int64_t t = r->head_rows, d = k->hidden_size, back = r->train ? t : 0;
+    r->head_row = DPO__CARVE(a, int32_t, t);
+    r->head_token = DPO__CARVE(a, int32_t, t);
+    r->head_logp = DPO__CARVE(a, double, t);
+    r->head_weight = DPO__CARVE(a, double, t);
+    r->head_x = DPO__CARVE(a, float, t *d);
+    r->head_norm = DPO__CARVE(a, float, t *d);
+    r->head_stats = DPO__CARVE(a, float, t * 2);
+    r->logit_stats = DPO__CARVE(a, float, t * 2);
+    r->head_dx = DPO__CARVE(a, float, back *d);
+    r->head_dnorm = DPO__CARVE(a, float, back *d);
+    r->logits = DPO__CARVE(a, float, t * k->vocab_size);
+}
+
+/* r->cap, train, recompute, head_rows and lora_r say what for. Runs twice. */
+static void dpo__run_layout(dpo__arena *a, const dpo_model_config *k, int workers, dpo__run *r) {
+    int64_t n = r->cap.rows, d = k->hidden_size, f = k->intermediate_size, back = r->train ? n : 0;
+    int64_t hd = (int64_t)k->num_attention_heads * k->head_dim;
+    int64_t half = k->position == DPO_POSITION_ROPE ? k->rotary_dim / 2 : 0;
+    int64_t scratch =
+        dpo__attention_scratch(k->num_attention_heads, k->num_key_value_heads, k->head_dim, r->cap.path, r->train);
+    int w;
+    r->positions = DPO__CARVE(a, int32_t, n);
+    r->trees = DPO__CARVE(a, int32_t, r->cap.segments + 1);
+    r->cosines = DPO__CARVE(a, float, r->cap.path *half);
+    r->sines = DPO__CARVE(a, float, r->cap.path *half);
+    dpo__run_layout_layers(a, k, r);
+    r->norm = DPO__CARVE(a, float, n *d);
+    r->branch = DPO__CARVE(a, float, n *d);
+    r->branch2 = DPO__CARVE(a, float, n *d);
+    r->act = DPO__CARVE(a, float, n *f);
+    r->lora = DPO__CARVE(a, float, 2 * dpo__max64(n, r->head_rows) * r->lora_r);
+    r->dx = DPO__CARVE(a, float, back *d);
+    r->dnorm = DPO__CARVE(a, float, back *d);
+    r->dnorm2 = DPO__CARVE(a, float, k->parallel_residual ? back *d : 0);
+    r->datt = DPO__CARVE(a, float, back *hd);
+    r->dqkv = DPO__CARVE(a, float, back *dpo__qkv_width(k));
+    r->dact = DPO__CARVE(a, float, back *f);
+    r->dgate = DPO__CARVE(a, float, k->activation == DPO_SWIGLU ? back * f : 0);
+    r->scratch = DPO__CARVE(a, float *, workers);
+    for (w = 0; w < workers; w++) {
+        float *p = DPO__CARVE(a, float, scratch);
+        if (r->scratch) r->scratch[w] = p;
+    }
+    dpo__run_layout_head(a, k, r);
+}
+
+/* The frequency of each rotated pair: theta^(-2i/rot), scaled as the configuration says. */
+static double dpo__rope_frequency(const dpo_model_config *k, int64_t i) {
+    double f = 1.0 / dpo__num_pow(k->rope_theta, (double)(2 * i) / (double)k->rotary_dim);
+    if (k->rope_scaling == DPO_ROPE_LINEAR) f = f / k->rope_factor;
+    if (k->rope_scaling == DPO_ROPE_LLAMA3) {
+        double wave = 6.283185307179586477 / f, length = k->rope_original_max_position;
+        double low = length / k->rope_low_freq_factor, high = length / k->rope_high_freq_factor;
+        if (wave > low) f = f / k->rope_factor;
+        else if (wave >= high) { /* between the two: blend */
+            double s = (length / wave - k->rope_low_freq_factor) / (k->rope_high_freq_factor - k->rope_low_freq_factor);
+            double slow = (1.0 - s) * (f / k->rope_factor), fast = s * f;
+            f = slow + fast;
+        }
+    }
+    return f;
+}
+/* Angles in double, cosines and sines rounded once. Needs the computing environment. */
+static void dpo__run_tables(dpo__run *r) {
+    const dpo_model_config *k = &r->m->config;
+    int64_t i, p, half = k->position == DPO_POSITION_ROPE ? k->rotary_dim / 2 : 0;
+    for (i = 0; i < half; i++) {
+        double f = dpo__rope_frequency(k, i);
+        for (p = 0; p < r->cap.path; p++) {
+            double angle = (double)p * f;
+            r->cosines[p * half + i] = (float)dpo__num_cos(angle);
+            r->sines[p * half + i] = (float)dpo__num_sin(angle);
+        }
+    }
+}
+
+/* --- linear modules with their adapters ------------------------------------------------------------ */
+
+static dpo__linear dpo__model_linear(const dpo_model *m, int64_t layer, int id) {
+    const dpo__param *w = dpo__model_param(m, layer, id);
+    const dpo__param *b = id == DPO__HEAD || id == DPO__EMBED ? NULL : dpo__model_param(m, layer, id + 1);
+    dpo__linear l;
+    memset(&l, 0, sizeof l);
+    l.w = w->data;
+    l.b = b ? b->data : NULL;
+    l.conv1d = m->config.conv1d && w->kind == DPO__MATRIX;
+    l.out = l.conv1d ? w->columns : w->rows;
+    l.in = l.conv1d ? w->rows : w->columns;
+    if (m->lora && m->lora->on) {
+        int32_t a = m->lora->of[layer * DPO__N_TENSORS + (id == DPO__EMBED ? DPO__HEAD : id)];
+        if (a >= 0) {
+            l.lora_a = m->lora->params[a].data;
+            l.lora_b = m->lora->params[a + 1].data;
+            l.r = m->lora->config.r;
+            l.scale = m->lora->scale;
+        }
+    }
+    return l;
+}
+static dpo__linear_grad dpo__model_linear_grad(const dpo_model *m, const dpo__grads *g, int64_t layer, int id) {
+    int32_t w = m->of[layer * DPO__N_TENSORS + id];
+    int32_t b = id == DPO__HEAD || id == DPO__EMBED ? -1 : m->of[layer * DPO__N_TENSORS + id + 1];
+    dpo__linear_grad l;
+    memset(&l, 0, sizeof l);
+    l.w = g->params[w];
+    l.b = b >= 0 ? g->params[b] : NULL;
+    if (m->lora && m->lora->on && g->lora) {
+        int32_t a = m->lora->of[layer * DPO__N_TENSORS + (id == DPO__EMBED ? DPO__HEAD : id)];
+        if (a >= 0) {
+            l.lora_a = g->lora[a];
+            l.lora_b = g->lora[a + 1];
+        }
+    }
+    return l;
+}
+/* y[:, at ...] = module(x) */
+static void dpo__run_linear(dpo__run *r, int64_t layer, int id, float *y, int64_t y_row, const float *x) {
+    dpo__linear l = dpo__model_linear(r->m, layer, id);
+    dpo__linear_forward(r->c, &l, y, y_row, x, l.in, r->batch->n_rows, r->lora);
+}
+static void dpo__run_linear_back(dpo__run *r, const dpo__grads *g, int64_t layer, int id, float *dx, int add,
+                                 const float *dy, int64_t dy_row, const float *x) {
+    dpo__linear l = dpo__model_linear(r->m, layer, id);
+    dpo__linear_grad grad = dpo__model_linear_grad(r->m, g, layer, id);
+    dpo__linear_backward(r->c, &l, &grad, dx, l.in, add, dy, dy_row, x, l.in, r->batch->n_rows, r->lora);
+}
+
+static dpo__norm dpo__run_norm(const dpo__run *r, int64_t layer, int id, const float *x, float *y, float *stats,
+                               int64_t rows) {
+    const dpo__param *w = dpo__model_param(r->m, layer, id);
+    const dpo__param *b = dpo__model_param(r->m, layer, id + 1);
+    dpo__norm l;
+    memset(&l, 0, sizeof l);
+    l.c = r->c;
+    l.kind = r->m->config.norm;
+    l.n = rows;
+    l.d = r->m->config.hidden_size;
+    l.x = x;
+    l.w = w->data;
+    l.b = b ? b->data : NULL;
+    l.y = y;
+    l.stats = stats;
+    l.eps = (float)r->m->config.norm_eps;
+    return l;
+}
+static void dpo__run_norm_back(dpo__run *r, const dpo__grads *g, dpo__norm *l, int64_t layer, int id, const float *dy,
+                               float *dx, int add) {
+    int32_t w = r->m->of[layer * DPO__N_TENSORS + id], b = r->m->of[layer * DPO__N_TENSORS + id + 1];
+    l->dy = dy;
+    l->dx = dx;
+    l->add = add;
+    l->dw = g->params[w];
+    l->db = b >= 0 ? g->params[b] : NULL;
+    dpo__norm_backward(l);
+}
+
+/* --- attention and MLP of a layer ------------------------------------------------------------------ */
+
+static dpo__attention dpo__run_attention(const dpo__run *r, int64_t layer, const dpo__saved *s) {
+    const dpo_model_config *k = &r->m->config;
+    int64_t d = k->head_dim, hd = d * k->num_attention_heads, kd = d * k->num_key_value_heads;
+    dpo__attention l;
+    memset(&l, 0, sizeof l);
+    l.c = r->c;
+    l.segments = r->batch->segments;
+    l.trees = r->trees;
+    l.n_trees = r->n_trees;
+    l.heads = k->num_attention_heads;
+    l.kv_heads = k->num_key_value_heads;
+    l.dim = d;
+    l.scale = (float)(k->attention_scale_by_layer ? k->attention_scale / (double)(layer + 1) : k->attention_scale);
+    l.slopes = NULL;
+    l.q_row = l.k_row = l.v_row = dpo__qkv_width(k);
+    l.q_head = l.k_head = l.v_head = k->qkv == DPO_QKV_HEADS ? 3 * d : d;
+    l.q = s->qkv;
+    l.k = s->qkv + (k->qkv == DPO_QKV_HEADS ? d : hd);
+    l.v = s->qkv + (k->qkv == DPO_QKV_HEADS ? 2 * d : hd + kd);
+    l.out = s->att;
+    l.stats = s->attend;
+    l.max_path = r->cap.path;
+    l.scratch = r->scratch;
+    l.slopes = r->m->slopes;
+    if (r->cache_k) {
+        l.cache_k = r->cache_k + layer * r->cache_rows * kd;
+        l.cache_v = r->cache_v + layer * r->cache_rows * kd;
+        l.cache_first = r->cache_first;
+    }
+    return l;
+}
+/* Rotates q and k of a q/k/v buffer; turn -1 back. */
+static void dpo__run_rotate(const dpo__run *r, const dpo__attention *a, const float *qkv, float *x, float turn) {
+    const dpo_model_config *k = &r->m->config;
+    dpo__rope l;
+    if (k->position != DPO_POSITION_ROPE || !k->rotary_dim) return;
+    l.c = r->c;
+    l.x = x + (a->q - qkv);
+    l.row = a->q_row;
+    l.head = a->q_head;
+    l.n = r->batch->n_rows;
+    l.heads = a->heads;
+    l.half = k->rotary_dim / 2;
+    l.positions = r->positions;
+    l.cosines = r->cosines;
+    l.sines = r->sines;
+    l.turn = turn;
+    dpo__split_run(r->c, l.n, 1, dpo__rope_rows, &l);
+    l.x = x + (a->k - qkv);
+    l.head = a->k_head;
+    l.heads = a->kv_heads;
+    dpo__split_run(r->c, l.n, 1, dpo__rope_rows, &l);
+}
+/* The new rows' keys and values go behind what the cache has of their segment. */
+static void dpo__run_cache(const dpo__run *r, const dpo__attention *a) {
+    int64_t s, i, h, d = a->dim, kd = a->kv_heads * d;
+    float *to_k, *to_v;
+    for (s = 0; s < r->batch->n_segments; s++) {
+        const dpo_segment *g = &r->batch->segments[s];
+        for (i = 0; i < g->length; i++) {
+            int64_t at = (r->cache_first[s] + g->past + i) * kd, row = g->first + i;
+            to_k = r->cache_k + (a->cache_k - r->cache_k) + at;
+            to_v = r->cache_v + (a->cache_v - r->cache_v) + at;
+            for (h = 0; h < a->kv_heads; h++) {
+                memcpy(to_k + h * d, a->k + row * a->k_row + h * a->k_head, (size_t)d * sizeof(float));
+                memcpy(to_v + h * d, a->v + row * a->v_row + h * a->v_head, (size_t)d * sizeof(float));
+            }
+        }
+    }
+}
+/* r->branch = attention's contribution to the residual stream. */
+static void dpo__layer_attention(dpo__run *r, int64_t layer, const dpo__saved *s) {
+    const dpo_model_config *k = &r->m->config;
+    int64_t width = dpo__qkv_width(k);
+    dpo__attention a = dpo__run_attention(r, layer, s);
+    dpo__norm n = dpo__run_norm(r, layer, DPO__NORM1_W, s->x, r->norm, s->stats1, r->batch->n_rows);
+    dpo__norm_forward(&n);
+    if (k->qkv != DPO_QKV_SEPARATE) dpo__run_linear(r, layer, DPO__QKV_W, s->qkv, width, r->norm);
+    else {
+        dpo__run_linear(r, layer, DPO__Q_W, s->qkv, width, r->norm);
+        dpo__run_linear(r, layer, DPO__K_W, s->qkv + (a.k - a.q), width, r->norm);
+        dpo__run_linear(r, layer, DPO__V_W, s->qkv + (a.v - a.q), width, r->norm);
+    }
+    dpo__run_rotate(r, &a, s->qkv, s->qkv, 1.0f);
+    if (r->cache_k) dpo__run_cache(r, &a);
+    dpo__attention_forward(&a);
+    dpo__run_linear(r, layer, DPO__O_W, r->branch, k->hidden_size, s->att);
+}
+/* The MLP's pre-activations from x (the layer's input, or x + attention). */
+static void dpo__layer_mlp_in(dpo__run *r, int64_t layer, const dpo__saved *s, const float *x) {
+    const dpo_model_config *k = &r->m->config;
+    dpo__norm n = dpo__run_norm(r, layer, DPO__NORM2_W, x, r->norm, s->stats2, r->batch->n_rows);
+    dpo__norm_forward(&n);
+    dpo__run_linear(r, layer, DPO__UP_W, s->up, k->intermediate_size, r->norm);
+    if (k->activation == DPO_SWIGLU) dpo__run_linear(r, layer, DPO__GATE_W, s->gate, k->intermediate_size, r->norm);
+}
+static dpo__activation dpo__layer_activation(const dpo__run *r, const dpo__saved *s) {
+    dpo__activation a;
+    memset(&a, 0, sizeof a);
+    a.c = r->c;
+    a.kind = r->m->config.activation;
+    a.x = s->up;
+    a.gate = s->gate;
+    a.y = r->act;
+    return a;
+}
+
+/* to = x + a (+ b) */
+typedef struct dpo__residual {
+    dpo_context *c;
+    float *to;
+    const float *x, *a, *b;
+} dpo__residual;
+static void dpo__residual_range(void *arg, int64_t first, int64_t last, int worker) {
+    const dpo__residual *t = (const dpo__residual *)arg;
+    int64_t n = last - first;
+    (void)worker;
+    if (t->to != t->x) memcpy(t->to + first, t->x + first, (size_t)n * sizeof(float));
+    t->c->kernels.add(n, t->to + first, t->a + first);
+    if (t->b) t->c->kernels.add(n, t->to + first, t->b + first);
+}
+static void dpo__run_residual(const dpo__run *r, float *to, const float *x, const float *a, const float *b) {
+    dpo__residual t;
+    t.c = r->c;
+    t.to = to;
+    t.x = x;
+    t.a = a;
+    t.b = b;
+    dpo__split_run(r->c, r->batch->n_rows * r->m->config.hidden_size, 16, dpo__residual_range, &t);
+}
+
+/* Everything the backward pass needs of a layer; with `to` also its output. */
+static void dpo__layer_forward(dpo__run *r, int64_t layer, const dpo__saved *s, float *to) {
+    const dpo_model_config *k = &r->m->config;
+    dpo__activation a;
+    dpo__layer_attention(r, layer, s);
+    if (!k->parallel_residual) dpo__run_residual(r, s->mid, s->x, r->branch, NULL);
+    dpo__layer_mlp_in(r, layer, s, k->parallel_residual ? s->x : s->mid);
+    if (!to) return;
+    a = dpo__layer_activation(r, s);
+    dpo__activation_forward(&a, r->batch->n_rows * k->intermediate_size);
+    dpo__run_linear(r, layer, DPO__DOWN_W, r->branch2, k->hidden_size, r->act);
+    if (k->parallel_residual) dpo__run_residual(r, to, s->x, r->branch, r->branch2);
+    else dpo__run_residual(r, to, s->mid, r->branch2, NULL);
+}
+
+/* From r->dx, d(loss)/d(output), to d(loss)/d(norm2's output) in dnorm. */
+static void dpo__layer_mlp_back(dpo__run *r, const dpo__grads *g, int64_t layer, const dpo__saved *s, dpo__norm *n,
+                                float *dnorm) {
+    const dpo_model_config *k = &r->m->config;
+    int64_t f = k->intermediate_size;
+    dpo__activation a = dpo__layer_activation(r, s);
+    dpo__activation_forward(&a, r->batch->n_rows * f);
+    dpo__run_linear_back(r, g, layer, DPO__DOWN_W, r->dact, 0, r->dx, k->hidden_size, r->act);
+    a.dy = a.dx = r->dact;
+    a.dgate = r->dgate;
+    dpo__activation_backward(&a, r->batch->n_rows * f);
+    n->again = 1;
+    dpo__norm_forward(n); /* r->norm: the MLP's input once more */
+    dpo__run_linear_back(r, g, layer, DPO__UP_W, dnorm, 0, r->dact, f, r->norm);
+    if (k->activation == DPO_SWIGLU) dpo__run_linear_back(r, g, layer, DPO__GATE_W, dnorm, 1, r->dgate, f, r->norm);
+}
+/* From r->dx to d(loss)/d(norm1's output) in r->dnorm. */
+static void dpo__layer_attention_back(dpo__run *r, const dpo__grads *g, int64_t layer, const dpo__saved *s,
+                                      dpo__norm *n) {
+    const dpo_model_config *k = &r->m->config;
+    int64_t width = dpo__qkv_width(k);
+    dpo__attention a = dpo__run_attention(r, layer, s);
+    dpo__run_linear_back(r, g, layer, DPO__O_W, r->datt, 0, r->dx, k->hidden_size, s->att);
+    a.dout = r->datt;
+    a.dq = r->dqkv + (a.q - s->qkv);
+    a.dk = r->dqkv + (a.k - s->qkv);
+    a.dv = r->dqkv + (a.v - s->qkv);
+    dpo__attention_backward(&a);
+    dpo__run_rotate(r, &a, s->qkv, r->dqkv, -1.0f);
+    n->again = 1;
+    dpo__norm_forward(n);
+    if (k->qkv != DPO_QKV_SEPARATE) {
+        dpo__run_linear_back(r, g, layer, DPO__QKV_W, r->dnorm, 0, r->dqkv, width, r->norm);
+        return;
+    }
+    dpo__run_linear_back(r, g, layer, DPO__Q_W, r->dnorm, 0, a.dq, width, r->norm);
+    dpo__run_linear_back(r, g, layer, DPO__K_W, r->dnorm, 1, a.dk, width, r->norm);
+    dpo__run_linear_back(r, g, layer, DPO__V_W, r->dnorm, 1, a.dv, width, r->norm);
+}
+/* r->dx: from d(loss)/d(output) to d(loss)/d(input) of a layer, in place:
+   parallel    dx + norm2'(mlp'(dx)) + norm1'(attn'(dx));   sequential: the MLP's part first */
+static void dpo__layer_backward(dpo__run *r, const dpo__grads *g, int64_t layer, const dpo__saved *s) {
+    int parallel = r->m->config.parallel_residual;
+    int64_t rows = r->batch->n_rows;
+    dpo__norm n1 = dpo__run_norm(r, layer, DPO__NORM1_W, s->x, r->norm, s->stats1, rows);
+    dpo__norm n2 = dpo__run_norm(r, layer, DPO__NORM2_W, parallel ? s->x : s->mid, r->norm, s->stats2, rows);
+    float *dnorm2 = parallel ? r->dnorm2 : r->dnorm;
+    dpo__layer_mlp_back(r, g, layer, s, &n2, dnorm2);
+    if (!parallel) dpo__run_norm_back(r, g, &n2, layer, DPO__NORM2_W, dnorm2, r->dx, 1);
+    dpo__layer_attention_back(r, g, layer, s, &n1);
+    if (parallel) dpo__run_norm_back(r, g, &n2, layer, DPO__NORM2_W, dnorm2, r->dx, 1);
+    dpo__run_norm_back(r, g, &n1, layer, DPO__NORM1_W, r->dnorm, r->dx, 1);
+}
+
+/* --- the whole pass --------------------------------------------------------------------------------- */
+
+static dpo__embedding dpo__run_embedding(const dpo__run *r) {
+    const dpo_model *m = r->m;
+    int64_t layers = m->config.num_hidden_layers;
+    dpo__embedding e;
+    memset(&e, 0, sizeof e);
+    e.c = r->c;
+    e.ids = r->batch->tokens;
+    e.n = r->batch->n_rows;
+    e.d = m->config.hidden_size;
+    e.table = dpo__model_param(m, layers, DPO__EMBED)->data;
+    if (m->config.position == DPO_POSITION_LEARNED) {
+        e.positions = r->positions;
+        e.position_table = dpo__model_param(m, layers, DPO__POSITION)->data;
+    }
+    e.scale = (float)m->config.embedding_scale;
+    return e;
+}
+
+/* Hidden rows of the last layer, in r->saved[layers].x. The batch was checked and fits. */
+static dpo_result dpo__run_forward(dpo__run *r, const dpo_batch *b) {
+    int64_t layer, layers = r->m->config.num_hidden_layers;
+    dpo__embedding e;
+    dpo_result code = dpo__batch_place(r->c, b, r->positions, r->trees, &r->n_trees);
+    if (code) return code;
+    r->batch = b;
+    e = dpo__run_embedding(r);
+    e.x = r->saved[0].x;
+    dpo__embedding_forward(&e);
+    for (layer = 0; layer < layers; layer++) dpo__layer_forward(r, layer, &r->saved[layer], r->saved[layer + 1].x);
+    return DPO_OK;
+}
+
+/* From r->dx at the last layer's output down to the embedding. */
+static void dpo__run_backward(dpo__run *r, const dpo__grads *g) {
+    int64_t layer, layers = r->m->config.num_hidden_layers;
+    dpo__embedding e;
+    int32_t at = r->m->of[layers * DPO__N_TENSORS + DPO__EMBED];
+    int32_t position = r->m->of[layers * DPO__N_TENSORS + DPO__POSITION];
+    for (layer = layers - 1; layer >= 0; layer--) {
+        if (r->recompute) dpo__layer_forward(r, layer, &r->saved[layer], NULL);
+        dpo__layer_backward(r, g, layer, &r->saved[layer]);
+    }
+    if (!g->params[at]) return;
+    e = dpo__run_embedding(r);
+    e.dx = r->dx;
+    e.dtable = g->params[at];
+    if (g->embedding) {
+        e.ids = g->slots;
+        e.dtable = g->embedding;
+    }
+    e.dposition_table = position >= 0 ? g->params[position] : NULL;
+    dpo__embedding_backward(&e);
+}
+
+/* The loss's answer to finished log-probs: sequences first..first+n-1 get their weights. */
+typedef void (*dpo__weigh)(void *user, int64_t first, int64_t n, const double *logps, double *weights);
+
+/* How far a tile from target i may go: `group` neighbouring sequences must not be cut. */
+static int64_t dpo__head_end(const dpo__run *r, int64_t i, int64_t group) {
+    const dpo_batch *b = r->batch;
+    int64_t end = dpo__min64(i + r->head_rows, b->n_targets);
+    if (!group) return end;
+    while (end > i && end < b->n_targets && b->targets[end].sequence / group == b->targets[end - 1].sequence / group)
+        end--;
+    return end;
+}
+static dpo__head dpo__head_tile(dpo__run *r, int64_t i, int64_t n, dpo__linear *w) {
+    const dpo_batch *b = r->batch;
+    int64_t layers = r->m->config.num_hidden_layers, j;
+    dpo__embedding gather;
+    dpo__norm norm;
+    dpo__head h;
+    for (j = 0; j < n; j++) {
+        r->head_row[j] = b->targets[i + j].row;
+        r->head_token[j] = b->targets[i + j].token;
+    }
+    memset(&gather, 0, sizeof gather); /* rows of x are looked up as an embedding's are */
+    gather.c = r->c;
+    gather.ids = r->head_row;
+    gather.n = n;
+    gather.d = r->m->config.hidden_size;
+    gather.table = r->saved[layers].x;
+    gather.x = r->head_x;
+    gather.scale = 1.0f;
+    dpo__embedding_forward(&gather);
+    norm = dpo__run_norm(r, layers, DPO__FINAL_W, r->head_x, r->head_norm, r->head_stats, n);
+    dpo__norm_forward(&norm);
+    *w = dpo__model_linear(r->m, layers, r->m->config.tie_word_embeddings ? DPO__EMBED : DPO__HEAD);
+    w->b = NULL;
+    dpo__linear_forward(r->c, w, r->logits, w->out, r->head_norm, w->in, n, r->lora);
+    memset(&h, 0, sizeof h);
+    h.c = r->c;
+    h.rows = n;
+    h.vocab = w->out;
+    h.d = w->in;
+    h.scale = (float)r->m->config.output_scale;
+    h.z = r->logits;
+    h.stats = r->logit_stats;
+    h.token = r->head_token;
+    h.logp = r->head_logp;
+    h.weight = r->head_weight;
+    return h;
+}
+/* The tile's way back: logits to d(loss)/d(hidden rows), added into r->dx. */
+static void dpo__head_tile_back(dpo__run *r, const dpo__grads *g, dpo__head *h, const dpo__linear *w) {
+    int64_t layers = r->m->config.num_hidden_layers;
+    dpo__linear_grad grad =
+        dpo__model_linear_grad(r->m, g, layers, r->m->config.tie_word_embeddings ? DPO__EMBED : DPO__HEAD);
+    dpo__norm norm = dpo__run_norm(r, layers, DPO__FINAL_W, r->head_x, r->head_norm, r->head_stats, h->rows);
+    dpo__embedding scatter;
+    dpo__split_run(r->c, h->rows, 1, dpo__head_back_rows, h);
+    dpo__linear_backward(r->c, w, &grad, r->head_dnorm, w->in, 0, h->z, h->vocab, r->head_norm, w->in, h->rows,
+                         r->lora);
+    dpo__run_norm_back(r, g, &norm, layers, DPO__FINAL_W, r->head_dnorm, r->head_dx, 0);
+    memset(&scatter, 0, sizeof scatter);
+    scatter.c = r->c;
+    scatter.ids = r->head_row;
+    scatter.n = h->rows;
+    scatter.d = h->d;
+    scatter.dx = r->head_dx;
+    scatter.dtable = r->dx;
+    scatter.scale = 1.0f;
+    dpo__embedding_backward(&scatter);
+}
+
+/* Log-probs of all sequences; with g also r->dx and the head's gradients, where each sequence's weight
+   d(loss)/d(logp) is in weights[] beforehand (group 0) or given by `weigh` as soon as a group of
+   sequences is complete: then one tile of logits serves both directions. */
+static void dpo__run_head(dpo__run *r, double *logps, double *weights, int64_t group, dpo__weigh weigh, void *user,
+                          const dpo__grads *g) {
+    const dpo_batch *b = r->batch;
+    int64_t i, end, j;
+    for (i = 0; i < b->n_sequences; i++) logps[i] = 0.0;
+    if (g) memset(r->dx, 0, (size_t)(b->n_rows * r->m->config.hidden_size) * sizeof(float));
+    for (i = 0; i < b->n_targets; i = end) {
+        dpo__linear w;
+        dpo__head h;
+        end = dpo__head_end(r, i, g ? group : 0);
+        DPO_ASSERT(end > i);
+        h = dpo__head_tile(r, i, end - i, &w);
+        dpo__split_run(r->c, h.rows, 1, dpo__head_rows, &h);
+        for (j = i; j < end; j++) {
+            double *sum = &logps[b->targets[j].sequence];
+            *sum = *sum + r->head_logp[j - i];
+        }
+        if (!g) continue;
+        if (weigh) {
+            int64_t first = b->targets[i].sequence / group * group;
+            int64_t last = (b->targets[end - 1].sequence / group + 1) * group;
+            weigh(user, first, last - first, logps, weights);
+        }
+        for (j = i; j < end; j++) r->head_weight[j - i] = weights[b->targets[j].sequence];
+        dpo__head_tile_back(r, g, &h, &w);
+    }
+}
+
+/* A workspace of its own for one call. */
+static dpo__run *dpo__run_open(dpo_model *m, const dpo__shape *cap, int64_t head_rows, int64_t cache_rows) {
+    dpo_context *c = m->c;
+    dpo__arena a;
+    dpo__run plan, *r = NULL;
+    int64_t kd = (int64_t)m->config.num_key_value_heads * m->config.head_dim;
+    int pass;
+    memset(&a, 0, sizeof a);
+    memset(&plan, 0, sizeof plan);
+    plan.c = c;
+    plan.m = m;
+    plan.cap = *cap;
+    plan.head_rows = head_rows;
+    plan.lora_r = m->lora ? m->lora->config.r : 0;
+    plan.cache_rows = cache_rows;
+    for (pass = 0; pass < 2; pass++) {
+        a.used = 0;
+        r = DPO__CARVE(&a, dpo__run, 1);
+        if (r) *r = plan;
+        else r = &plan;
+        r->cache_k = DPO__CARVE(&a, float, cache_rows *kd * m->config.num_hidden_layers);
+        r->cache_v = DPO__CARVE(&a, float, cache_rows *kd * m->config.num_hidden_layers);
+        dpo__run_layout(&a, &m->config, c->pool.n, r);
+        if (!pass && !(a.base = (uint8_t *)dpo__get(c, a.used, "a forward pass"))) return NULL;
+    }
+    r = (dpo__run *)(void *)a.base; /* it was carved first */
+    if (!cache_rows) r->cache_k = r->cache_v = NULL;
+    dpo__run_tables(r);
+    return r;
+}
+
+/* Longest path a model has positions for. */
+static dpo_result dpo__model_path(const dpo_model *m, int64_t path) {
+    if (m->config.position == DPO_POSITION_LEARNED && path > m->config.max_position_embeddings)
+        return dpo__fail(m->c, DPO_E_SHAPE,
+                         "a sequence of %ld tokens is longer than the model's %d learned "
+                         "positions; shorten it (max_length)",
+                         (long)path, m->config.max_position_embeddings);
+    return DPO_OK;
+}
+
+#define DPO__HEAD_ROWS 256 /* target rows of a tile where no group asks for more */
+
+static dpo__run *dpo__model_pass(dpo_model *m, const dpo_batch *b, const char *who, const void *out) {
+    dpo__shape s;
+    if (!b || !out) {
+        dpo__fail(m->c, DPO_E_ARG, "%s: batch and output must not be NULL", who);
+        return NULL;
+    }
+    if (dpo__batch_check(m->c, b, m->config.vocab_size, 0, &s) || dpo__model_path(m, s.path)) return NULL;
+    return dpo__run_open(m, &s, dpo__max64(1, dpo__min64(DPO__HEAD_ROWS, s.targets)), 0);
+}
+DPO_API dpo_result dpo_model_logps(dpo_model *m, const dpo_batch *b, double *logps) {
+    dpo__fpenv env;
+    dpo__run *r;
+    if (!m) return DPO_E_ARG;
+    if (m->c->error.code) return m->c->error.code;
+    env = dpo__fp_enter();
+    r = dpo__model_pass(m, b, "dpo_model_logps", logps);
+    if (r && !dpo__run_forward(r, b)) dpo__run_head(r, logps, NULL, 0, NULL, NULL, NULL);
+    dpo__fp_leave(env);
+    dpo__put(m->c, r);
+    return m->c->error.code;
+}
+DPO_API dpo_result dpo_model_logits(dpo_model *m, const dpo_batch *b, float *logits) {
+    dpo__fpenv env;
+    dpo__run *r;
+    int64_t i, n;
+    if (!m) return DPO_E_ARG;
+    if (m->c->error.code) return m->c->error.code;
+    env = dpo__fp_enter();
+    r = dpo__model_pass(m, b, "dpo_model_logits", logits);
+    if (r && !dpo__run_forward(r, b))
+        for (i = 0; i < b->n_targets; i += n) {
+            dpo__linear w;
+            dpo__head h;
+            n = dpo__min64(r->head_rows, b->n_targets - i);
+            h = dpo__head_tile(r, i, n, &w);
+            m->c->kernels.scale(n * h.vocab, logits + i * h.vocab, h.z, h.scale);
+        }
+    dpo__fp_leave(env);
+    dpo__put(m->c, r);
+    return m->c->error.code;
+}
+
+/* ===========================================================================================
+   >>LORA - adapters beside linear modules [LoRA], in PEFT's files
+   =========================================================================================== */
+
+DPO_API dpo_lora_config dpo_lora_defaults(int family) {
+    dpo_lora_config l;
+    l.r = 8;
+    l.lora_alpha = 16;
+    l.use_rslora = 0;
+    l.target_modules = family == DPO_GPT_NEOX ? "query_key_value"
+                       : family == DPO_GPT2   ? "c_attn"
+                       : family == DPO_BTLM   ? "c_attn,c_proj"
+                                              : "q_proj,v_proj";
+    return l;
+}
+
+/* Takes the next name off a comma-separated list; its length, 0 at the end. */
+static size_t dpo__lora_next(const char **list, const char **name) {
+    const char *p = *list;
+    size_t n;
+    while (*p == ',' || *p == ' ') p++;
+    *name = p;
+    while (*p && *p != ',') p++;
+    *list = p;
+    n = (size_t)(p - *name);
+    while (n && (*name)[n - 1] == ' ') n--;
+    return n;
+}
+/* PEFT's rule: the module's name is the target or ends in "." and the target. */
+static int dpo__lora_match(const char *module, size_t length, const char *target, size_t n) {
+    return length >= n && !memcmp(module + length - n, target, n) && (length == n || module[length - n - 1] == '.');
+}
+/* Whether module `p` is adapted; the output head of a tied model is a module of its own. */
+static int dpo__lora_wanted(const dpo_model *m, const dpo__param *p, const char *targets, const char **module,
+                            size_t *length) {
+    const char *name;
+    size_t n;
+    *module = p->name;
+    *length = strlen(p->name) - 7; /* without ".weight" */
+    if (p->kind == DPO__EMBEDDING) {
+        if (p->id != DPO__EMBED || !m->config.tie_word_embeddings) return 0;
+        *module = m->config.family == DPO_GPT_NEOX ? "embed_out" : "lm_head";
+        *length = strlen(*module);
+    } else if (p->kind != DPO__MATRIX && p->kind != DPO__HEADMATRIX) return 0;
+    while ((n = dpo__lora_next(&targets, &name)) > 0) {
+        if (n == 10 && !memcmp(name, "all-linear", 10) && p->kind == DPO__MATRIX) return 1;
+        if (dpo__lora_match(*module, *length, name, n)) return 1;
+    }
+    return 0;
+}
+
+/* Names and shapes of all adapters, in the model's order; counts while l->params is NULL. */
+static int64_t dpo__lora_list(const dpo_model *m, dpo__lora *l) {
+    int64_t i, n = 0, r = l->config.r;
+    for (i = 0; i < m->n_params; i++) {
+        const dpo__param *p = &m->params[i];
+        const char *module;
+        size_t length;
+        int conv = m->config.conv1d && p->kind == DPO__MATRIX;
+        if (!dpo__lora_wanted(m, p, l->config.target_modules, &module, &length)) continue;
+        if (l->params) {
+            dpo__param *a = &l->params[n], *b = a + 1;
+            *a = *b = *p;
+            a->data = b->data = NULL;
+            dpo__append(a->name, sizeof a->name, 0, "base_model.model.%.*s.lora_A.weight", (int)length, module);
+            dpo__append(b->name, sizeof b->name, 0, "base_model.model.%.*s.lora_B.weight", (int)length, module);
+            a->rows = r;
+            a->columns = conv ? p->rows : p->columns;
+            b->rows = conv ? p->columns : p->rows;
+            b->columns = r;
+            a->count = a->rows * a->columns;
+            b->count = b->rows * b->columns;
+            l->of[p->layer * DPO__N_TENSORS + (p->id == DPO__EMBED ? (int)DPO__HEAD : p->id)] = (int32_t)n;
+        }
+        n += 2;
+    }
+    return n;
+}
+/* One block; runs twice. values 0: descriptions alone, for a plan. */
+static void dpo__lora_layout(dpo__arena *a, const dpo_model *m, const dpo_lora_config *k, int values, dpo__lora **out,
+                             size_t *value_bytes) {
+    dpo__lora scratch, *l;
+    int64_t i, n, index = ((int64_t)m->config.num_hidden_layers + 1) * DPO__N_TENSORS;
+    size_t text = strlen(k->target_modules) + 1, before;
+    char *names;
+    memset(&scratch, 0, sizeof scratch);
+    scratch.config = *k;
+    n = dpo__lora_list(m, &scratch);
+    l = DPO__CARVE(a, dpo__lora, 1);
+    if (l) *l = scratch;
+    else l = &scratch;
+    l->n_params = n;
+    l->params = DPO__CARVE(a, dpo__param, n);
+    l->of = DPO__CARVE(a, int32_t, index);
+    names = DPO__CARVE(a, char, (int64_t)text);
+    if (a->base) {
+        for (i = 0; i < index; i++) l->of[i] = -1;
+        memcpy(names, k->target_modules, text);
+        l->config.target_modules = names;
+        dpo__lora_list(m, l);
+        l->scale = (float)(k->lora_alpha / (k->use_rslora ? sqrt((double)k->r) : (double)k->r));
+        l->on = 1;
+        *out = l;
+    }
+    before = a->used;
+    if (!values) return;
+    if (a->base) {
+        for (i = 0; i < n; i++) l->params[i].data = DPO__CARVE(a, float, l->params[i].count);
+    } else {
+        for (i = 0; i < m->n_params; i++) {
+            const dpo__param *p = &m->params[i];
+            const char *module;
+            size_t length;
+            if (!dpo__lora_wanted(m, p, k->target_modules, &module, &length)) continue;
+            (void)DPO__CARVE(a, float, k->r * p->columns);
+            (void)DPO__CARVE(a, float, k->r * p->rows);
+        }
+    }
+    *value_bytes = a->used - before;
+}
+
+/* where: "LoRA", or the file the configuration came from. PEFT takes targets that match nothing beside
+   others that do; `strict` does not. */
+static dpo_result dpo__lora_check(const dpo_model *m, const dpo_lora_config *k, const char *where, int strict) {
+    dpo_context *c = m->c;
+    dpo__lora probe;
+    const char *list = k->target_modules, *name;
+    size_t n;
+    if (k->r < 1 || k->r > 65536)
+        return dpo__fail(c, DPO_E_ARG, "%.400s: the rank r is %d; it must lie from 1 to 65536", where, k->r);
+    if (!(k->lora_alpha > -1e9 && k->lora_alpha < 1e9) || k->lora_alpha == 0)
+        return dpo__fail(c, DPO_E_ARG, "%.400s: lora_alpha must be a finite number other than zero", where);
+    if (!list || !*list) return dpo__fail(c, DPO_E_ARG, "%.400s: target_modules names no module", where);
+    memset(&probe, 0, sizeof probe);
+    probe.config = *k;
+    if (!dpo__lora_list(m, &probe))
+        return dpo__fail(c, DPO_E_ARG,
+                         "%.400s: target_modules \"%.200s\" matches no linear module of this "
+                         "%s model; its modules are named like %s (without .weight)",
+                         where, k->target_modules, dpo__family_names[m->config.family], m->params[2].name);
+    while ((n = dpo__lora_next(&list, &name)) > 0) {
+        char one[128];
+        if (n >= sizeof one) continue;
+        memcpy(one, name, n);
+        one[n] = 0;
+        probe.config.target_modules = one;
+        if (dpo__lora_list(m, &probe)) continue;
+        if (strict)
+            return dpo__fail(c, DPO_E_ARG,
+                             "%.400s: target module \"%s\" matches no linear module of this "
+                             "model; its modules are named like %s (without .weight)",
+                             where, one, m->params[2].name);
+        dpo__log(c, DPO_LOG_WARNING, "%s: target module \"%s\" matches nothing in this model", where, one);
+    }
+    return DPO_OK;
+}
+/* Adapters for a model, their values not set. */
+static dpo__lora *dpo__lora_new(const dpo_model *m, const dpo_lora_config *k, const char *where, int strict,
+                                int values) {
+    dpo__arena a;
+    dpo__lora *l = NULL;
+    size_t bytes;
+    if (dpo__lora_check(m, k, where, strict)) return NULL;
+    memset(&a, 0, sizeof a);
+    dpo__lora_layout(&a, m, k, values, &l, &bytes);
+    a.base = (uint8_t *)dpo__get(m->c, a.used, "LoRA adapters");
+    if (!a.base) return NULL;
+    a.used = 0;
+    dpo__lora_layout(&a, m, k, values, &l, &bytes);
+    return l;
+}
+
+static dpo_result dpo__lora_ready(const dpo_model *m, const char *who, int attached) {
+    if (!m) return DPO_E_ARG;
+    if (m->c->error.code) return m->c->error.code;
+    if (attached && !m->lora) return dpo__fail(m->c, DPO_E_STATE, "%s: this model has no adapters", who);
+    if (!attached && m->lora)
+        return dpo__fail(m->c, DPO_E_STATE, "%s: this model has adapters already; merge them first", who);
+    return DPO_OK;
+}
+
+DPO_API dpo_result dpo_lora_attach(dpo_model *m, const dpo_lora_config *config, uint64_t seed) {
+    dpo_lora_config k;
+    dpo__lora *l;
+    dpo__fpenv env;
+    int64_t i, j;
+    dpo_result r = dpo__lora_ready(m, "dpo_lora_attach", 0);
+    if (r) return r;
+    k = config ? *config : dpo_lora_defaults(m->config.family);
+    l = dpo__lora_new(m, &k, "LoRA", 1, 1);
+    if (!l) return m->c->error.code;
+    env = dpo__fp_enter();
+    for (i = 0; i < l->n_params; i += 2) {
+        dpo__param *a = &l->params[i], *b = a + 1;
+        double bound = 1.0 / sqrt((double)a->columns);
+        for (j = 0; j < a->count; j++) {
+            double u = dpo__random_unit(seed, 0x10a0000u + (uint64_t)i, (uint64_t)j);
+            a->data[j] = (float)((2.0 * u - 1.0) * bound);
+        }
+        memset(b->data, 0, (size_t)b->count * sizeof(float));
+    }
+    dpo__fp_leave(env);
+    m->lora = l;
+    return DPO_OK;
+}
+DPO_API dpo_result dpo_lora_enable(dpo_model *m, int on) {
+    dpo_result r = dpo__lora_ready(m, "dpo_lora_enable", 1);
+    if (!r) m->lora->on = on != 0;
+    return r;
+}
+DPO_API int64_t dpo_lora_tensors(const dpo_model *m, dpo_tensor *out, int64_t cap) {
+    int64_t i;
+    if (!m || !m->lora) return 0;
+    for (i = 0; out && i < m->lora->n_params && i < cap; i++) out[i] = dpo__param_view(&m->lora->params[i]);
+    return m->lora->n_params;
+}
+
+/* W + s B A (transposed for conv1d), the product in fp32 first, then the sum. */
+DPO_API dpo_model *dpo_lora_merge(const dpo_model *m) {
+    dpo_model *to;
+    dpo__fpenv env;
+    float *delta;
+    int64_t i, most = 0;
+    if (dpo__lora_ready(m, "dpo_lora_merge", 1)) return NULL;
+    if (m->config.tie_word_embeddings &&
+        m->lora->of[(int64_t)m->config.num_hidden_layers * DPO__N_TENSORS + DPO__HEAD] >= 0) {
+        dpo__fail(m->c, DPO_E_UNSUPPORTED,
+                  "dpo_lora_merge: an adapter on the output head of a tied model "
+                  "cannot be merged: the matrix is the embedding, too");
+        return NULL;
+    }
+    to = dpo__model_new(m->c, &m->config);
+    if (!to) return NULL;
+    for (i = 0; i < m->n_params; i++) {
+        memcpy(to->params[i].data, m->params[i].data, (size_t)m->params[i].count * sizeof(float));
+        most = dpo__max64(most, m->params[i].columns ? m->params[i].count : 0);
+    }
+    if (m->slopes) memcpy(to->slopes, m->slopes, (size_t)m->config.num_attention_heads * sizeof(float));
+    to->slopes_in_file = m->slopes_in_file;
+    to->no_prefix = m->no_prefix;
+    delta = (float *)dpo__get(m->c, (size_t)most * sizeof(float), "a merged matrix");
+    if (delta && m->config_text) {
+        size_t n = strlen(m->config_text) + 1;
+        to->config_text = (char *)dpo__get(m->c, n, "a configuration");
+        if (to->config_text) memcpy(to->config_text, m->config_text, n);
+    }
+    if (m->c->error.code) {
+        dpo__put(m->c, delta);
+        dpo_model_free(to);
+        return NULL;
+    }
+    env = dpo__fp_enter();
+    for (i = 0; i < m->lora->n_params; i += 2) {
+        const dpo__param *a = &m->lora->params[i], *b = a + 1;
+        const dpo__param *w = dpo__model_param(to, a->layer, a->id);
+        int64_t r = m->lora->config.r;
+        dpo__gemm g =
+            m->config.conv1d && w->kind == DPO__MATRIX
+                ? dpo__gemm_of(w->rows, w->columns, r, a->data, 1, w->rows, b->data, 1, r, delta, w->columns)
+                : dpo__gemm_of(w->rows, w->columns, r, b->data, r, 1, a->data, w->columns, 1, delta, w->columns);
+        dpo__gemm_run(m->c, &g);
+        m->c->kernels.scale(w->count, delta, delta, m->lora->scale);
+        m->c->kernels.add(w->count, w->data, delta);
+    }
+    dpo__fp_leave(env);
+    dpo__put(m->c, delta);
+    return to;
+}
+
+/* Reads adapter_config.json into *k; names: room for the target list. */
+static dpo_result dpo__lora_read_config(dpo_context *c, const char *path, dpo_lora_config *k, char *names, size_t cap) {
+    dpo__config_reader r;
+    char *text, kind[40];
+    size_t bytes, at = 0;
+    int64_t v, i, n, w;
+    memset(&r, 0, sizeof r);
+    r.c = c;
+    r.path = path;
+    if (dpo__file_read_all(c, path, DPO__CONFIG_BYTES, &text, &bytes)) return c->error.code;
+    if (dpo__json_parse(c, path, text, bytes, &r.json)) {
+        dpo__put(c, text);
+        return c->error.code;
+    }
+    dpo__config_text(&r, 0, "peft_type", kind, sizeof kind, "LORA");
+    if (strcmp(kind, "LORA")) dpo__config_unsupported(&r, "peft_type", kind, "LORA");
+    k->r = (int)dpo__config_int(&r, "r", 0, 1, 65536);
+    k->lora_alpha = dpo__config_number(&r, 0, "lora_alpha", (double)k->r);
+    k->use_rslora = dpo__config_bool(&r, "use_rslora", 0);
+    if (dpo__config_bool(&r, "use_dora", 0)) dpo__config_unsupported(&r, "use_dora", "true", "plain LoRA");
+    dpo__config_text(&r, 0, "bias", kind, sizeof kind, "none");
+    if (strcmp(kind, "none")) dpo__config_unsupported(&r, "bias", kind, "none");
+    for (i = 0; i < 3; i++) {
+        static const char *const keys[3] = {"rank_pattern", "alpha_pattern", "modules_to_save"};
+        if (dpo__json_count(&r.json, dpo__config_find(&r, 0, keys[i])) > 0)
+            dpo__config_unsupported(&r, keys[i], "not empty", "adapters of one rank without extra modules");
+    }
+    v = dpo__config_find(&r, 0, "target_modules");
+    if (dpo__json_type(&r.json, v) == '"') {
+        n = dpo__json_string(&r.json, v, names, cap);
+        if (strpbrk(names, "*?^$()[]|\\") || n >= (int64_t)cap)
+            dpo__config_unsupported(&r, "target_modules", names, "a list of module names");
+    } else {
+        n = dpo__json_type(&r.json, v) == '[' ? dpo__json_count(&r.json, v) : 0;
+        names[0] = 0;
+        for (i = 0, w = dpo__json_first(&r.json, v); i < n; i++, w = dpo__json_next(&r.json, w)) {
+            char one[128];
+            int64_t length = dpo__json_string(&r.json, w, one, sizeof one);
+            if (length < 1 || length >= (int64_t)sizeof one) n = 0;
+            else at = dpo__append(names, cap, at, "%s%s", i ? "," : "", one);
+        }
+        if ((n < 1 || at >= cap) && !r.failed) {
+            r.failed = 1;
+            dpo__fail(c, DPO_E_FORMAT, "%.400s: \"target_modules\" must be a list of module names", path);
+        }
+    }
+    k->target_modules = names;
+    dpo__json_free(c, &r.json);
+    dpo__put(c, text);
+    return c->error.code;
+}
+
+static dpo_result dpo__lora_read(dpo_context *c, const char *path, const dpo__lora *l) {
+    dpo__st st;
+    int64_t i, used = 0;
+    dpo_result r = dpo__st_open(c, path, &st);
+    if (r) return r;
+    for (i = 0; i < l->n_params && !r; i++) {
+        const dpo__param *p = &l->params[i];
+        const dpo__st_entry *e = dpo__st_find(&st, p->name);
+        if (!e)
+            r = dpo__fail(c, DPO_E_FORMAT,
+                          "%.400s: tensor %s is missing; adapter_config.json and the model "
+                          "ask for it",
+                          path, p->name);
+        else if (e->ndim != 2 || e->shape[0] != p->rows || e->shape[1] != p->columns)
+            r = dpo__fail(c, DPO_E_SHAPE,
+                          "%.400s: tensor %s has shape [%ld,%ld], this model and rank need "
+                          "[%ld,%ld]",
+                          path, p->name, (long)e->shape[0], (long)(e->ndim > 1 ? e->shape[1] : 1), (long)p->rows,
+                          (long)p->columns);
+        else r = dpo__st_read_f32(&st, e, p->data);
+        if (!r) r = dpo__model_finite(c, path, p->name, p->data, p->count);
+        used++;
+    }
+    if (!r && used < st.count)
+        dpo__log(c, DPO_LOG_WARNING, "%s: %ld tensors belong to no module of this model", path,
+                 (long)(st.count - used));
+    dpo__st_close(&st);
+    return r;
+}
+DPO_API dpo_result dpo_lora_load(dpo_model *m, const char *dir) {
+    dpo_lora_config k;
+    dpo__lora *l;
+    char path[4096], names[2048];
+    dpo_result r = dpo__lora_ready(m, "dpo_lora_load", 0);
+    if (r) return r;
+    if (!dir) return dpo__fail(m->c, DPO_E_ARG, "dpo_lora_load: the directory must not be NULL");
+    r = dpo__file_join(m->c, dir, "adapter_config.json", path, sizeof path);
+    if (!r) r = dpo__lora_read_config(m->c, path, &k, names, sizeof names);
+    if (r) return r;
+    l = dpo__lora_new(m, &k, path, 0, 1);
+    if (!l) return m->c->error.code;
+    r = dpo__file_join(m->c, dir, "adapter_model.safetensors", path, sizeof path);
+    if (!r) r = dpo__lora_read(m->c, path, l);
+    if (r) dpo__put(m->c, l);
+    else m->lora = l;
+    return r;
+}
+
+/* adapter_config.json as PEFT writes it. */
+static size_t dpo__lora_config_text(const dpo_model *m, const char *base, char *out, size_t cap) {
+    const dpo_lora_config *k = &m->lora->config;
+    const char *list = k->target_modules, *name;
+    size_t at, n, count = 0;
+    dpo__text t;
+    t.out = out;
+    t.cap = cap;
+    t.at = dpo__append(out, cap, 0, "{\n  \"base_model_name_or_path\": ");
+    t.at = dpo__json_quote(out, cap, t.at, base ? base : "");
+    t.at = dpo__append(out, cap, t.at,
+                       ",\n  \"bias\": \"none\",\n  \"fan_in_fan_out\": %s,\n  "
+                       "\"inference_mode\": true",
+                       m->config.conv1d ? "true" : "false");
+    dpo__text_number(&t, "lora_alpha", k->lora_alpha);
+    t.at = dpo__append(out, cap, t.at,
+                       ",\n  \"lora_dropout\": 0.0,\n  \"peft_type\": \"LORA\",\n  \"r\": %d"
+                       ",\n  \"target_modules\": [",
+                       k->r);
+    at = t.at;
+    while ((n = dpo__lora_next(&list, &name)) > 0) {
+        if (n == 10 && !memcmp(name, "all-linear", 10)) /* a word of PEFT's, not a list */
+            return dpo__append(out, cap, at - 1,
+                               "\"all-linear\",\n  \"task_type\": \"CAUSAL_LM\",\n  "
+                               "\"use_rslora\": %s\n}\n",
+                               k->use_rslora ? "true" : "false");
+        t.at = dpo__append(out, cap, t.at, "%s\"%.*s\"", count++ ? ", " : "", (int)n, name);
+    }
+    return dpo__append(out, cap, t.at, "],\n  \"task_type\": \"CAUSAL_LM\",\n  \"use_rslora\": %s\n}\n",
+                       k->use_rslora ? "true" : "false");
+}
+DPO_API dpo_result dpo_lora_save(const dpo_model *m, const char *dir, const char *base) {
+    static const char *const metadata[3] = {"format", "pt", NULL};
+    char path[4096], text[8192];
+    dpo_tensor *views;
+    dpo__file_writer w;
+    size_t n;
+    dpo_context *c;
+    dpo_result r = dpo__lora_ready(m, "dpo_lora_save", 1);
+    if (r) return r;
+    c = m->c;
+    if (!dir) return dpo__fail(c, DPO_E_ARG, "dpo_lora_save: the directory must not be NULL");
+    n = dpo__lora_config_text(m, base, text, sizeof text);
+    if (n >= sizeof text) return dpo__fail(c, DPO_E_ARG, "dpo_lora_save: the base model's name is too long");
+    views = (dpo_tensor *)dpo__get(c, (size_t)m->lora->n_params * sizeof *views, "a list of tensors");
+    if (!views) return DPO_E_MEMORY;
+    dpo_lora_tensors(m, views, m->lora->n_params);
+    r = dpo__file_make_dir(c, dir);
+    if (!r) r = dpo__file_join(c, dir, "adapter_model.safetensors", path, sizeof path);
+    if (!r) r = dpo_tensors_save(c, path, views, m->lora->n_params, metadata);
+    if (!r) r = dpo__file_join(c, dir, "adapter_config.json", path, sizeof path);
+    dpo__put(c, views);
+    if (r) return r;
+    dpo__file_create(c, path, &w);
+    dpo__file_write(&w, text, n);
+    return dpo__file_commit(&w);
+}
+
+/* ===========================================================================================
+   >>LOSS - from a pair's log-probs to a loss and its two derivatives, in double
+
+   a = policy - reference of the chosen answer, b of the rejected, h = a - b, S the sigmoid; nc, nr the
+   answers' token counts. Each line: the loss, then dL/d(policy_chosen), dL/d(policy_rejected).
+   =========================================================================================== */
+
+typedef struct dpo__ratio {
+    double a, b, h, nc, nr;
+} dpo__ratio;
+static dpo__ratio dpo__loss_ratio(const dpo_pair *p, const dpo_loss_options *o) {
+    dpo__ratio r;
+    r.a = o->reference_free ? p->policy_chosen : p->policy_chosen - p->reference_chosen;
+    r.b = o->reference_free ? p->policy_rejected : p->policy_rejected - p->reference_rejected;
+    r.h = r.a - r.b;
+    r.nc = (double)(p->chosen_tokens > 0 ? p->chosen_tokens : 1);
+    r.nr = (double)(p->rejected_tokens > 0 ? p->rejected_tokens : 1);
+    return r;
+}
+/* S'(x) */
+static double dpo__loss_bump(double x) { return dpo__num_sigmoid(x) * dpo__num_sigmoid(-x); }
+
+/* [DPO] -log S(beta h); with label smoothing e [cDPO]: -(1-e) log S(beta h) - e log S(-beta h) */
+static double dpo__loss_sigmoid(const dpo_pair *p, const dpo_loss_options *o, double *dc, double *dr) {
+    dpo__ratio r = dpo__loss_ratio(p, o);
+    double x = o->beta * r.h, e = o->label_smoothing;
+    *dc = -o->beta * ((1.0 - e) * dpo__num_sigmoid(-x) - e * dpo__num_sigmoid(x));
+    *dr = -*dc;
+    return -(1.0 - e) * dpo__num_log_sigmoid(x) - e * dpo__num_log_sigmoid(-x);
+}
+/* [robust] (-(1-e) log S(beta h) + e log S(-beta h)) / (1 - 2e) */
+static double dpo__loss_robust(const dpo_pair *p, const dpo_loss_options *o, double *dc, double *dr) {
+    dpo__ratio r = dpo__loss_ratio(p, o);
+    double x = o->beta * r.h, e = o->label_smoothing, f = 1.0 / (1.0 - 2.0 * e);
+    *dc = -o->beta * f * ((1.0 - e) * dpo__num_sigmoid(-x) + e * dpo__num_sigmoid(x));
+    *dr = -*dc;
+    return f * (-(1.0 - e) * dpo__num_log_sigmoid(x) + e * dpo__num_log_sigmoid(-x));
+}
+/* [SLiC] max(0, 1 - beta h) */
+static double dpo__loss_hinge(const dpo_pair *p, const dpo_loss_options *o, double *dc, double *dr) {
+    dpo__ratio r = dpo__loss_ratio(p, o);
+    double x = 1.0 - o->beta * r.h;
+    *dc = x > 0 ? -o->beta : 0.0;
+    *dr = -*dc;
+    return x > 0 ? x : 0.0;
+}
+/* [IPO] (a/nc - b/nr - 1/(2 beta))^2, per-token means as in TRL */
+static double dpo__loss_ipo(const dpo_pair *p, const dpo_loss_options *o, double *dc, double *dr) {
+    dpo__ratio r = dpo__loss_ratio(p, o);
+    double x = r.a / r.nc - r.b / r.nr - 1.0 / (2.0 * o->beta);
+    *dc = 2.0 * x / r.nc;
+    *dr = -2.0 * x / r.nr;
+    return x * x;
+}
+/* [IPO] (h - 1/(2 beta))^2, sums as in the DPO reference code */
+static double dpo__loss_ipo_sum(const dpo_pair *p, const dpo_loss_options *o, double *dc, double *dr) {
+    double x = dpo__loss_ratio(p, o).h - 1.0 / (2.0 * o->beta);
+    *dc = 2.0 * x;
+    *dr = -*dc;
+    return x * x;
+}
+/* TRL's length-normalised DPO: -log S(beta (a/nc - b/nr)) */
+static double dpo__loss_sigmoid_norm(const dpo_pair *p, const dpo_loss_options *o, double *dc, double *dr) {
+    dpo__ratio r = dpo__loss_ratio(p, o);
+    double x = o->beta * (r.a / r.nc - r.b / r.nr), s = o->beta * dpo__num_sigmoid(-x);
+    *dc = -s / r.nc;
+    *dr = s / r.nr;
+    return -dpo__num_log_sigmoid(x);
+}
+/* [EXO] KL(q || (1-e, e)), q = S(beta h); label_smoothing 0 would be infinite: at least 1e-3 is taken */
+static double dpo__loss_exo_pair(const dpo_pair *p, const dpo_loss_options *o, double *dc, double *dr) {
+    double x = o->beta * dpo__loss_ratio(p, o).h, e = o->label_smoothing < 1e-3 ? 1e-3 : o->label_smoothing;
+    double q = dpo__num_sigmoid(x), lq = dpo__num_log_sigmoid(x), ln = dpo__num_log_sigmoid(-x);
+    double l1 = dpo__num_log1p(-e), le = dpo__num_log(e);
+    *dc = o->beta * dpo__loss_bump(x) * (lq - ln - l1 + le);
+    *dr = -*dc;
+    return q * (lq - l1) + (1.0 - q) * (ln - le);
+}
+/* [NCA] -log S(beta a) - log S(-beta a)/2 - log S(-beta b)/2 */
+static double dpo__loss_nca_pair(const dpo_pair *p, const dpo_loss_options *o, double *dc, double *dr) {
+    dpo__ratio r = dpo__loss_ratio(p, o);
+    double x = o->beta * r.a, y = o->beta * r.b;
+    *dc = -o->beta * (dpo__num_sigmoid(-x) - 0.5 * dpo__num_sigmoid(x));
+    *dr = 0.5 * o->beta * dpo__num_sigmoid(y);
+    return -dpo__num_log_sigmoid(x) - 0.5 * dpo__num_log_sigmoid(-x) - 0.5 * dpo__num_log_sigmoid(-y);
+}
+/* [BCO], TRL's form with shift 0: -log S(beta a) - log S(-beta b) */
+static double dpo__loss_bco_pair(const dpo_pair *p, const dpo_loss_options *o, double *dc, double *dr) {
+    dpo__ratio r = dpo__loss_ratio(p, o);
+    double x = o->beta * r.a, y = o->beta * r.b;
+    *dc = -o->beta * dpo__num_sigmoid(-x);
+    *dr = o->beta * dpo__num_sigmoid(y);
+    return -dpo__num_log_sigmoid(x) - dpo__num_log_sigmoid(-y);
+}
+/* [SPPO] (a - 1/(2 beta))^2 + (b + 1/(2 beta))^2 */
+static double dpo__loss_sppo_hard(const dpo_pair *p, const dpo_loss_options *o, double *dc, double *dr) {
+    dpo__ratio r = dpo__loss_ratio(p, o);
+    double x = r.a - 1.0 / (2.0 * o->beta), y = r.b + 1.0 / (2.0 * o->beta);
+    *dc = 2.0 * x;
+    *dr = 2.0 * y;
+    return x * x + y * y;
+}
+/* [APO] zero: 1 - S(beta a) + S(beta b) */
+static double dpo__loss_apo_zero(const dpo_pair *p, const dpo_loss_options *o, double *dc, double *dr) {
+    dpo__ratio r = dpo__loss_ratio(p, o);
+    double x = o->beta * r.a, y = o->beta * r.b;
+    *dc = -o->beta * dpo__loss_bump(x);
+    *dr = o->beta * dpo__loss_bump(y);
+    return dpo__num_sigmoid(-x) + dpo__num_sigmoid(y);
+}
+/* [APO] down: S(beta a) + 1 - S(beta h) */
+static double dpo__loss_apo_down(const dpo_pair *p, const dpo_loss_options *o, double *dc, double *dr) {
+    dpo__ratio r = dpo__loss_ratio(p, o);
+    double x = o->beta * r.a, y = o->beta * r.h;
+    *dc = o->beta * (dpo__loss_bump(x) - dpo__loss_bump(y));
+    *dr = o->beta * dpo__loss_bump(y);
+    return dpo__num_sigmoid(x) + dpo__num_sigmoid(-y);
+}
+/* [Disco] l = beta h, m = S(l/tau): -(1-m) log S(l) + m exp(-l) */
+static double dpo__loss_discopop(const dpo_pair *p, const dpo_loss_options *o, double *dc, double *dr) {
+    double l = o->beta * dpo__loss_ratio(p, o).h, m = dpo__num_sigmoid(l / o->tau);
+    double dm = dpo__loss_bump(l / o->tau) / o->tau, e = dpo__num_exp(-l), ls = dpo__num_log_sigmoid(l);
+    *dc = o->beta * (dm * (ls + e) - (1.0 - m) * dpo__num_sigmoid(-l) - m * e);
+    *dr = -*dc;
+    return m * e - (1.0 - m) * ls;
+}
+/* [DPOP] -log S(beta (h - lambda max(0, reference - policy of the chosen))) */
+static double dpo__loss_dpop(const dpo_pair *p, const dpo_loss_options *o, double *dc, double *dr) {
+    dpo__ratio r = dpo__loss_ratio(p, o);
+    double x = o->beta * (r.h - (r.a < 0 ? o->lambda * -r.a : 0.0)), s = o->beta * dpo__num_sigmoid(-x);
+    *dc = -s * (r.a < 0 ? 1.0 + o->lambda : 1.0);
+    *dr = s;
+    return -dpo__num_log_sigmoid(x);
+}
+/* [SimPO] -log S(beta (pc/nc - pr/nr) - gamma), no reference */
+static double dpo__loss_simpo(const dpo_pair *p, const dpo_loss_options *o, double *dc, double *dr) {
+    dpo__ratio r = dpo__loss_ratio(p, o);
+    double x = o->beta * (p->policy_chosen / r.nc - p->policy_rejected / r.nr) - o->gamma;
+    double s = o->beta * dpo__num_sigmoid(-x);
+    *dc = -s / r.nc;
+    *dr = s / r.nr;
+    return -dpo__num_log_sigmoid(x);
+}
+/* [ORPO] -A - beta log S(A - B - log(1-e^A) + log(1-e^B)), A = pc/nc, B = pr/nr, no reference */
+static double dpo__loss_orpo(const dpo_pair *p, const dpo_loss_options *o, double *dc, double *dr) {
+    dpo__ratio r = dpo__loss_ratio(p, o);
+    double A = p->policy_chosen / r.nc, B = p->policy_rejected / r.nr, tiny = -1e-12, x, s;
+    if (!(A < tiny)) A = tiny; /* probability 1 has infinite odds */
+    if (!(B < tiny)) B = tiny;
+    x = (A - B) - (dpo__num_log1mexp(A) - dpo__num_log1mexp(B));
+    s = o->beta * dpo__num_sigmoid(-x);
+    *dc = (-1.0 - s / -dpo__num_expm1(A)) / r.nc;
+    *dr = s / -dpo__num_expm1(B) / r.nr;
+    return -A - o->beta * dpo__num_log_sigmoid(x);
+}
+
+typedef struct dpo__loss_entry {
+    const char *name;
+    dpo_pair_loss loss;
+} dpo__loss_entry;
+static const dpo__loss_entry dpo__losses[] = {
+    {"sigmoid", dpo__loss_sigmoid},   {"robust", dpo__loss_robust},
+    {"hinge", dpo__loss_hinge},       {"ipo", dpo__loss_ipo},
+    {"ipo_sum", dpo__loss_ipo_sum},   {"sigmoid_norm", dpo__loss_sigmoid_norm},
+    {"exo_pair", dpo__loss_exo_pair}, {"nca_pair", dpo__loss_nca_pair},
+    {"bco_pair", dpo__loss_bco_pair}, {"sppo_hard", dpo__loss_sppo_hard},
+    {"apo_zero", dpo__loss_apo_zero}, {"apo_down", dpo__loss_apo_down},
+    {"discopop", dpo__loss_discopop}, {"dpop", dpo__loss_dpop},
+    {"simpo", dpo__loss_simpo},       {"orpo", dpo__loss_orpo}};
+#define DPO__N_LOSSES ((int)(sizeof dpo__losses / sizeof dpo__losses[0]))
+
+DPO_API const char *dpo_loss_name(int index) {
+    return index >= 0 && index < DPO__N_LOSSES ? dpo__losses[index].name : NULL;
+}
+DPO_API dpo_pair_loss dpo_loss_by_name(const char *name) {
+    int i;
+    for (i = 0; name && i < DPO__N_LOSSES; i++)
+        if (!strcmp(name, dpo__losses[i].name)) return dpo__losses[i].loss;
+    return NULL;
+}
+DPO_API int dpo_loss_needs_reference(dpo_pair_loss loss) { return loss != dpo__loss_simpo && loss != dpo__loss_orpo; }
+DPO_API dpo_loss_options dpo_loss_defaults(void) {
+    dpo_loss_options o;
+    memset(&o, 0, sizeof o);
+    o.beta = 0.1;
+    o.gamma = 1.0;
+    o.lambda = 5.0;
+    o.tau = 0.05;
+    return o;
+}
+
+/* ===========================================================================================
+   >>OPTIMIZER - norm, clipping, AdamW and RMSprop as PyTorch computes them, schedules
+
+   AdamW    w -= lr wd w;  m += (1-b1)(g - m);  v = b2 v + (1-b2) g^2
+            w -= (lr / (1-b1^t)) m / (sqrt(v)/sqrt(1-b2^t) + eps)                       [AdamW]
+   RMSprop  g += wd w;  v = a v + (1-a) g^2;  w -= lr g / (sqrt(v) + eps)
+   g is first multiplied by min(1, max_norm / (norm + 1e-6)).
+   =========================================================================================== */
+
+#define DPO__NORM_BLOCK 65536 /* elements: the only place where a sum over elements is cut */
+
+typedef struct dpo__squares_job {
+    dpo_context *c;
+    const float *x;
+    int64_t n;
+    double *partial;
+} dpo__squares_job;
+static void dpo__squares_task(void *arg, int64_t task, int worker) {
+    const dpo__squares_job *j = (const dpo__squares_job *)arg;
+    int64_t first = task * DPO__NORM_BLOCK;
+    (void)worker;
+    j->partial[task] = j->c->kernels.squares(dpo__min64(DPO__NORM_BLOCK, j->n - first), j->x + first);
+}
+static int64_t dpo__norm_blocks(int64_t n) { return (n + DPO__NORM_BLOCK - 1) / DPO__NORM_BLOCK; }
+/* Sum of squares of a tensor, in double; not finite if an element is not. */
+static double dpo__squares_of(dpo_context *c, const float *x, int64_t n, double *partial) {
+    dpo__squares_job j;
+    int64_t i, blocks = dpo__norm_blocks(n);
+    double sum = 0.0;
+    j.c = c;
+    j.x = x;
+    j.n = n;
+    j.partial = partial;
+    dpo__pool_run(&c->pool, blocks, dpo__squares_task, &j);
+    for (i = 0; i < blocks; i++) sum = sum + partial[i];
+    return sum;
+}
+
+/* x^n by squaring: the same everywhere. */
+static double dpo__power(double x, int64_t n) {
+    double y = 1.0;
+    for (; n > 0; n >>= 1) {
+        if (n & 1) y = y * x;
+        x = x * x;
+    }
+    return y;
+}
+
+typedef struct dpo__optimizer_job {
+    dpo_context *c;
+    int kind;
+    float *w, *g, *m, *v;
+    dpo__update o;
+} dpo__optimizer_job;
+static void dpo__optimizer_range(void *arg, int64_t first, int64_t last, int worker) {
+    const dpo__optimizer_job *j = (const dpo__optimizer_job *)arg;
+    int64_t n = last - first;
+    (void)worker;
+    if (j->kind == DPO_ADAMW) j->c->kernels.adamw(n, j->w + first, j->g + first, j->m + first, j->v + first, &j->o);
+    else j->c->kernels.rmsprop(n, j->w + first, j->g + first, j->v + first, &j->o);
+    memset(j->g + first, 0, (size_t)n * sizeof(float)); /* the next step's chains begin at zero */
+}
+/* Constants of update number t (from 1) for a tensor whose learning rate is lr. */
+static dpo__update dpo__optimizer_constants(const dpo_train_config *k, int64_t t, double lr, double clip) {
+    dpo__update o;
+    memset(&o, 0, sizeof o);
+    o.clip = (float)clip;
+    o.eps = (float)k->adam_epsilon;
+    if (k->optimizer == DPO_ADAMW) {
+        o.decay = (float)(1.0 - lr * k->weight_decay);
+        o.beta2 = (float)k->adam_beta2;
+        o.one_beta1 = (float)(1.0 - k->adam_beta1);
+        o.one_beta2 = (float)(1.0 - k->adam_beta2);
+        o.rate = (float)(lr / (1.0 - dpo__power(k->adam_beta1, t)));
+        o.root_bias2 = (float)sqrt(1.0 - dpo__power(k->adam_beta2, t));
+    } else {
+        o.decay = (float)k->weight_decay;
+        o.beta2 = (float)k->rmsprop_alpha;
+        o.one_beta2 = (float)(1.0 - k->rmsprop_alpha);
+        o.rate = (float)lr;
+    }
+    return o;
+}
+
+/* Learning rate of update `step` (from 0) of `total`: warm-up as the reference code has it,
+   (step+1)/(warmup+1), then constant, or linear or cosine down to 0 at `total`. */
+static double dpo__schedule(const dpo_train_config *k, int64_t step, int64_t total) {
+    double left, f = 1.0;
+    if (step < k->warmup_steps) f = (double)(step + 1) / (double)(k->warmup_steps + 1);
+    else if (k->schedule != DPO_CONSTANT && total > k->warmup_steps) {
+        left = (double)(total - step) / (double)(total - k->warmup_steps);
+        if (left < 0) left = 0;
+        f = k->schedule == DPO_LINEAR ? left : 0.5 * (1.0 + dpo__num_cos(3.14159265358979323846 * (1.0 - left)));
+    }
+    return k->learning_rate * f;
+}
+
+/* ===========================================================================================
+   >>TOKENIZER - text to ids and back
+   =========================================================================================== */
+
+struct dpo_tokenizer {
+    dpo_context *c;
+    int32_t vocab, eos;
+};
+
+DPO_API dpo_tokenizer *dpo_tokenizer_bytes(dpo_context *c) {
+    dpo_tokenizer *t;
+    if (!c || c->error.code) return NULL;
+    t = (dpo_tokenizer *)dpo__get(c, sizeof *t, "a tokenizer");
+    if (!t) return NULL;
+    t->c = c;
+    t->vocab = 257;
+    t->eos = 256;
+    return t;
+}
+DPO_API int dpo_tokenizer_vocab(const dpo_tokenizer *t) { return t ? t->vocab : 0; }
+DPO_API int32_t dpo_tokenizer_eos(const dpo_tokenizer *t) { return t ? t->eos : -1; }
+
+DPO_API int64_t dpo_encode(const dpo_tokenizer *t, const char *text, size_t bytes, int32_t *out, int64_t cap) {
+    size_t i;
+    if (!t || (!text && bytes) || bytes > INT32_MAX) return DPO_E_ARG;
+    if (out && (int64_t)bytes <= cap)
+        for (i = 0; i < bytes; i++) out[i] = (unsigned char)text[i];
+    return (int64_t)bytes;
+}
+DPO_API int64_t dpo_decode(const dpo_tokenizer *t, const int32_t *ids, int64_t n, char *out, size_t cap) {
+    int64_t i, bytes = 0, at = 0;
+    if (!t || n < 0 || (!ids && n)) return DPO_E_ARG;
+    for (i = 0; i < n; i++) {
+        if (ids[i] < 0 || ids[i] >= t->vocab) return DPO_E_ARG;
+        bytes += ids[i] < 256;
+    }
+    if (out && (size_t)bytes <= cap)
+        for (i = 0; i < n; i++)
+            if (ids[i] < 256) out[at++] = (char)(unsigned char)ids[i];
+    return bytes;
+}
+
+/* ===========================================================================================
+   >>DATA - examples as ids, rows of neutral JSON lines, reference log-probs
+
+   An item is prompt, chosen, rejected, end to end in one array of ids. An item without a rejected answer
+   is for SFT; one without a prompt is plain text, its first id not a target.
+   =========================================================================================== */
+
+typedef struct dpo__item {
+    int64_t first;
+    int32_t prompt, chosen, rejected; /* counts; rejected 0: none */
+} dpo__item;
+
+struct dpo_data {
+    dpo_context *c;
+    const dpo_tokenizer *t;
+    dpo_data_options options;
+    char field[3][64];
+    dpo_data_report report;
+    int32_t *ids;
+    int64_t n_ids, cap_ids;
+    dpo__item *items;
+    int64_t n, cap;
+    double *reference;     /* [n,2]; NaN = not computed */
+    uint64_t reference_of; /* hash of the weights they came from */
+};
+
+/* Room for `more` elements; grows by half. */
+static dpo_result dpo__data_grow(dpo_context *c, void **p, int64_t n, int64_t *cap, int64_t more, size_t size) {
+    int64_t want = n + more, to = *cap + *cap / 2;
+    size_t bytes;
+    void *q;
+    if (want <= *cap) return DPO_OK;
+    if (to < want) to = want;
+    if (to < 1024) to = 1024;
+    if (dpo__mul_size((size_t)to, size, &bytes)) bytes = SIZE_MAX;
+    q = dpo__get(c, bytes, "a data set");
+    if (!q) return DPO_E_MEMORY;
+    if (n) memcpy(q, *p, (size_t)n * size);
+    dpo__put(c, *p);
+    *p = q;
+    *cap = to;
+    return DPO_OK;
+}
+
+DPO_API dpo_data_options dpo_data_defaults(void) {
+    dpo_data_options o;
+    memset(&o, 0, sizeof o);
+    o.max_length = 512;
+    o.max_prompt_length = 256;
+    o.truncation = DPO_TRUNCATE_REF;
+    o.prompt_field = "prompt";
+    o.chosen_field = "chosen";
+    o.rejected_field = "rejected";
+    return o;
+}
+DPO_API dpo_data *dpo_data_create(dpo_context *c, const dpo_tokenizer *t, const dpo_data_options *options) {
+    dpo_data_options o = options ? *options : dpo_data_defaults();
+    const char *names[3];
+    dpo_data *d;
+    int i;
+    if (!c || c->error.code) return NULL;
+    names[0] = o.prompt_field ? o.prompt_field : "prompt";
+    names[1] = o.chosen_field ? o.chosen_field : "chosen";
+    names[2] = o.rejected_field ? o.rejected_field : "rejected";
+    if (o.max_length < 2 || o.max_length > 16 * DPO__DIM || o.max_prompt_length < 1 ||
+        o.max_prompt_length >= o.max_length || o.max_rows < 0 ||
+        (o.truncation != DPO_TRUNCATE_REF && o.truncation != DPO_TRUNCATE_END) || strlen(names[0]) > 63 ||
+        strlen(names[1]) > 63 || strlen(names[2]) > 63) {
+        dpo__fail(c, DPO_E_ARG,
+                  "data options: max_length %d must be at least 2 and above max_prompt_length "
+                  "%d (at least 1), field names shorter than 64 bytes",
+                  o.max_length, o.max_prompt_length);
+        return NULL;
+    }
+    d = (dpo_data *)dpo__get(c, sizeof *d, "a data set");
+    if (!d) return NULL;
+    memset(d, 0, sizeof *d);
+    d->c = c;
+    d->t = t;
+    d->options = o;
+    for (i = 0; i < 3; i++) memcpy(d->field[i], names[i], strlen(names[i]) + 1);
+    return d;
+}
+DPO_API void dpo_data_free(dpo_data *d) {
+    dpo_context *c;
+    if (!d) return;
+    c = d->c;
+    dpo__put(c, d->ids);
+    dpo__put(c, d->items);
+    dpo__put(c, d->reference);
+    dpo__put(c, d);
+}
+
+/* The last item's ids stand behind d->n_ids; truncates and keeps or counts it. */
+static void dpo__data_keep(dpo_data *d, int64_t prompt, int64_t chosen, int64_t rejected, int ends) {
+    const dpo_data_options *o = &d->options;
+    int32_t *p = d->ids + d->n_ids, *c = p + prompt, *r = c + chosen;
+    int64_t longest = dpo__max64(chosen, rejected), np = prompt, nc = chosen, nr = rejected;
+    if (o->truncation == DPO_TRUNCATE_REF) {
+        if (np + longest > o->max_length) np = dpo__min64(np, o->max_prompt_length);
+        if (np + longest > o->max_length) {
+            nc = dpo__min64(nc, o->max_length - o->max_prompt_length);
+            nr = dpo__min64(nr, o->max_length - o->max_prompt_length);
+        }
+    } else {
+        if (np >= o->max_length) {
+            d->report.prompt_too_long++;
+            return;
+        }
+        nc = dpo__min64(nc, o->max_length - np);
+        nr = dpo__min64(nr, o->max_length - np);
+    }
+    if (nc == nr && !memcmp(c, r, (size_t)nc * sizeof *c)) {
+        d->report.identical++;
+        return;
+    }
+    if (np + nc < 2 || (rejected && np + nr < 2)) { /* nothing before its only id: no target */
+        d->report.empty_response++;
+        return;
+    }
+    d->report.truncated_prompts += np < prompt;
+    d->report.truncated_responses += nc < chosen || nr < rejected;
+    d->report.lost_eos += ends && (nc < chosen || nr < rejected);
+    if (np < prompt && o->truncation == DPO_TRUNCATE_REF && !o->prompt_keep_start)
+        memmove(p, p + (prompt - np), (size_t)np * sizeof *p);
+    memmove(p + np, c, (size_t)nc * sizeof *p);
+    memmove(p + np + nc, r, (size_t)nr * sizeof *p);
+    d->items[d->n].first = d->n_ids;
+    d->items[d->n].prompt = (int32_t)np;
+    d->items[d->n].chosen = (int32_t)nc;
+    d->items[d->n].rejected = (int32_t)nr;
+    d->n_ids += np + nc + nr;
+    d->n++;
+    d->report.kept++;
+    d->report.prompt_tokens += np;
+    d->report.chosen_tokens += nc;
+    d->report.rejected_tokens += nr;
+}
+/* Room for one more item of so many ids; what was computed for the old items is void. */
+static dpo_result dpo__data_room(dpo_data *d, int64_t ids) {
+    dpo_result r = dpo__data_grow(d->c, (void **)&d->ids, d->n_ids, &d->cap_ids, ids, sizeof *d->ids);
+    if (!r) r = dpo__data_grow(d->c, (void **)&d->items, d->n, &d->cap, 1, sizeof *d->items);
+    dpo__put(d->c, d->reference);
+    d->reference = NULL;
+    return r;
+}
+
+DPO_API dpo_result dpo_data_add_tokens(dpo_data *d, const int32_t *prompt, int64_t n_prompt, const int32_t *chosen,
+                                       int64_t n_chosen, const int32_t *rejected, int64_t n_rejected) {
+    int64_t i;
+    if (!d) return DPO_E_ARG;
+    if (d->c->error.code) return d->c->error.code;
+    if (n_prompt < 0 || n_chosen < 0 || n_rejected < 0 || n_prompt > INT32_MAX / 4 || n_chosen > INT32_MAX / 4 ||
+        n_rejected > INT32_MAX / 4 || (n_prompt && !prompt) || (n_chosen && !chosen) || (n_rejected && !rejected))
+        return dpo__fail(d->c, DPO_E_ARG, "dpo_data_add_tokens: negative counts or missing pointers");
+    if (dpo__data_room(d, n_prompt + n_chosen + n_rejected)) return d->c->error.code;
+    d->report.rows++;
+    if (!n_chosen || (rejected && !n_rejected)) {
+        d->report.empty_response++;
+        return DPO_OK;
+    }
+    for (i = 0; i < n_prompt; i++) d->ids[d->n_ids + i] = prompt[i];
+    for (i = 0; i < n_chosen; i++) d->ids[d->n_ids + n_prompt + i] = chosen[i];
+    for (i = 0; i < n_rejected; i++) d->ids[d->n_ids + n_prompt + n_chosen + i] = rejected[i];
+    dpo__data_keep(d, n_prompt, n_chosen, n_rejected, 0);
+    return DPO_OK;
+}
+
+static int dpo__text_blank(const char *text, size_t n) {
+    while (n && (text[n - 1] == ' ' || text[n - 1] == '\n' || text[n - 1] == '\r' || text[n - 1] == '\t')) n--;
+    return n == 0;
+}
+DPO_API dpo_result dpo_data_add(dpo_data *d, const char *prompt, size_t prompt_bytes, const char *chosen,
+                                size_t chosen_bytes, const char *rejected, size_t rejected_bytes) {
+    int64_t n[3], at, most;
+    if (!d) return DPO_E_ARG;
+    if (d->c->error.code) return d->c->error.code;
+    if (!d->t) return dpo__fail(d->c, DPO_E_STATE, "dpo_data_add: this data set was made without a tokenizer");
+    n[0] = dpo_encode(d->t, prompt, prompt_bytes, NULL, 0);
+    n[1] = dpo_encode(d->t, chosen, chosen_bytes, NULL, 0);
+    n[2] = rejected ? dpo_encode(d->t, rejected, rejected_bytes, NULL, 0) : 0;
+    if (n[0] < 0 || n[1] < 0 || n[2] < 0)
+        return dpo__fail(d->c, DPO_E_ARG, "dpo_data_add: a text is NULL, or longer than 2 GB");
+    most = n[0] + n[1] + n[2] + 2;
+    if (most > INT32_MAX / 2) return dpo__fail(d->c, DPO_E_ARG, "dpo_data_add: a row of over 1 GB of tokens");
+    if (dpo__data_room(d, most)) return d->c->error.code;
+    d->report.rows++;
+    if (dpo__text_blank(chosen, chosen_bytes) || (rejected && dpo__text_blank(rejected, rejected_bytes))) {
+        d->report.empty_response++;
+        return DPO_OK;
+    }
+    at = d->n_ids;
+    dpo_encode(d->t, prompt, prompt_bytes, d->ids + at, n[0]);
+    at += n[0];
+    dpo_encode(d->t, chosen, chosen_bytes, d->ids + at, n[1]);
+    at += n[1];
+    d->ids[at++] = d->t->eos;
+    if (rejected) {
+        dpo_encode(d->t, rejected, rejected_bytes, d->ids + at, n[2]);
+        d->ids[at + n[2]] = d->t->eos;
+    }
+    dpo__data_keep(d, n[0], n[1] + 1, rejected ? n[2] + 1 : 0, 1);
+    return DPO_OK;
+}
+
+DPO_API dpo_result dpo_data_add_text(dpo_data *d, const char *text, size_t bytes) {
+    int64_t n, at, piece;
+    if (!d) return DPO_E_ARG;
+    if (d->c->error.code) return d->c->error.code;
+    if (!d->t)
+        return dpo__fail(d->c, DPO_E_STATE,
+                         "dpo_data_add_text: this data set was made without a "
+                         "tokenizer");
+    n = dpo_encode(d->t, text, bytes, NULL, 0);
+    if (n < 0) return dpo__fail(d->c, DPO_E_ARG, "dpo_data_add_text: the text is NULL, or longer than 2 GB");
+    d->report.rows++;
+    if (dpo__text_blank(text, bytes)) {
+        d->report.empty_response++;
+        return DPO_OK;
+    }
+    if (dpo__data_room(d, n + 1)) return d->c->error.code;
+    dpo_encode(d->t, text, bytes, d->ids + d->n_ids, n);
+    d->ids[d->n_ids + n++] = d->t->eos;
+    for (at = 0; at < n; at += piece) {
+        piece = dpo__min64(d->options.max_length, n - at);
+        if (piece < 2) break; /* one id alone has no target */
+        if (dpo__data_grow(d->c, (void **)&d->items, d->n, &d->cap, 1, sizeof *d->items)) return d->c->error.code;
+        d->items[d->n].first = d->n_ids + at;
+        d->items[d->n].prompt = 0;
+        d->items[d->n].chosen = (int32_t)piece;
+        d->items[d->n].rejected = 0;
+        d->n++;
+        d->report.chosen_tokens += piece;
+    }
+    d->n_ids += n;
+    d->report.kept++;
+    return DPO_OK;
+}
+
+/* --- JSON lines ------------------------------------------------------------------------------------ */
+
+typedef struct dpo__rows {
+    dpo_data *d;
+    dpo__json j;
+    char *text[3]; /* prompt, chosen, rejected, unescaped */
+    int64_t cap[3], n[3];
+    const char *why; /* of the first bad line */
+} dpo__rows;
+
+/* The string at `key` into slot i; 0 if it is not there, -1 if it is no string, -2 without memory. */
+static int dpo__rows_field(dpo__rows *r, const char *key, int i) {
+    int64_t at = dpo__json_find(&r->j, 0, key);
+    if (at < 0 || dpo__json_null(&r->j, at)) return 0;
+    r->n[i] = dpo__json_string(&r->j, at, NULL, 0);
+    if (r->n[i] < 0) return -1;
+    if (dpo__data_grow(r->d->c, (void **)&r->text[i], 0, &r->cap[i], r->n[i] + 1, 1)) return -2;
+    dpo__json_string(&r->j, at, r->text[i], (size_t)r->cap[i]);
+    return 1;
+}
+static void dpo__rows_bad(dpo__rows *r, int64_t *counter, int64_t line, const char *why) {
+    ++*counter;
+    r->d->report.rows++;
+    if (!r->d->report.first_bad_line) {
+        r->d->report.first_bad_line = line;
+        r->why = why;
+    }
+}
+static dpo_result dpo__rows_line(dpo__rows *r, const char *line, size_t n, int64_t number) {
+    dpo_data *d = r->d;
+    const char *why = "not valid JSON";
+    size_t at;
+    int p, c, j;
+    dpo_result code = dpo__json_try(d->c, line, n, &r->j, &why, &at);
+    if (code == DPO_E_MEMORY) return dpo__fail(d->c, code, "no memory for line %ld", (long)number);
+    if (code || dpo__json_type(&r->j, 0) != '{') {
+        dpo__rows_bad(r, &d->report.bad_json, number, code ? why : "the line is not a JSON object");
+        return DPO_OK;
+    }
+    p = dpo__rows_field(r, d->field[0], 0);
+    c = dpo__rows_field(r, d->field[1], 1);
+    j = dpo__rows_field(r, d->field[2], 2);
+    if (!c) c = dpo__rows_field(r, "response", 1);
+    if (!c && !p && !j && (c = dpo__rows_field(r, "text", 1)) == 1)
+        return dpo_data_add_text(d, r->text[1], (size_t)r->n[1]);
+    if (p == -2 || c == -2 || j == -2) return d->c->error.code;
+    if (p != 1 || c != 1 || j < 0) {
+        dpo__rows_bad(r, &d->report.missing_field, number,
+                      p != 1   ? "the prompt is missing or not a string"
+                      : c != 1 ? "the chosen answer is missing or not a string"
+                               : "the rejected answer is not a string");
+        return DPO_OK;
+    }
+    if (!j && d->n && d->items[d->n - 1].rejected) {
+        dpo__rows_bad(r, &d->report.missing_field, number, "the rejected answer is missing");
+        return DPO_OK;
+    }
+    return dpo_data_add(d, r->text[0], (size_t)r->n[0], r->text[1], (size_t)r->n[1], j ? r->text[2] : NULL,
+                        j ? (size_t)r->n[2] : 0);
+}
+
+DPO_API dpo_result dpo_data_read_text(dpo_data *d, const char *name, const char *text, size_t bytes) {
+    dpo__rows r;
+    size_t at = 0, end, n;
+    int64_t line = 0, kept, i;
+    dpo_result code = DPO_OK;
+    if (!d) return DPO_E_ARG;
+    if (d->c->error.code) return d->c->error.code;
+    if (!name || (!text && bytes))
+        return dpo__fail(d->c, DPO_E_ARG, "dpo_data_read_text: name and text must not be NULL");
+    memset(&r, 0, sizeof r);
+    r.d = d;
+    kept = d->report.kept;
+    if (bytes >= 3 && !memcmp(text, "\xef\xbb\xbf", 3)) at = 3; /* a byte order mark */
+    for (; at < bytes && !code; at = end + 1) {
+        const char *stop = (const char *)memchr(text + at, '\n', bytes - at);
+        end = stop ? (size_t)(stop - text) : bytes;
+        n = end - at;
+        line++;
+        if (n && text[at + n - 1] == '\r') n--;
+        if (dpo__text_blank(text + at, n)) continue;
+        if (d->options.max_rows && d->report.kept - kept >= d->options.max_rows) break;
+        code = dpo__rows_line(&r, text + at, n, line);
+    }
+    dpo__json_free(d->c, &r.j);
+    for (i = 0; i < 3; i++) dpo__put(d->c, r.text[i]);
+    if (code) return d->c->error.code ? d->c->error.code : code;
+    if (d->report.kept == kept)
+        return dpo__fail(d->c, DPO_E_FORMAT,
+                         "%.400s: no usable row: %ld of bad JSON, %ld without the fields "
+                         "\"%s\" and \"%s\", %ld empty, %ld with equal answers, %ld with "
+                         "too long a prompt%s%s",
+                         name, (long)d->report.bad_json, (long)d->report.missing_field, d->field[0], d->field[1],
+                         (long)d->report.empty_response, (long)d->report.identical, (long)d->report.prompt_too_long,
+                         r.why ? "; first: " : "", r.why ? r.why : "");
+    if (d->report.first_bad_line && r.why)
+        dpo__log(d->c, DPO_LOG_WARNING, "%s: line %ld is not used: %s (%ld such rows in all)", name,
+                 (long)d->report.first_bad_line, r.why, (long)(d->report.bad_json + d->report.missing_field));
+    return DPO_OK;
+}
+DPO_API dpo_result dpo_data_read(dpo_data *d, const char *path) {
+    char *text;
+    size_t bytes;
+    dpo_result r;
+    if (!d) return DPO_E_ARG;
+    if (d->c->error.code) return d->c->error.code;
+    if (!path) return dpo__fail(d->c, DPO_E_ARG, "dpo_data_read: the path must not be NULL");
+    r = dpo__file_read_all(d->c, path, (uint64_t)16 << 30, &text, &bytes);
+    if (r) return r;
+    r = dpo_data_read_text(d, path, text, bytes);
+    dpo__put(d->c, text);
+    return r;
+}
+
+DPO_API int64_t dpo_data_count(const dpo_data *d) { return d ? d->n : 0; }
+DPO_API dpo_data_report dpo_data_report_of(const dpo_data *d) {
+    dpo_data_report none;
+    memset(&none, 0, sizeof none);
+    return d ? d->report : none;
+}
+DPO_API dpo_result dpo_data_item(const dpo_data *d, int64_t i, const int32_t **prompt, int64_t *n_prompt,
+                                 const int32_t **chosen, int64_t *n_chosen, const int32_t **rejected,
+                                 int64_t *n_rejected) {
+    const dpo__item *t;
+    const int32_t *ids;
+    if (!d) return DPO_E_ARG;
+    if (i < 0 || i >= d->n) return dpo__fail(d->c, DPO_E_ARG, "dpo_data_item: item %ld of %ld", (long)i, (long)d->n);
+    t = &d->items[i];
+    ids = d->ids + t->first;
+    if (prompt) *prompt = ids;
+    if (n_prompt) *n_prompt = t->prompt;
+    if (chosen) *chosen = ids + t->prompt;
+    if (n_chosen) *n_chosen = t->chosen;
+    if (rejected) *rejected = ids + t->prompt + t->chosen;
+    if (n_rejected) *n_rejected = t->rejected;
+    return DPO_OK;
+}
+DPO_API uint64_t dpo_data_hash(const dpo_data *d) {
+    dpo__hash h = dpo__hash_start(1);
+    int64_t i, k;
+    if (!d) return 0;
+    for (i = 0; i < d->n; i++) {
+        const dpo__item *t = &d->items[i];
+        const int32_t *ids = d->ids + t->first;
+        dpo__hash_number(&h, t->prompt);
+        dpo__hash_number(&h, t->chosen);
+        dpo__hash_number(&h, t->rejected);
+        for (k = 0; k < (int64_t)t->prompt + t->chosen + t->rejected; k++) dpo__hash_number(&h, ids[k]);
+    }
+    return dpo__hash_end(&h);
+}
+
+/* --- batches of items -------------------------------------------------------------------------------- */
+
+/* What an item takes in a batch. The last id of an answer is only predicted, never fed. */
+static void dpo__item_shape(const dpo__item *t, int objective, dpo__shape *s) {
+    int64_t c = t->chosen - 1, r = objective == DPO_PREFERENCE ? t->rejected - 1 : 0;
+    int pair = objective == DPO_PREFERENCE;
+    memset(s, 0, sizeof *s);
+    s->rows = t->prompt + c + r;
+    s->targets = c + (pair ? r : 0) + (t->prompt ? (pair ? 2 : 1) : 0);
+    s->segments = (t->prompt > 0) + (c > 0) + (pair && r > 0);
+    s->sequences = pair ? 2 : 1;
+    s->path = t->prompt + dpo__max64(c, r);
+    s->trees = s->segments;
+}
+/* Largest item, and whether all fit the objective. */
+static dpo_result dpo__data_shape(const dpo_data *d, int objective, dpo__shape *most) {
+    int64_t i;
+    memset(most, 0, sizeof *most);
+    for (i = 0; i < d->n; i++) {
+        dpo__shape s;
+        if (objective == DPO_PREFERENCE && d->items[i].rejected < 1)
+            return dpo__fail(d->c, DPO_E_SHAPE,
+                             "data: item %ld has no rejected answer; preference training "
+                             "needs pairs (use SFT, or give pairs)",
+                             (long)i);
+        dpo__item_shape(&d->items[i], objective, &s);
+        most->rows = dpo__max64(most->rows, s.rows);
+        most->targets = dpo__max64(most->targets, s.targets);
+        most->path = dpo__max64(most->path, s.path);
+    }
+    return DPO_OK;
+}
+
+typedef struct dpo__builder {
+    dpo__shape cap, used;
+    int32_t *tokens;
+    dpo_segment *segments;
+    dpo_target *targets;
+} dpo__builder;
+
+static void dpo__builder_layout(dpo__arena *a, const dpo__shape *cap, dpo__builder *b) {
+    b->cap = *cap;
+    b->tokens = DPO__CARVE(a, int32_t, cap->rows);
+    b->segments = DPO__CARVE(a, dpo_segment, cap->segments);
+    b->targets = DPO__CARVE(a, dpo_target, cap->targets);
+}
+static void dpo__builder_reset(dpo__builder *b) { memset(&b->used, 0, sizeof b->used); }
+static void dpo__builder_target(dpo__builder *b, int64_t row, int32_t token, int64_t sequence) {
+    dpo_target *t = &b->targets[b->used.targets++];
+    t->row = (int32_t)row;
+    t->token = token;
+    t->sequence = (int32_t)sequence;
+}
+/* A segment of ids; returns its index, or `parent` if it is empty. */
+static int32_t dpo__builder_segment(dpo__builder *b, int32_t parent, const int32_t *ids, int64_t n) {
+    dpo_segment *s = &b->segments[b->used.segments];
+    if (n < 1) return parent;
+    s->parent = parent;
+    s->first = (int32_t)b->used.rows;
+    s->length = (int32_t)n;
+    s->past = 0;
+    memcpy(b->tokens + b->used.rows, ids, (size_t)n * sizeof *ids);
+    b->used.rows += n;
+    return (int32_t)b->used.segments++;
+}
+/* Adds an item if it fits; an empty builder takes any item the caps were made for. */
+static int dpo__builder_add(dpo__builder *b, const dpo_data *d, int64_t item, int objective) {
+    const dpo__item *t = &d->items[item];
+    const int32_t *prompt = d->ids + t->first, *answer[2];
+    int64_t count[2], k, i, row, sequence = b->used.sequences;
+    int32_t root;
+    dpo__shape s;
+    int answers = objective == DPO_PREFERENCE ? 2 : 1;
+    dpo__item_shape(t, objective, &s);
+    if (b->used.rows + s.rows > b->cap.rows || b->used.targets + s.targets > b->cap.targets ||
+        b->used.segments + s.segments > b->cap.segments || b->used.sequences + s.sequences > b->cap.sequences)
+        return 0;
+    answer[0] = prompt + t->prompt;
+    answer[1] = answer[0] + t->chosen;
+    count[0] = t->chosen;
+    count[1] = t->rejected;
+    root = dpo__builder_segment(b, -1, prompt, t->prompt);
+    if (t->prompt)
+        for (k = 0; k < answers; k++) dpo__builder_target(b, b->used.rows - 1, answer[k][0], sequence + k);
+    for (k = 0; k < answers; k++) {
+        row = b->used.rows;
+        dpo__builder_segment(b, root, answer[k], count[k] - 1);
+        for (i = 1; i < count[k]; i++) dpo__builder_target(b, row + i - 1, answer[k][i], sequence + k);
+    }
+    b->used.sequences += answers;
+    return 1;
+}
+static dpo_batch dpo__builder_batch(const dpo__builder *b) {
+    dpo_batch o;
+    o.tokens = b->tokens;
+    o.n_rows = b->used.rows;
+    o.segments = b->segments;
+    o.n_segments = b->used.segments;
+    o.targets = b->targets;
+    o.n_targets = b->used.targets;
+    o.n_sequences = b->used.sequences;
+    return o;
+}
+/* Capacity for micro-batches of about `rows` rows whose largest item is `most`. */
+static dpo__shape dpo__micro_shape(const dpo__shape *most, int64_t rows, int64_t items, int objective) {
+    dpo__shape s;
+    memset(&s, 0, sizeof s);
+    s.rows = dpo__max64(most->rows, rows);
+    s.sequences = dpo__min64(items, s.rows) * (objective == DPO_PREFERENCE ? 2 : 1);
+    s.segments = dpo__min64(items, s.rows) * (objective == DPO_PREFERENCE ? 3 : 2);
+    s.targets = s.rows + dpo__min64(items, s.rows);
+    s.path = most->path;
+    return s;
+}
+
+/* Ids of a data set against a model's vocabulary: once per data set, not once per batch. */
+static dpo_result dpo__data_fits(const dpo_data *d, const dpo_model *m, int objective, dpo__shape *most) {
+    int64_t i;
+    dpo_result r;
+    if (!d->n) return dpo__fail(d->c, DPO_E_ARG, "data: there are no examples");
+    for (i = 0; i < d->n_ids; i++)
+        if (d->ids[i] < 0 || d->ids[i] >= m->config.vocab_size)
+            return dpo__fail(d->c, DPO_E_SHAPE,
+                             "data: token id %ld is outside the model's vocabulary of %d; "
+                             "was the text tokenized for another model?",
+                             (long)d->ids[i], m->config.vocab_size);
+    r = dpo__data_shape(d, objective, most);
+    return r ? r : dpo__model_path(m, most->path);
+}
+
+/* ===========================================================================================
+   >>GENERATE - prompts continued, keys and values kept
+   =========================================================================================== */
+
+DPO_API dpo_generate_config dpo_generate_defaults(void) {
+    dpo_generate_config g;
+    memset(&g, 0, sizeof g);
+    g.max_new_tokens = 128;
+    g.temperature = 1.0;
+    g.eos = -1;
+    return g;
+}
+
+/* Id drawn from logits: greedy, or softmax(z / temperature) inverted at u, summed in double. */
+static int32_t dpo__sample(const float *z, int64_t vocab, double temperature, double u) {
+    int64_t i, best = 0;
+    double top, sum = 0.0, at = 0.0;
+    for (i = 1; i < vocab; i++)
+        if (z[i] > z[best]) best = i;
+    if (temperature <= 0) return (int32_t)best;
+    top = (double)z[best];
+    for (i = 0; i < vocab; i++) sum = sum + dpo__num_exp(((double)z[i] - top) / temperature);
+    u = u * sum;
+    for (i = 0; i < vocab; i++) {
+        at = at + dpo__num_exp(((double)z[i] - top) / temperature);
+        if (at > u) return (int32_t)i;
+    }
+    return (int32_t)best;
+}
+
+/* A group of prompts on their way: each has its rows of the cache, and is a segment of each batch. */
+typedef struct dpo__generation {
+    dpo__run *r;
+    const dpo_generate_config *g;
+    int64_t first, n, active;
+    int64_t *item;        /* [batch] which prompt each active one is */
+    int64_t *length;      /* [batch] positions in the cache */
+    int64_t *cache_first; /* [batch] of active ones */
+    int32_t *last;        /* [batch] id to be fed next */
+    int32_t *tokens;
+    dpo_segment *segments;
+    dpo_target *targets;
+} dpo__generation;
+
+static dpo__generation *dpo__generation_open(dpo_model *m, int64_t batch, int64_t rows, int64_t path) {
+    dpo__arena a;
+    dpo__generation plan, *t = NULL;
+    dpo__shape cap;
+    int pass;
+    memset(&a, 0, sizeof a);
+    memset(&plan, 0, sizeof plan);
+    for (pass = 0; pass < 2; pass++) {
+        a.used = 0;
+        t = DPO__CARVE(&a, dpo__generation, 1);
+        if (t) *t = plan;
+        else t = &plan;
+        t->item = DPO__CARVE(&a, int64_t, batch);
+        t->length = DPO__CARVE(&a, int64_t, batch);
+        t->cache_first = DPO__CARVE(&a, int64_t, batch);
+        t->last = DPO__CARVE(&a, int32_t, batch);
+        t->tokens = DPO__CARVE(&a, int32_t, rows);
+        t->segments = DPO__CARVE(&a, dpo_segment, batch);
+        t->targets = DPO__CARVE(&a, dpo_target, batch);
+        if (!pass && !(a.base = (uint8_t *)dpo__get(m->c, a.used, "generation"))) return NULL;
+    }
+    t = (dpo__generation *)(void *)a.base; /* it was carved first */
+    memset(&cap, 0, sizeof cap);
+    cap.rows = rows;
+    cap.segments = cap.targets = cap.sequences = batch;
+    cap.path = path;
+    t->r = dpo__run_open(m, &cap, batch, batch * path);
+    if (!t->r) {
+        dpo__put(m->c, t);
+        return NULL;
+    }
+    t->r->cache_first = t->cache_first;
+    return t;
+}
+
+/* Feeds the batch's segments (n of them, from active one `from` on) and draws an id for each. */
+static dpo_result dpo__generation_draw(dpo__generation *t, int64_t from, int64_t n, int64_t rows, int64_t *n_out) {
+    dpo_batch b;
+    dpo__linear w;
+    dpo__head h;
+    int64_t i;
+    dpo_result code;
+    b.tokens = t->tokens;
+    b.n_rows = rows;
+    b.segments = t->segments;
+    b.n_segments = n;
+    b.targets = t->targets;
+    b.n_targets = n;
+    b.n_sequences = n;
+    t->r->cache_first = t->cache_first + from;
+    code = dpo__run_forward(t->r, &b);
+    if (code) return code;
+    h = dpo__head_tile(t->r, 0, n, &w);
+    for (i = 0; i < n; i++) {
+        float *z = h.z + i * h.vocab;
+        int64_t item = t->item[from + i];
+        double u = t->g->temperature > 0 ? dpo__random_unit(t->g->seed, (uint64_t)item, (uint64_t)n_out[item]) : 0.0;
+        if (h.scale != 1.0f) t->r->c->kernels.scale(h.vocab, z, z, h.scale);
+        t->last[from + i] = dpo__sample(z, h.vocab, t->g->temperature, u);
+        t->length[from + i] += t->segments[i].length;
+    }
+    return DPO_OK;
+}
+static void dpo__generation_segment(dpo__generation *t, int64_t i, int64_t row, int64_t length, int64_t past) {
+    t->segments[i].parent = -1;
+    t->segments[i].first = (int32_t)row;
+    t->segments[i].length = (int32_t)length;
+    t->segments[i].past = (int32_t)past;
+    t->targets[i].row = (int32_t)(row + length - 1);
+    t->targets[i].token = 0;
+    t->targets[i].sequence = (int32_t)i;
+}
+/* All prompts of the group through the model, as many rows at a time as fit. */
+static dpo_result dpo__generation_prompts(dpo__generation *t, const int32_t *const *prompts, const int64_t *n_prompt,
+                                          int64_t *n_out) {
+    int64_t i = 0, from, rows;
+    dpo_result code = DPO_OK;
+    for (i = 0; i < t->active; i++) {
+        t->item[i] = t->first + i;
+        t->length[i] = 0;
+        t->cache_first[i] = i * t->r->cap.path;
+    }
+    for (i = 0; i < t->active && !code;) {
+        for (from = i, rows = 0; i < t->active && rows + n_prompt[t->item[i]] <= t->r->cap.rows; i++) {
+            int64_t n = n_prompt[t->item[i]];
+            memcpy(t->tokens + rows, prompts[t->item[i]], (size_t)n * sizeof(int32_t));
+            dpo__generation_segment(t, i - from, rows, n, 0);
+            rows += n;
+        }
+        code = dpo__generation_draw(t, from, i - from, rows, n_out);
+    }
+    return code;
+}
+/* Takes the drawn ids; finished ones leave, the others close ranks. */
+static void dpo__generation_take(dpo__generation *t, int32_t *out, int64_t *n_out) {
+    int64_t i, k = 0;
+    for (i = 0; i < t->active; i++) {
+        int64_t item = t->item[i];
+        if (t->last[i] == t->g->eos) continue;
+        out[item * t->g->max_new_tokens + n_out[item]++] = t->last[i];
+        if (n_out[item] >= t->g->max_new_tokens || t->length[i] >= t->r->cap.path) continue;
+        t->item[k] = item;
+        t->length[k] = t->length[i];
+        t->cache_first[k] = t->cache_first[i];
+        t->last[k++] = t->last[i];
+    }
+    t->active = k;
+}
+static dpo_result dpo__generation_run(dpo__generation *t, const int32_t *const *prompts, const int64_t *n_prompt,
+                                      int32_t *out, int64_t *n_out, dpo__fpenv env) {
+    int64_t i;
+    dpo_result code;
+    t->active = t->n;
+    code = dpo__generation_prompts(t, prompts, n_prompt, n_out);
+    while (!code) {
+        dpo__generation_take(t, out, n_out);
+        if (!t->active) break;
+        if (dpo__cancelled(t->r->c, env)) return dpo__fail(t->r->c, DPO_E_CANCELLED, "generation was cancelled");
+        for (i = 0; i < t->active; i++) {
+            t->tokens[i] = t->last[i];
+            dpo__generation_segment(t, i, i, 1, t->length[i]);
+        }
+        code = dpo__generation_draw(t, 0, t->active, t->active, n_out);
+    }
+    return code;
+}
+
+#define DPO__GENERATE_ROWS  512
+#define DPO__GENERATE_BATCH 32
+
+static dpo_result dpo__generate_check(const dpo_model *m, const int32_t *const *prompts, const int64_t *n_prompt,
+                                      int64_t n, const dpo_generate_config *g, const int32_t *out, const int64_t *n_out,
+                                      int64_t *longest) {
+    dpo_context *c = m->c;
+    int64_t i, k;
+    if (n < 0 || (n && (!prompts || !n_prompt || !out || !n_out)) || g->max_new_tokens < 1 ||
+        g->max_new_tokens > INT32_MAX / 2 || !(g->temperature >= 0) || g->temperature > 1e6 || g->batch < 0)
+        return dpo__fail(c, DPO_E_ARG,
+                         "dpo_generate: needs prompts and room, max_new_tokens of at least 1, a "
+                         "temperature from 0 and a batch from 0");
+    *longest = 0;
+    for (i = 0; i < n; i++) {
+        if (n_prompt[i] < 1 || n_prompt[i] > INT32_MAX / 2)
+            return dpo__fail(c, DPO_E_ARG, "dpo_generate: prompt %ld has %ld ids; at least one is needed", (long)i,
+                             (long)n_prompt[i]);
+        for (k = 0; k < n_prompt[i]; k++)
+            if (prompts[i][k] < 0 || prompts[i][k] >= m->config.vocab_size)
+                return dpo__fail(c, DPO_E_SHAPE,
+                                 "dpo_generate: prompt %ld holds id %ld, outside the model's "
+                                 "vocabulary of %d",
+                                 (long)i, (long)prompts[i][k], m->config.vocab_size);
+        *longest = dpo__max64(*longest, n_prompt[i]);
+    }
+    return dpo__model_path(m, *longest + 1);
+}
+DPO_API dpo_result dpo_generate(dpo_model *m, const int32_t *const *prompts, const int64_t *n_prompt, int64_t n,
+                                const dpo_generate_config *g, int32_t *out, int64_t *n_out) {
+    dpo_generate_config k;
+    dpo__generation *t;
+    dpo__fpenv env;
+    int64_t longest = 0, batch, path, i;
+    dpo_result code;
+    if (!m) return DPO_E_ARG;
+    if (m->c->error.code) return m->c->error.code;
+    k = g ? *g : dpo_generate_defaults();
+    code = dpo__generate_check(m, prompts, n_prompt, n, &k, out, n_out, &longest);
+    if (code || !n) return code;
+    batch = dpo__min64(k.batch ? k.batch : DPO__GENERATE_BATCH, n);
+    path = longest + k.max_new_tokens;
+    if (m->config.position == DPO_POSITION_LEARNED) path = dpo__min64(path, m->config.max_position_embeddings);
+    env = dpo__fp_enter();
+    t = dpo__generation_open(m, batch, dpo__max64(dpo__max64(longest, batch), DPO__GENERATE_ROWS), path);
+    for (i = 0; i < n; i++) n_out[i] = 0;
+    for (i = 0; t && i < n && !code; i += batch) {
+        t->g = &k;
+        t->first = i;
+        t->n = dpo__min64(batch, n - i);
+        code = dpo__generation_run(t, prompts, n_prompt, out, n_out, env);
+    }
+    dpo__fp_leave(env);
+    if (t) dpo__put(m->c, t->r);
+    dpo__put(m->c, t);
+    return m->c->error.code ? m->c->error.code : code;
+}
+DPO_API dpo_result dpo_generate_text(dpo_model *m, const dpo_tokenizer *t, const char *prompt,
+                                     const dpo_generate_config *g, char *out, size_t cap) {
+    dpo_generate_config k;
+    int64_t n, n_out = 0;
+    int32_t *ids;
+    const int32_t *start;
+    dpo_result code;
+    if (!m || !t) return DPO_E_ARG;
+    if (m->c->error.code) return m->c->error.code;
+    k = g ? *g : dpo_generate_defaults();
+    if (k.eos < 0) k.eos = dpo_tokenizer_eos(t);
+    n = prompt ? dpo_encode(t, prompt, strlen(prompt), NULL, 0) : -1;
+    if (n < 1 || !out || !cap || k.max_new_tokens < 1 || k.max_new_tokens > INT32_MAX / 2)
+        return dpo__fail(m->c, DPO_E_ARG,
+                         "dpo_generate_text: needs a prompt that is not empty, room for the "
+                         "answer, and max_new_tokens of at least 1");
+    out[0] = 0;
+    ids = (int32_t *)dpo__get(m->c, (size_t)(n + k.max_new_tokens) * sizeof *ids, "a prompt");
+    if (!ids) return DPO_E_MEMORY;
+    dpo_encode(t, prompt, strlen(prompt), ids, n);
+    start = ids;
+    code = dpo_generate(m, &start, &n, 1, &k, ids + n, &n_out);
+    while (!code && n_out > 0 && dpo_decode(t, ids + n, n_out, NULL, 0) >= (int64_t)cap) n_out--;
+    if (!code) {
+        int64_t bytes = dpo_decode(t, ids + n, n_out, out, cap - 1);
+        if (bytes < 0)
+            code = dpo__fail(m->c, DPO_E_SHAPE,
+                             "dpo_generate_text: the model drew an id that this tokenizer "
+                             "has not; they do not belong together");
+        out[bytes > 0 ? bytes : 0] = 0;
+    }
+    dpo__put(m->c, ids);
+    return code;
+}
+
+/* ===========================================================================================
+   >>TRAINER - gradients, updates, the way through the data
+   =========================================================================================== */
+
+DPO_API dpo_train_config dpo_train_defaults(int objective) {
+    dpo_train_config t;
+    memset(&t, 0, sizeof t);
+    t.objective = objective;
+    t.sft_reduction = DPO_TOKEN_MEAN;
+    t.loss_options = dpo_loss_defaults();
+    t.num_train_epochs = 1;
+    t.batch_size = 64;
+    t.optimizer = DPO_RMSPROP; /* the DPO reference code's optimizer, warm-up and clipping */
+    t.schedule = DPO_CONSTANT;
+    t.learning_rate = 5e-7;
+    t.warmup_steps = 150;
+    t.adam_beta1 = 0.9;
+    t.adam_beta2 = 0.999;
+    t.adam_epsilon = 1e-8;
+    t.rmsprop_alpha = 0.99;
+    t.max_grad_norm = 10.0;
+    t.shuffle = 1;
+    t.eval_size = 256;
+    return t;
+}
+
+struct dpo_trainer {
+    dpo_context *c;
+    dpo_model *m;
+    dpo_data *data;
+    dpo_train_config k;
+    dpo__run run;
+    dpo__builder builder;
+    dpo__grads grads;
+    dpo__shape cap;
+    int64_t n_trained; /* tensors that move */
+    dpo__param **trained;
+    float **grad, **m1, **m2;
+    int64_t embed_slots, used_slots; /* a tied matrix's use as embedding */
+    int32_t *slots, *slot_of, *slot_token;
+    float *embed_grad;
+    double *partial, *logps, *weights;
+    int64_t *order, *items;
+    int64_t step, steps, examples, tokens, order_epoch;
+    int64_t n_items; /* of the data when this trainer was made for them */
+    /* the step at hand, for the weigh callback */
+    int64_t micro_first, batch_items, batch_targets;
+    const int64_t *batch;
+    dpo_metrics sum;
+    double loss_sum;
+    dpo__fpenv env;
+};
+
+/* --- layout: what the plan counts and creation carves ----------------------------------------------- */
+
+typedef struct dpo__trainer_sizes {
+    size_t gradients, optimizer, activations, logits, other;
+} dpo__trainer_sizes;
+
+static void dpo__trainer_layout_state(dpo__arena *a, const dpo_model *m, const dpo_train_config *k, dpo_trainer *t,
+                                      dpo__trainer_sizes *z) {
+    const dpo__param *p = m->lora ? m->lora->params : m->params;
+    int64_t i, n = m->lora ? m->lora->n_params : m->n_params, blocks = 1;
+    size_t before = a->used;
+    int tied = m->config.tie_word_embeddings && !m->lora;
+    t->n_trained = n;
+    t->trained = DPO__CARVE(a, dpo__param *, n);
+    t->grad = DPO__CARVE(a, float *, n);
+    t->m1 = DPO__CARVE(a, float *, n);
+    t->m2 = DPO__CARVE(a, float *, n);
+    t->grads.params = DPO__CARVE(a, float *, m->n_params);
+    t->grads.lora = DPO__CARVE(a, float *, m->lora ? n : 0);
+    z->other += a->used - before;
+    before = a->used;
+    for (i = 0; i < n; i++) {
+        float *g = DPO__CARVE(a, float, p[i].count);
+        blocks = dpo__max64(blocks, dpo__norm_blocks(p[i].count));
+        if (t->grad) t->grad[i] = g;
+    }
+    t->embed_grad = DPO__CARVE(a, float, tied ? t->embed_slots * m->config.hidden_size : 0);
+    t->slot_token = DPO__CARVE(a, int32_t, tied ? t->embed_slots : 0);
+    t->slot_of = DPO__CARVE(a, int32_t, tied ? m->config.vocab_size : 0);
+    t->slots = DPO__CARVE(a, int32_t, tied ? t->cap.rows : 0);
+    z->gradients += a->used - before;
+    before = a->used;
+    for (i = 0; i < n; i++) {
+        float *s = DPO__CARVE(a, float, k->optimizer == DPO_ADAMW ? p[i].count : 0);
+        float *v = DPO__CARVE(a, float, p[i].count);
+        if (t->m1) {
+            t->m1[i] = s;
+            t->m2[i] = v;
+        }
+    }
+    z->optimizer += a->used - before;
+    t->partial = DPO__CARVE(a, double, blocks);
+}
+static void dpo__trainer_layout(dpo__arena *a, const dpo_model *m, const dpo_data *d, const dpo_train_config *k,
+                                const dpo_trainer *plan, int workers, dpo__trainer_sizes *z) {
+    dpo_trainer probe, *t = DPO__CARVE(a, dpo_trainer, 1);
+    size_t before;
+    if (t) *t = *plan;
+    else {
+        probe = *plan;
+        t = &probe;
+    }
+    memset(z, 0, sizeof *z);
+    dpo__trainer_layout_state(a, m, k, t, z);
+    dpo__builder_layout(a, &t->cap, &t->builder);
+    t->logps = DPO__CARVE(a, double, t->cap.sequences);
+    t->weights = DPO__CARVE(a, double, t->cap.sequences);
+    t->order = DPO__CARVE(a, int64_t, d ? d->n : 0);
+    t->items = DPO__CARVE(a, int64_t, d ? k->batch_size : 0);
+    before = a->used;
+    z->other = before - z->gradients - z->optimizer;
+    dpo__run_layout(a, &m->config, workers, &t->run);
+    z->logits = (size_t)(t->run.head_rows * m->config.vocab_size) * sizeof(float);
+    z->activations = a->used - before - z->logits;
+}
+
+/* Sizes that follow from data and options, the same for plan and creation. */
+static dpo_result dpo__trainer_sizes_of(const dpo_model *m, const dpo_data *d, const dpo_train_config *k,
+                                        dpo_trainer *t) {
+    dpo__shape most;
+    int64_t tokens, rows = k->micro_rows ? k->micro_rows : 1024;
+    int64_t vocab = m->config.vocab_size, path = m->config.max_position_embeddings;
+    dpo_result r;
+    memset(t, 0, sizeof *t);
+    if (d) {
+        r = dpo__data_fits(d, m, k->objective, &most);
+        if (r) return r;
+        tokens = most.rows * k->batch_size;
+        t->run.head_rows = k->objective == DPO_PREFERENCE ? most.targets : 1;
+        /* Evaluation data made with the same options must fit, too. */
+        most.path = dpo__max64(dpo__max64(most.path, k->max_path), dpo__min64(d->options.max_length, path));
+        most.rows = dpo__max64(most.rows, k->max_rows);
+        rows = dpo__min64(rows, dpo__max64(tokens, 2 * (int64_t)d->options.max_length));
+        t->cap = dpo__micro_shape(&most, rows, dpo__max64(k->batch_size, 64), k->objective);
+        t->run.head_rows = dpo__max64(t->run.head_rows, dpo__min64(DPO__HEAD_ROWS, t->cap.targets));
+        t->steps = k->max_steps ? k->max_steps : k->num_train_epochs * ((d->n + k->batch_size - 1) / k->batch_size);
+    } else {
+        memset(&most, 0, sizeof most);
+        t->cap.rows = k->max_rows ? k->max_rows : rows;
+        t->cap.targets = k->max_targets ? k->max_targets : t->cap.rows;
+        t->cap.segments = k->max_segments ? k->max_segments : t->cap.rows;
+        t->cap.sequences = t->cap.targets;
+        t->cap.path = k->max_path ? k->max_path : t->cap.rows;
+        t->run.head_rows = dpo__min64(DPO__HEAD_ROWS, t->cap.targets);
+        tokens = vocab;
+        t->steps = k->max_steps;
+        r = dpo__model_path(m, 1);
+        if (r) return r;
+    }
+    t->embed_slots = dpo__min64(tokens, vocab);
+    t->run.cap = t->cap;
+    t->run.train = 1;
+    t->run.recompute = k->recompute;
+    t->run.lora_r = m->lora ? m->lora->config.r : 0;
+    return DPO_OK;
+}
+
+/* --- reference log-probs ------------------------------------------------------------------------------------ */
+
+#define DPO__UNKNOWN ((double)NAN)
+
+static dpo_result dpo__reference_room(dpo_data *d, uint64_t of) {
+    int64_t i;
+    if (d->reference && d->reference_of == of) return DPO_OK;
+    if (!d->reference)
+        d->reference = (double *)dpo__get(d->c, (size_t)d->n * 2 * sizeof(double), "reference log-probs");
+    if (!d->reference) return DPO_E_MEMORY;
+    for (i = 0; i < 2 * d->n; i++) d->reference[i] = DPO__UNKNOWN;
+    d->reference_of = of;
+    return DPO_OK;
+}
+/* Log-probs of the builder's items by the model without adapters. */
+static dpo_result dpo__reference_micro(dpo__run *run, const dpo__builder *b, double *logps) {
+    dpo_batch batch = dpo__builder_batch(b);
+    dpo__lora *l = run->m->lora;
+    int on = l ? l->on : 0;
+    dpo_result r;
+    if (l) l->on = 0;
+    r = dpo__run_forward(run, &batch);
+    if (!r) dpo__run_head(run, logps, NULL, 0, NULL, NULL, NULL);
+    if (l) l->on = on;
+    return r;
+}
+static dpo_result dpo__reference_finite(dpo_context *c, const double *logps, int64_t n, int64_t item) {
+    int64_t i;
+    for (i = 0; i < n; i++)
+        if (!(logps[i] - logps[i] == 0.0))
+            return dpo__fail(c, DPO_E_NONFINITE, "reference: the model's log-prob of example %ld is not finite",
+                             (long)(item + i / 2));
+    return DPO_OK;
+}
+DPO_API dpo_result dpo_reference_compute(dpo_model *m, dpo_data *d) {
+    dpo_context *c;
+    dpo__shape most, cap;
+    dpo__run *run;
+    dpo__builder b;
+    dpo__arena a;
+    double *logps = NULL;
+    dpo__fpenv env;
+    int64_t i, first;
+    dpo_result r;
+    if (!m || !d) return DPO_E_ARG;
+    c = m->c;
+    if (c->error.code) return c->error.code;
+    r = dpo__data_fits(d, m, DPO_PREFERENCE, &most);
+    if (r) return r;
+    cap = dpo__micro_shape(&most, dpo__min64(1024, most.rows * d->n), d->n, DPO_PREFERENCE);
+    memset(&a, 0, sizeof a);
+    dpo__builder_layout(&a, &cap, &b);
+    (void)DPO__CARVE(&a, double, cap.sequences);
+    a.base = (uint8_t *)dpo__get(c, a.used, "reference batches");
+    if (!a.base) return DPO_E_MEMORY;
+    a.used = 0;
+    dpo__builder_layout(&a, &cap, &b);
+    logps = DPO__CARVE(&a, double, cap.sequences);
+    env = dpo__fp_enter();
+    run = dpo__run_open(m, &cap, dpo__min64(DPO__HEAD_ROWS, cap.targets), 0);
+    if (!run || dpo__reference_room(d, dpo_model_hash(m))) r = c->error.code;
+    for (i = 0; i < d->n && !r;) {
+        dpo__builder_reset(&b);
+        for (first = i; i < d->n && dpo__builder_add(&b, d, i, DPO_PREFERENCE); i++) {
+        }
+        r = dpo__reference_micro(run, &b, logps);
+        if (!r) r = dpo__reference_finite(c, logps, b.used.sequences, first);
+        if (r) break;
+        memcpy(d->reference + 2 * first, logps, (size_t)b.used.sequences * sizeof(double));
+        dpo__progress(c, env, "reference log-probs", i, d->n);
+        if (i < d->n && dpo__cancelled(c, env))
+            r = dpo__fail(c, DPO_E_CANCELLED, "the reference pass was cancelled at example %ld of %ld", (long)i,
+                          (long)d->n);
+    }
+    dpo__fp_leave(env);
+    dpo__put(c, run);
+    dpo__put(c, a.base);
+    if (r) {
+        dpo__put(c, d->reference);
+        d->reference = NULL;
+    }
+    return r;
+}
+DPO_API const double *dpo_reference_of(const dpo_data *d) {
+    int64_t i;
+    if (!d || !d->reference) return NULL;
+    for (i = 0; i < 2 * d->n; i++) /* NaN: a trainer that computes them as it goes has not met all */
+        if (d->reference[i] != d->reference[i]) return NULL;
+    return d->reference;
+}
+
+/* Keys as text, so that a file can say what it was made from. */
+static void dpo__reference_keys(const dpo_data *d, uint64_t weights, char text[3][24]) {
+    dpo__append(text[0], 24, 0, "%016llx", (unsigned long long)weights);
+    dpo__append(text[1], 24, 0, "%016llx", (unsigned long long)dpo_data_hash(d));
+    dpo__append(text[2], 24, 0, "fp32 %d", DPO_NUMERICS);
+}
+DPO_API dpo_result dpo_reference_save(const dpo_data *d, const char *path) {
+    char text[3][24];
+    const char *metadata[7];
+    dpo_tensor t;
+    if (!d) return DPO_E_ARG;
+    if (d->c->error.code) return d->c->error.code;
+    if (!dpo_reference_of(d) || !path)
+        return dpo__fail(d->c, DPO_E_STATE,
+                         "dpo_reference_save: the reference log-probs are not complete yet, "
+                         "or there is no path");
+    dpo__reference_keys(d, d->reference_of, text);
+    metadata[0] = "weights";
+    metadata[1] = text[0];
+    metadata[2] = "data";
+    metadata[3] = text[1];
+    metadata[4] = "precision";
+    metadata[5] = text[2];
+    metadata[6] = NULL;
+    memset(&t, 0, sizeof t);
+    t.name = "reference_logps";
+    t.data = d->reference;
+    t.dtype = DPO_F64;
+    t.ndim = 2;
+    t.shape[0] = d->n;
+    t.shape[1] = 2;
+    t.shape[2] = t.shape[3] = 1;
+    return dpo_tensors_save(d->c, path, &t, 1, metadata);
+}
+DPO_API dpo_result dpo_reference_load(const dpo_model *m, dpo_data *d, const char *path) {
+    static const char *const keys[3] = {"weights", "data", "precision"};
+    char text[3][24];
+    dpo__st st;
+    const dpo__st_entry *e;
+    uint64_t of;
+    int i;
+    dpo_result r;
+    if (!m || !d) return DPO_E_ARG;
+    if (d->c->error.code) return d->c->error.code;
+    if (!path) return dpo__fail(d->c, DPO_E_ARG, "dpo_reference_load: the path must not be NULL");
+    r = dpo__st_open(d->c, path, &st);
+    if (r) return r;
+    of = dpo_model_hash(m);
+    dpo__reference_keys(d, of, text);
+    for (i = 0; i < 3 && !r; i++) {
+        const char *has = dpo__st_metadata(&st, keys[i]);
+        if (!has || strcmp(has, text[i]))
+            r = dpo__fail(d->c, DPO_E_STATE,
+                          "%.400s: made from other %s (%.40s here, %.40s there); delete it, "
+                          "and it is computed anew",
+                          path, keys[i], text[i], has ? has : "nothing");
+    }
+    e = dpo__st_find(&st, "reference_logps");
+    if (!r && (!e || e->dtype != DPO_F64 || e->ndim != 2 || e->shape[0] != d->n || e->shape[1] != 2))
+        r = dpo__fail(d->c, DPO_E_FORMAT, "%.400s: no tensor reference_logps of F64 [%ld,2] in it", path, (long)d->n);
+    if (!r) r = dpo__reference_room(d, of);
+    if (!r) r = dpo__st_read_raw(&st, e, d->reference);
+    if (!r) r = dpo__reference_finite(d->c, d->reference, 2 * d->n, 0);
+    if (r) {
+        dpo__put(d->c, d->reference);
+        d->reference = NULL;
+    }
+    dpo__st_close(&st);
+    return r;
+}
+
+/* --- creation ------------------------------------------------------------------------------------------ */
+
+static dpo_result dpo__train_check(dpo_context *c, const dpo_train_config *k) {
+    const dpo_loss_options *o = &k->loss_options;
+    const char *why = NULL;
+    if (k->objective != DPO_SFT && k->objective != DPO_PREFERENCE) why = "objective must be DPO_SFT or DPO_PREFERENCE";
+    else if (k->sft_reduction != DPO_TOKEN_MEAN && k->sft_reduction != DPO_SEQUENCE_SUM)
+        why = "sft_reduction must be DPO_TOKEN_MEAN or DPO_SEQUENCE_SUM";
+    else if (!(k->learning_rate >= 0) || !(k->learning_rate < 1e6))
+        why = "learning_rate must be a finite number from 0";
+    else if (k->batch_size < 1 || k->batch_size > ((int64_t)1 << 30)) why = "batch_size must be at least 1";
+    else if (k->num_train_epochs < 0 || k->num_train_epochs > 1000000 || k->max_steps < 0 ||
+             (k->num_train_epochs < 1 && k->max_steps < 1))
+        why = "num_train_epochs must be at least 1, or max_steps must be";
+    else if (k->warmup_steps < 0) why = "warmup_steps must not be negative";
+    else if (k->optimizer != DPO_ADAMW && k->optimizer != DPO_RMSPROP)
+        why = "optimizer must be DPO_ADAMW or DPO_RMSPROP";
+    else if (k->schedule < DPO_CONSTANT || k->schedule > DPO_COSINE)
+        why = "schedule must be DPO_CONSTANT, DPO_LINEAR or DPO_COSINE";
+    else if (!(k->adam_beta1 >= 0 && k->adam_beta1 < 1) || !(k->adam_beta2 >= 0 && k->adam_beta2 < 1) ||
+             !(k->rmsprop_alpha >= 0 && k->rmsprop_alpha < 1))
+        why = "adam_beta1, adam_beta2 and rmsprop_alpha must lie from 0 to below 1";
+    else if (!(k->adam_epsilon > 0) || !(k->adam_epsilon < 1)) why = "adam_epsilon must lie between 0 and 1";
+    else if (!(k->weight_decay >= 0) || !(k->weight_decay < 1e6)) why = "weight_decay must be a number from 0";
+    else if (!(k->max_grad_norm >= 0)) why = "max_grad_norm must be a number from 0";
+    else if (k->eval_size < 0 || k->micro_rows < 0 || k->max_rows < 0 || k->max_targets < 0 || k->max_segments < 0 ||
+             k->max_path < 0 || k->micro_rows > INT32_MAX / 4)
+        why = "sizes must not be negative";
+    else if (k->objective == DPO_PREFERENCE && (!(o->beta > 0) || !(o->beta < 1e6)))
+        why = "beta must be a positive number";
+    else if (!(o->label_smoothing >= 0 && o->label_smoothing < 0.5))
+        why = "label_smoothing must lie from 0 to below 0.5";
+    else if (!(o->gamma > -1e6 && o->gamma < 1e6) || !(o->lambda >= 0 && o->lambda < 1e6) ||
+             !(o->tau > 0 && o->tau < 1e6) || !(o->sft_weight >= 0 && o->sft_weight < 1e6))
+        why = "gamma, lambda, tau and sft_weight must be finite, lambda and sft_weight from 0, tau positive";
+    return why ? dpo__fail(c, DPO_E_ARG, "training options: %s", why) : DPO_OK;
+}
+
+static void dpo__trainer_bind(dpo_trainer *t) {
+    dpo_model *m = t->m;
+    dpo__param *p = m->lora ? m->lora->params : m->params;
+    int64_t i;
+    int tied = m->config.tie_word_embeddings && !m->lora;
+    for (i = 0; i < m->n_params; i++) t->grads.params[i] = NULL;
+    for (i = 0; i < t->n_trained; i++) {
+        t->trained[i] = &p[i];
+        if (m->lora) t->grads.lora[i] = t->grad[i];
+        else t->grads.params[i] = t->grad[i];
+        memset(t->grad[i], 0, (size_t)p[i].count * sizeof(float));
+        if (t->k.optimizer == DPO_ADAMW) memset(t->m1[i], 0, (size_t)p[i].count * sizeof(float));
+        memset(t->m2[i], 0, (size_t)p[i].count * sizeof(float));
+    }
+    if (!m->lora) t->grads.lora = NULL;
+    if (!tied) t->embed_grad = NULL;
+    t->grads.embedding = t->embed_grad;
+    t->grads.slots = t->slots;
+    for (i = 0; tied && i < m->config.vocab_size; i++) t->slot_of[i] = -1;
+}
+
+static int dpo__trainer_needs_reference(const dpo_trainer *t) {
+    return t->k.objective == DPO_PREFERENCE && !t->k.loss_options.reference_free && dpo_loss_needs_reference(t->k.loss);
+}
+
+DPO_API dpo_trainer *dpo_trainer_create(dpo_model *m, dpo_data *data, const dpo_train_config *config) {
+    dpo_train_config k;
+    dpo_trainer plan, *t;
+    dpo__trainer_sizes z;
+    dpo__arena a;
+    dpo__fpenv env;
+    dpo_context *c;
+    if (!m || m->c->error.code) return NULL;
+    c = m->c;
+    k = config ? *config : dpo_train_defaults(DPO_PREFERENCE);
+    if (!k.loss) k.loss = dpo__loss_sigmoid;
+    if (dpo__train_check(c, &k) || dpo__trainer_sizes_of(m, data, &k, &plan)) return NULL;
+    memset(&a, 0, sizeof a);
+    dpo__trainer_layout(&a, m, data, &k, &plan, c->pool.n, &z);
+    a.base = (uint8_t *)dpo__get(c, a.used, "training");
+    if (!a.base) return NULL;
+    a.used = 0;
+    dpo__trainer_layout(&a, m, data, &k, &plan, c->pool.n, &z);
+    t = (dpo_trainer *)(void *)a.base; /* it was carved first */
+    t->c = t->run.c = c;
+    t->m = t->run.m = m;
+    t->data = data;
+    t->k = k;
+    t->order_epoch = -1;
+    t->n_items = data ? data->n : 0;
+    dpo__trainer_bind(t);
+    env = dpo__fp_enter();
+    dpo__run_tables(&t->run);
+    dpo__fp_leave(env);
+    /* Adapters off give the reference as training goes; full fine-tuning needs it before weights move. */
+    if (data && dpo__trainer_needs_reference(t) && !dpo_reference_of(data) &&
+        (m->lora ? !data->reference && dpo__reference_room(data, dpo_model_hash(m)) : dpo_reference_compute(m, data))) {
+        dpo__put(c, t);
+        return NULL;
+    }
+    return t;
+}
+DPO_API void dpo_trainer_free(dpo_trainer *t) {
+    if (t) dpo__put(t->c, t);
+}
+DPO_API int dpo_trainer_done(const dpo_trainer *t) { return !t || t->step >= t->steps; }
+DPO_API int64_t dpo_trainer_steps(const dpo_trainer *t) { return t ? t->steps : 0; }
+
+/* --- gradients ------------------------------------------------------------------------------------------ */
+
+/* Rows of the compact embedding gradient for a batch's tokens; new tokens get cleared ones. */
+static void dpo__trainer_slots(dpo_trainer *t, const dpo_batch *b) {
+    int64_t n, d = t->m->config.hidden_size;
+    if (!t->embed_grad) return;
+    for (n = 0; n < b->n_rows; n++) {
+        int32_t *slot = &t->slot_of[b->tokens[n]];
+        if (*slot < 0) {
+            DPO_ASSERT(t->used_slots < t->embed_slots);
+            *slot = (int32_t)t->used_slots++;
+            t->slot_token[*slot] = b->tokens[n];
+            memset(t->embed_grad + *slot * d, 0, (size_t)d * sizeof(float));
+        }
+        t->slots[n] = *slot;
+    }
+}
+/* Adds the embedding's share of a tied matrix to the head's: once, head + embedding. */
+static void dpo__trainer_tie(dpo_trainer *t) {
+    int64_t i, d = t->m->config.hidden_size;
+    float *head;
+    if (!t->embed_grad) return;
+    head = t->grads.params[t->m->of[(int64_t)t->m->config.num_hidden_layers * DPO__N_TENSORS + DPO__EMBED]];
+    for (i = 0; i < t->used_slots; i++) {
+        t->c->kernels.add(d, head + t->slot_token[i] * d, t->embed_grad + i * d);
+        t->slot_of[t->slot_token[i]] = -1;
+    }
+    t->used_slots = 0;
+}
+DPO_API dpo_result dpo_trainer_zero(dpo_trainer *t) {
+    int64_t i;
+    if (!t) return DPO_E_ARG;
+    for (i = 0; i < t->n_trained; i++) memset(t->grad[i], 0, (size_t)t->trained[i]->count * sizeof(float));
+    for (i = 0; i < t->used_slots; i++) t->slot_of[t->slot_token[i]] = -1;
+    t->used_slots = 0;
+    return DPO_OK;
+}
+
+/* Clips and moves; the gradients are clear afterwards. Nothing moves if one is not finite. */
+static dpo_result dpo__trainer_move(dpo_trainer *t, double *grad_norm) {
+    const dpo_train_config *k = &t->k;
+    double sum = 0.0, clip = 1.0, lr = dpo__schedule(k, t->step, t->steps);
+    int64_t i;
+    dpo__trainer_tie(t);
+    for (i = 0; i < t->n_trained; i++) {
+        double s = dpo__squares_of(t->c, t->grad[i], t->trained[i]->count, t->partial);
+        if (!(s < (double)INFINITY)) {
+            const char *name = t->trained[i]->name;
+            dpo_trainer_zero(t);
+            return dpo__fail(t->c, DPO_E_NONFINITE,
+                             "update %ld: the gradient of %s is not finite; no weight "
+                             "was moved (lower the learning rate, or look at the data)",
+                             (long)t->step + 1, name);
+        }
+        sum = sum + s;
+    }
+    *grad_norm = sqrt(sum);
+    if (k->max_grad_norm > 0) clip = k->max_grad_norm / (*grad_norm + 1e-6);
+    if (clip > 1.0) clip = 1.0;
+    for (i = 0; i < t->n_trained; i++) {
+        dpo__optimizer_job j;
+        const dpo__param *p = t->trained[i];
+        j.c = t->c;
+        j.kind = k->optimizer;
+        j.w = p->data;
+        j.g = t->grad[i];
+        j.m = t->m1[i];
+        j.v = t->m2[i];
+        j.o = dpo__optimizer_constants(
+            k, t->step + 1,
+            k->mup_learning_rate && !t->m->lora && p->kind == DPO__MATRIX ? lr * t->m->config.width_scale : lr, clip);
+        dpo__split_run(t->c, p->count, 16, dpo__optimizer_range, &j);
+    }
+    t->step++;
+    return DPO_OK;
+}
+
+/* --- level 2: batches of the caller's --------------------------------------------------------------------- */
+
+static dpo_result dpo__trainer_ready(const dpo_trainer *t, const char *who, const dpo_batch *b) {
+    dpo__shape s;
+    dpo_result r;
+    if (!t) return DPO_E_ARG;
+    if (t->c->error.code) return t->c->error.code;
+    if (!b) return dpo__fail(t->c, DPO_E_ARG, "%s: the batch must not be NULL", who);
+    r = dpo__batch_check(t->c, b, t->m->config.vocab_size, 0, &s);
+    if (!r) r = dpo__model_path(t->m, s.path);
+    if (r) return r;
+    if (s.rows > t->cap.rows || s.targets > t->cap.targets || s.segments > t->cap.segments || s.path > t->cap.path ||
+        s.sequences > t->cap.sequences)
+        return dpo__fail(t->c, DPO_E_SHAPE,
+                         "%s: a batch of %ld rows, %ld targets, %ld segments, path %ld, %ld "
+                         "sequences; this trainer has room for %ld, %ld, %ld, %ld, %ld (its "
+                         "options max_rows, max_targets, max_segments, max_path)",
+                         who, (long)s.rows, (long)s.targets, (long)s.segments, (long)s.path, (long)s.sequences,
+                         (long)t->cap.rows, (long)t->cap.targets, (long)t->cap.segments, (long)t->cap.path,
+                         (long)t->cap.sequences);
+    return DPO_OK;
+}
+DPO_API dpo_result dpo_trainer_forward(dpo_trainer *t, const dpo_batch *b, double *logps) {
+    dpo_result r = dpo__trainer_ready(t, "dpo_trainer_forward", b);
+    dpo__fpenv env;
+    if (r) return r;
+    if (!logps) return dpo__fail(t->c, DPO_E_ARG, "dpo_trainer_forward: logps must not be NULL");
+    env = dpo__fp_enter();
+    r = dpo__run_forward(&t->run, b);
+    if (!r) dpo__run_head(&t->run, logps, NULL, 0, NULL, NULL, NULL);
+    dpo__fp_leave(env);
+    return r;
+}
+DPO_API dpo_result dpo_trainer_backward(dpo_trainer *t, const dpo_batch *b, const double *dlogps) {
+    dpo_result r = dpo__trainer_ready(t, "dpo_trainer_backward", b);
+    dpo__fpenv env;
+    int64_t i;
+    if (r) return r;
+    if (!dlogps) return dpo__fail(t->c, DPO_E_ARG, "dpo_trainer_backward: dlogps must not be NULL");
+    for (i = 0; i < b->n_sequences; i++) {
+        if (!(dlogps[i] - dlogps[i] == 0.0))
+            return dpo__fail(t->c, DPO_E_NONFINITE,
+                             "dpo_trainer_backward: the weight of sequence %ld is not "
+                             "finite; nothing was added",
+                             (long)i);
+        t->weights[i] = dlogps[i];
+    }
+    env = dpo__fp_enter();
+    r = dpo__run_forward(&t->run, b);
+    if (!r) {
+        dpo__trainer_slots(t, b);
+        dpo__run_head(&t->run, t->logps, t->weights, 0, NULL, NULL, &t->grads);
+        dpo__run_backward(&t->run, &t->grads);
+    }
+    dpo__fp_leave(env);
+    return r;
+}
+DPO_API dpo_result dpo_trainer_update(dpo_trainer *t, double *grad_norm) {
+    double norm = 0.0;
+    dpo__fpenv env;
+    dpo_result r;
+    if (!t) return DPO_E_ARG;
+    if (t->c->error.code) return t->c->error.code;
+    env = dpo__fp_enter();
+    r = dpo__trainer_move(t, &norm);
+    dpo__fp_leave(env);
+    if (grad_norm) *grad_norm = norm;
+    return r;
+}
+DPO_API int64_t dpo_trainer_gradients(dpo_trainer *t, dpo_tensor *out, int64_t cap) {
+    int64_t i;
+    if (!t) return 0;
+    if (out) {
+        dpo__fpenv env = dpo__fp_enter();
+        dpo__trainer_tie(t);
+        dpo__fp_leave(env);
+    }
+    for (i = 0; out && i < t->n_trained && i < cap; i++) {
+        out[i] = dpo__param_view(t->trained[i]);
+        out[i].data = t->grad[i];
+    }
+    return t->n_trained;
+}
+DPO_API dpo_result dpo_trainer_batch(dpo_trainer *t, const int64_t *items, int64_t n, dpo_batch *out) {
+    int64_t i;
+    if (!t) return DPO_E_ARG;
+    if (t->c->error.code) return t->c->error.code;
+    if (!t->data || n < 1 || !items || !out)
+        return dpo__fail(t->c, DPO_E_ARG, "dpo_trainer_batch: needs a trainer with data, items and a batch");
+    dpo__builder_reset(&t->builder);
+    for (i = 0; i < n; i++) {
+        if (items[i] < 0 || items[i] >= t->data->n)
+            return dpo__fail(t->c, DPO_E_ARG, "dpo_trainer_batch: item %ld of %ld", (long)items[i], (long)t->data->n);
+        if (!dpo__builder_add(&t->builder, t->data, items[i], t->k.objective))
+            return dpo__fail(t->c, DPO_E_SHAPE,
+                             "dpo_trainer_batch: %ld items do not fit one micro-batch; %ld "
+                             "do (option micro_rows)",
+                             (long)n, (long)i);
+    }
+    *out = dpo__builder_batch(&t->builder);
+    return DPO_OK;
+}
+
+/* --- level 1: steps through the data --------------------------------------------------------------------- */
+
+/* A fresh order for an epoch: Fisher-Yates with numbers of (seed, epoch, position). */
+static void dpo__shuffle(int64_t *order, int64_t n, uint64_t seed, uint64_t stream) {
+    int64_t i;
+    for (i = 0; i < n; i++) order[i] = i;
+    for (i = n - 1; i > 0; i--) {
+        int64_t j = (int64_t)dpo__random_below(seed, stream, (uint64_t)i, (uint64_t)i + 1);
+        int64_t x = order[i];
+        order[i] = order[j];
+        order[j] = x;
+    }
+}
+
+/* Loss and derivatives of finished pairs, metrics in item order. */
+static void dpo__trainer_weigh(void *user, int64_t first, int64_t n, const double *logps, double *weights) {
+    dpo_trainer *t = (dpo_trainer *)user;
+    const dpo_train_config *k = &t->k;
+    int64_t s;
+    for (s = first; s < first + n; s += 2) {
+        int64_t item = t->batch[t->micro_first + s / 2];
+        const dpo__item *it = &t->data->items[item];
+        double share = 1.0 / (double)t->batch_items, dc = 0.0, dr = 0.0, a, b, loss;
+        dpo_pair p;
+        memset(&p, 0, sizeof p);
+        p.policy_chosen = logps[s];
+        p.policy_rejected = logps[s + 1];
+        if (t->data->reference && dpo__trainer_needs_reference(t)) {
+            p.reference_chosen = t->data->reference[2 * item];
+            p.reference_rejected = t->data->reference[2 * item + 1];
+        }
+        p.chosen_tokens = it->chosen - (it->prompt ? 0 : 1);
+        p.rejected_tokens = it->rejected - (it->prompt ? 0 : 1);
+        dpo__fp_leave(t->env); /* the loss may be the caller's */
+        loss = k->loss(&p, &k->loss_options, &dc, &dr);
+        (void)dpo__fp_enter();
+        weights[s] = dc * share;
+        weights[s + 1] = dr * share;
+        t->loss_sum = t->loss_sum + loss * share;
+        if (k->loss_options.sft_weight > 0) {
+            double f = k->loss_options.sft_weight / (double)t->batch_targets;
+            weights[s] = weights[s] - f;
+            t->loss_sum = t->loss_sum - f * p.policy_chosen;
+        }
+        a = k->loss_options.beta * (p.policy_chosen - p.reference_chosen);
+        b = k->loss_options.beta * (p.policy_rejected - p.reference_rejected);
+        t->sum.rewards_chosen = t->sum.rewards_chosen + a;
+        t->sum.rewards_rejected = t->sum.rewards_rejected + b;
+        t->sum.rewards_margins = t->sum.rewards_margins + (a - b);
+        t->sum.rewards_accuracies = t->sum.rewards_accuracies + (a > b ? 1.0 : 0.0);
+        t->sum.rewards_ties = t->sum.rewards_ties + (a == b ? 1.0 : 0.0);
+        t->sum.logps_chosen = t->sum.logps_chosen + p.policy_chosen;
+        t->sum.logps_rejected = t->sum.logps_rejected + p.policy_rejected;
+    }
+}
+/* SFT: weights are known beforehand, the loss is read off afterwards. */
+static double dpo__trainer_sft_weight(const dpo_trainer *t) {
+    return -1.0 / (double)(t->k.sft_reduction == DPO_TOKEN_MEAN ? t->batch_targets : t->batch_items);
+}
+static void dpo__trainer_sft_metrics(dpo_trainer *t, const double *logps, int64_t n) {
+    double w = dpo__trainer_sft_weight(t);
+    int64_t s;
+    for (s = 0; s < n; s++) {
+        t->loss_sum = t->loss_sum + w * logps[s];
+        t->sum.logps_chosen = t->sum.logps_chosen + logps[s];
+    }
+}
+
+/* Reference log-probs of a micro-batch's items that are not known yet (LoRA: adapters off). */
+static dpo_result dpo__trainer_reference(dpo_trainer *t, int64_t n) {
+    int64_t i, item;
+    int missing = 0;
+    dpo_result r;
+    if (!dpo__trainer_needs_reference(t)) return DPO_OK;
+    for (i = 0; i < n; i++) {
+        item = t->batch[t->micro_first + i];
+        missing |= t->data->reference[2 * item] != t->data->reference[2 * item];
+    }
+    if (!missing) return DPO_OK;
+    r = dpo__reference_micro(&t->run, &t->builder, t->logps);
+    if (!r) r = dpo__reference_finite(t->c, t->logps, 2 * n, t->batch[t->micro_first]);
+    for (i = 0; i < n && !r; i++) {
+        item = t->batch[t->micro_first + i];
+        t->data->reference[2 * item] = t->logps[2 * i];
+        t->data->reference[2 * item + 1] = t->logps[2 * i + 1];
+    }
+    return r;
+}
+
+static dpo_result dpo__trainer_micro(dpo_trainer *t, int64_t n, int backward) {
+    dpo_batch b = dpo__builder_batch(&t->builder);
+    int64_t i;
+    dpo_result r = dpo__trainer_reference(t, n);
+    if (!r) r = dpo__run_forward(&t->run, &b);
+    if (r) return r;
+    if (backward) dpo__trainer_slots(t, &b);
+    if (t->k.objective == DPO_SFT) {
+        for (i = 0; i < b.n_sequences; i++) t->weights[i] = dpo__trainer_sft_weight(t);
+        dpo__run_head(&t->run, t->logps, t->weights, 0, NULL, NULL, backward ? &t->grads : NULL);
+        dpo__trainer_sft_metrics(t, t->logps, n);
+    } else {
+        dpo__run_head(&t->run, t->logps, t->weights, 2, dpo__trainer_weigh, t, backward ? &t->grads : NULL);
+        if (!backward) dpo__trainer_weigh(t, 0, b.n_sequences, t->logps, t->weights);
+    }
+    if (backward) dpo__run_backward(&t->run, &t->grads);
+    return DPO_OK;
+}
+
+/* All examples of an update or an evaluation, micro-batch by micro-batch; sums in t->sum. */
+static dpo_result dpo__trainer_pass(dpo_trainer *t, const int64_t *items, int64_t n, int backward) {
+    int64_t i, first;
+    dpo_result r = DPO_OK;
+    memset(&t->sum, 0, sizeof t->sum);
+    t->loss_sum = 0.0;
+    t->batch = items;
+    t->batch_items = n;
+    t->batch_targets = 0;
+    for (i = 0; i < n; i++) {
+        const dpo__item *it = &t->data->items[items[i]];
+        t->batch_targets += it->chosen - (it->prompt ? 0 : 1);
+        t->sum.batch_tokens += (int64_t)it->prompt + it->chosen + (t->k.objective == DPO_PREFERENCE ? it->rejected : 0);
+    }
+    for (i = 0; i < n && !r;) {
+        dpo__builder_reset(&t->builder);
+        for (first = i; i < n && dpo__builder_add(&t->builder, t->data, items[i], t->k.objective); i++) {
+        }
+        t->micro_first = first;
+        r = dpo__trainer_micro(t, i - first, backward);
+        if (!r && i < n && dpo__cancelled(t->c, t->env))
+            r = dpo__fail(t->c, DPO_E_CANCELLED, "cancelled within update %ld; nothing of it was applied",
+                          (long)t->step + 1);
+    }
+    return r;
+}
+static void dpo__trainer_report(dpo_trainer *t, int64_t n, dpo_metrics *out) {
+    double share = 1.0 / (double)n;
+    *out = t->sum;
+    out->has_rewards = t->k.objective == DPO_PREFERENCE;
+    out->loss = t->loss_sum;
+    out->rewards_chosen = out->rewards_chosen * share;
+    out->rewards_rejected = out->rewards_rejected * share;
+    out->rewards_margins = out->rewards_margins * share;
+    out->rewards_accuracies = out->rewards_accuracies * share;
+    out->rewards_ties = out->rewards_ties * share;
+    out->logps_chosen = out->logps_chosen * share;
+    out->logps_rejected = out->logps_rejected * share;
+    out->batch_examples = n;
+    out->step = t->step;
+    out->examples = t->examples;
+    out->tokens = t->tokens;
+    out->epoch = t->data->n ? (double)t->examples / (double)t->data->n : 0.0;
+}
+
+static dpo_result dpo__trainer_update_on(dpo_trainer *t, const int64_t *items, int64_t n, dpo_metrics *out) {
+    double lr = dpo__schedule(&t->k, t->step, t->steps), norm = 0.0;
+    dpo_metrics m;
+    dpo_result r = DPO_OK;
+    if (dpo__trainer_needs_reference(t) && !t->data->reference) r = dpo__reference_room(t->data, dpo_model_hash(t->m));
+    if (!r) r = dpo__trainer_pass(t, items, n, 1);
+    if (!r && !(t->loss_sum - t->loss_sum == 0.0))
+        r = dpo__fail(t->c, DPO_E_NONFINITE,
+                      "update %ld: the loss is not finite; no weight was moved (lower "
+                      "the learning rate, or look at the data)",
+                      (long)t->step + 1);
+    if (r) {
+        dpo_trainer_zero(t);
+        return r;
+    }
+    r = dpo__trainer_move(t, &norm);
+    if (r) return r;
+    t->examples += n;
+    t->tokens += t->sum.batch_tokens;
+    dpo__trainer_report(t, n, &m);
+    m.grad_norm = norm;
+    m.learning_rate = lr;
+    if (out) *out = m;
+    return DPO_OK;
+}
+DPO_API dpo_result dpo_trainer_step_on(dpo_trainer *t, const int64_t *items, int64_t n, dpo_metrics *out) {
+    int64_t i;
+    dpo_result r;
+    if (!t) return DPO_E_ARG;
+    if (t->c->error.code) return t->c->error.code;
+    if (!t->data || !items || n < 1)
+        return dpo__fail(t->c, DPO_E_ARG, "dpo_trainer_step_on: needs a trainer with data, and items");
+    if (t->data->n != t->n_items)
+        return dpo__fail(t->c, DPO_E_STATE,
+                         "dpo_trainer_step: the data set has %ld examples now, %ld when "
+                         "this trainer was made; make a new one",
+                         (long)t->data->n, (long)t->n_items);
+    if (n > t->k.batch_size)
+        return dpo__fail(t->c, DPO_E_ARG, "dpo_trainer_step_on: %ld items, the batch_size is %ld", (long)n,
+                         (long)t->k.batch_size);
+    for (i = 0; i < n; i++)
+        if (items[i] < 0 || items[i] >= t->data->n)
+            return dpo__fail(t->c, DPO_E_ARG, "dpo_trainer_step_on: item %ld of %ld", (long)items[i], (long)t->data->n);
+    t->env = dpo__fp_enter();
+    r = dpo__trainer_update_on(t, items, n, out);
+    dpo__fp_leave(t->env);
+    return r;
+}
+DPO_API dpo_result dpo_trainer_step(dpo_trainer *t, dpo_metrics *out) {
+    int64_t per_epoch, epoch, at, n, i;
+    if (!t) return DPO_E_ARG;
+    if (t->c->error.code) return t->c->error.code;
+    if (!t->data || dpo_trainer_done(t))
+        return dpo__fail(t->c, DPO_E_STATE, "dpo_trainer_step: %s",
+                         t->data ? "all steps are done" : "this trainer was made without data");
+    per_epoch = (t->n_items + t->k.batch_size - 1) / t->k.batch_size;
+    epoch = t->step / per_epoch;
+    at = t->step % per_epoch * t->k.batch_size;
+    n = dpo__min64(t->k.batch_size, t->n_items - at);
+    if (t->k.shuffle && t->order_epoch != epoch) dpo__shuffle(t->order, t->n_items, t->k.seed, (uint64_t)epoch);
+    t->order_epoch = epoch;
+    for (i = 0; i < n; i++) t->items[i] = t->k.shuffle ? t->order[at + i] : at + i;
+    return dpo_trainer_step_on(t, t->items, n, out);
+}
+
+#define DPO__EVAL_STREAM 0xe7a1u
+
+DPO_API dpo_result dpo_trainer_evaluate(dpo_trainer *t, dpo_data *eval, dpo_metrics *out) {
+    dpo_data *train;
+    dpo__shape most;
+    int64_t *order, n;
+    dpo_result r;
+    if (!t || !eval) return DPO_E_ARG;
+    if (t->c->error.code) return t->c->error.code;
+    r = dpo__data_fits(eval, t->m, t->k.objective, &most);
+    if (r) return r;
+    if (most.rows > t->cap.rows || most.path > t->cap.path)
+        return dpo__fail(t->c, DPO_E_SHAPE,
+                         "evaluation: its longest example has %ld rows and a path of %ld, this "
+                         "trainer has room for %ld and %ld; raise its options max_rows and "
+                         "max_path",
+                         (long)most.rows, (long)most.path, (long)t->cap.rows, (long)t->cap.path);
+    if (dpo__trainer_needs_reference(t) && !t->m->lora && !dpo_reference_of(eval))
+        return dpo__fail(t->c, DPO_E_STATE,
+                         "evaluation: the reference log-probs of these examples are not "
+                         "known; call dpo_reference_compute before training");
+    if (dpo__trainer_needs_reference(t) && t->m->lora && !eval->reference &&
+        dpo__reference_room(eval, dpo_model_hash(t->m)))
+        return t->c->error.code;
+    order = (int64_t *)dpo__get(t->c, (size_t)eval->n * sizeof *order, "an evaluation");
+    if (!order) return DPO_E_MEMORY;
+    n = t->k.eval_size ? dpo__min64(t->k.eval_size, eval->n) : eval->n;
+    dpo__shuffle(order, eval->n, t->k.seed, DPO__EVAL_STREAM);
+    train = t->data;
+    t->data = eval;
+    t->env = dpo__fp_enter();
+    r = dpo__trainer_pass(t, order, n, 0);
+    t->data = train ? train : eval;
+    if (!r && out) {
+        dpo__trainer_report(t, n, out);
+        out->is_eval = 1;
+    }
+    t->data = train;
+    dpo__fp_leave(t->env);
+    dpo__put(t->c, order);
+    return r;
+}
+
+static size_t dpo__metric(char *out, size_t cap, size_t at, const char *prefix, const char *name, double x) {
+    char digits[40], *p;
+    if (!(x - x == 0.0)) return dpo__append(out, cap, at, ", \"%s%s\": null", prefix, name);
+    dpo__append(digits, sizeof digits, 0, "%.9g", x);
+    for (p = digits; *p; p++)
+        if (*p == ',') *p = '.';
+    return dpo__append(out, cap, at, ", \"%s%s\": %s", prefix, name, digits);
+}
+DPO_API size_t dpo_metrics_json(const dpo_metrics *m, char *out, size_t cap) {
+    const char *p = m->is_eval ? "eval_" : "";
+    size_t at = dpo__append(out, cap, 0, "{\"step\": %lld, \"examples\": %lld, \"tokens\": %lld", (long long)m->step,
+                            (long long)m->examples, (long long)m->tokens);
+    at = dpo__metric(out, cap, at, "", "epoch", m->epoch);
+    at = dpo__metric(out, cap, at, p, "loss", m->loss);
+    if (m->has_rewards) {
+        at = dpo__metric(out, cap, at, p, "rewards/chosen", m->rewards_chosen);
+        at = dpo__metric(out, cap, at, p, "rewards/rejected", m->rewards_rejected);
+        at = dpo__metric(out, cap, at, p, "rewards/accuracies", m->rewards_accuracies);
+        at = dpo__metric(out, cap, at, p, "rewards/ties", m->rewards_ties);
+        at = dpo__metric(out, cap, at, p, "rewards/margins", m->rewards_margins);
+    }
+    at = dpo__metric(out, cap, at, p, "logps/chosen", m->logps_chosen);
+    if (m->has_rewards) at = dpo__metric(out, cap, at, p, "logps/rejected", m->logps_rejected);
+    if (!m->is_eval) {
+        at = dpo__metric(out, cap, at, "", "grad_norm", m->grad_norm);
+        at = dpo__metric(out, cap, at, "", "learning_rate", m->learning_rate);
+    }
+    return dpo__append(out, cap, at, "}");
+}
+
+static dpo_result dpo__train_evaluate(dpo_trainer *t, dpo_data *eval) {
+    char line[1024];
+    dpo_metrics m;
+    dpo_result r;
+    if (!eval) return DPO_OK;
+    r = dpo_trainer_evaluate(t, eval, &m);
+    if (r) return r;
+    dpo_metrics_json(&m, line, sizeof line);
+    dpo__log(t->c, DPO_LOG_INFO, "%s", line);
+    return DPO_OK;
+}
+DPO_API dpo_result dpo_train(dpo_model *m, dpo_data *data, dpo_data *eval, const dpo_train_config *config) {
+    dpo_trainer *t;
+    dpo_train_config k = config ? *config : dpo_train_defaults(DPO_PREFERENCE);
+    dpo_metrics s;
+    char line[1024];
+    dpo_result r = DPO_OK;
+    if (!m || !data) return DPO_E_ARG;
+    if (m->c->error.code) return m->c->error.code;
+    if (eval) {
+        dpo__shape most;
+        r = dpo__data_fits(eval, m, k.objective, &most);
+        if (r) return r;
+        k.max_rows = dpo__max64(k.max_rows, most.rows);
+        k.max_path = dpo__max64(k.max_path, most.path);
+    }
+    t = dpo_trainer_create(m, data, &k);
+    if (!t) return m->c->error.code;
+    if (eval && dpo__trainer_needs_reference(t) && !m->lora && !dpo_reference_of(eval))
+        r = dpo_reference_compute(m, eval);
+    if (!r) r = dpo__train_evaluate(t, eval);
+    while (!r && !dpo_trainer_done(t)) {
+        r = dpo_trainer_step(t, &s);
+        if (r) break;
+        dpo_metrics_json(&s, line, sizeof line);
+        dpo__log(m->c, DPO_LOG_INFO, "%s", line);
+    }
+    if (!r) r = dpo__train_evaluate(t, eval);
+    dpo_trainer_free(t);
+    return r;
+}
+
+/* ===========================================================================================
+   >>PLAN - what training takes, from the layout functions themselves
+   =========================================================================================== */
+
+/* A model and its adapters without values, for sizes; *values: bytes their values would take. */
+static dpo_model *dpo__plan_model(dpo_context *c, const dpo_model_config *k, const dpo_lora_config *lora,
+                                  size_t *weights, size_t *adapters) {
+    dpo__arena a;
+    dpo_model *m = NULL, *full = NULL;
+    int64_t i, index = ((int64_t)k->num_hidden_layers + 1) * DPO__N_TENSORS, n, values;
+    size_t bytes = 0;
+    int pass;
+    memset(&a, 0, sizeof a);
+    dpo__model_layout(&a, k, &full, &values);
+    *weights = a.used;
+    *adapters = 0;
+    for (pass = 0, a.used = 0; pass < 2; pass++) {
+        dpo_model probe;
+        memset(&probe, 0, sizeof probe);
+        probe.config = *k;
+        n = dpo__model_list(&probe);
+        a.used = 0;
+        m = DPO__CARVE(&a, dpo_model, 1);
+        if (m) *m = probe;
+        else m = &probe;
+        m->c = c;
+        m->n_params = n;
+        m->params = DPO__CARVE(&a, dpo__param, n);
+        m->of = DPO__CARVE(&a, int32_t, index);
+        if (!pass && !(a.base = (uint8_t *)dpo__get(c, a.used, "a plan"))) return NULL;
+    }
+    m = (dpo_model *)(void *)a.base; /* it was carved first */
+    for (i = 0; i < index; i++) m->of[i] = -1;
+    dpo__model_list(m);
+    for (i = 0; i < m->n_params; i++) m->n_values += m->params[i].count;
+    if (lora) {
+        memset(&a, 0, sizeof a);
+        m->lora = dpo__lora_new(m, lora, "LoRA", 1, 0);
+        if (m->lora) {
+            dpo__lora *l = NULL;
+            dpo__lora_layout(&a, m, lora, 1, &l, &bytes);
+            *adapters = a.used;
+        } else {
+            dpo__put(c, m);
+            return NULL;
+        }
+    }
+    return m;
+}
+
+/* Multiply-adds of one example's update, times 2: what the step computes, not what a naive one would. */
+static double dpo__plan_flops(const dpo_model *m, const dpo_data *d, const dpo_train_config *k) {
+    double matrices = 0, adapters = 0, rows = 0, targets = 0, pairs = 0, n = d && d->n ? (double)d->n : 1;
+    double head = (double)m->config.vocab_size * m->config.hidden_size, forward, factor;
+    double width = (double)m->config.num_attention_heads * m->config.head_dim * m->config.num_hidden_layers;
+    int64_t i;
+    for (i = 0; i < m->n_params; i++)
+        if (m->params[i].kind == DPO__MATRIX) matrices += (double)m->params[i].count;
+    for (i = 0; m->lora && i < m->lora->n_params; i++) adapters += (double)m->lora->params[i].count;
+    for (i = 0; d && i < d->n; i++) {
+        const dpo__item *t = &d->items[i];
+        double p = t->prompt, c = t->chosen - 1.0, r = k->objective == DPO_PREFERENCE ? t->rejected - 1.0 : 0;
+        dpo__shape s;
+        dpo__item_shape(t, k->objective, &s);
+        rows += (double)s.rows;
+        targets += (double)s.targets;
+        pairs += p * p / 2 + c * p + c * c / 2 + r * p + r * r / 2; /* scores */
+    }
+    forward = 2 * (matrices * rows + head * targets + 2 * width * pairs) / n;
+    factor = m->lora ? 2 : 3; /* forward, input gradients, and weight gradients where they move */
+    if (k->recompute) factor += 1;
+    if (m->lora && k->objective == DPO_PREFERENCE) factor += 1; /* the reference, adapters off */
+    return forward * factor + 2 * 3 * adapters * rows / n;
+}
+
+DPO_API dpo_result dpo_plan_train(dpo_context *c, const dpo_model_config *config, const dpo_lora_config *lora,
+                                  const dpo_train_config *t, const dpo_data *data, const dpo_data *eval,
+                                  dpo_plan *out) {
+    dpo__trainer_sizes z;
+    dpo_trainer plan;
+    dpo_train_config k;
+    dpo__arena a;
+    dpo_model *m;
+    int64_t i;
+    size_t weights, adapters;
+    dpo_result r;
+    if (!c || c->error.code) return dpo_status(c);
+    if (!config || !t || !out)
+        return dpo__fail(c, DPO_E_ARG, "dpo_plan_train: configuration, options and out must not be NULL");
+    k = *t;
+    if (!k.loss) k.loss = dpo__loss_sigmoid;
+    if (dpo__config_check(c, "dpo_plan_train", config) || dpo__train_check(c, &k)) return c->error.code;
+    m = dpo__plan_model(c, config, lora, &weights, &adapters);
+    if (!m) return c->error.code;
+    r = dpo__trainer_sizes_of(m, data, &k, &plan);
+    if (!r) {
+        memset(&a, 0, sizeof a);
+        memset(out, 0, sizeof *out);
+        dpo__trainer_layout(&a, m, data, &k, &plan, c->pool.n, &z);
+        out->weights = weights;
+        out->adapters = adapters;
+        out->gradients = z.gradients;
+        out->optimizer = z.optimizer;
+        out->activations = z.activations;
+        out->logits = z.logits;
+        out->scratch = z.other + (uint64_t)c->pool.n * DPO__PACK_FLOATS * sizeof(float);
+        for (i = 0; i < 2; i++) {
+            const dpo_data *d = i ? eval : data;
+            if (!d) continue;
+            out->data += (uint64_t)d->cap_ids * sizeof(int32_t) + (uint64_t)d->cap * sizeof(dpo__item);
+            if (k.objective == DPO_PREFERENCE) out->data += (uint64_t)d->n * 2 * sizeof(double);
+        }
+        out->total = out->weights + out->adapters + out->gradients + out->optimizer + out->activations + out->logits +
+                     out->scratch + out->data;
+        out->parameters = m->n_values;
+        out->trainable_parameters = lora ? 0 : m->n_values;
+        for (i = 0; lora && i < m->lora->n_params; i++) out->trainable_parameters += m->lora->params[i].count;
+        out->flops_per_example = dpo__plan_flops(m, data, &k);
+        out->micro_rows = plan.cap.rows;
+        out->max_path = plan.cap.path;
+        out->examples = data ? data->n : 0;
+        out->steps = plan.steps;
+    }
+    dpo__put(c, m->lora);
+    dpo__put(c, m);
+    return r;
+}
+
+DPO_API size_t dpo_plan_text(const dpo_plan *p, char *out, size_t cap) {
+    const char *names[8] = {"weights",     "adapters", "gradients", "optimizer",
+                            "activations", "logits",   "scratch",   "data"};
+    uint64_t bytes[8];
+    size_t at;
+    int i;
+    bytes[0] = p->weights;
+    bytes[1] = p->adapters;
+    bytes[2] = p->gradients;
+    bytes[3] = p->optimizer;
+    bytes[4] = p->activations;
+    bytes[5] = p->logits;
+    bytes[6] = p->scratch;
+    bytes[7] = p->data;
+    at = dpo__append(out, cap, 0, "plan: %lld parameters, %lld of them move; %lld examples, %lld updates\n",
+                     (long long)p->parameters, (long long)p->trainable_parameters, (long long)p->examples,
+                     (long long)p->steps);
+    at = dpo__append(out, cap, at,
+                     "  micro-batches of at most %lld rows, longest path %lld, %.3g GFLOP an "
+                     "example\n",
+                     (long long)p->micro_rows, (long long)p->max_path, p->flops_per_example / 1e9);
+    for (i = 0; i < 8; i++)
+        if (bytes[i]) at = dpo__append(out, cap, at, "  %-12s %10.2f MB\n", names[i], (double)bytes[i] / 1e6);
+    return dpo__append(out, cap, at, "  %-12s %10.2f MB\n", "total", (double)p->total / 1e6);
+}
+
+/* ===========================================================================================
+   >>LAYER_CALLS - level 3: the layers on tensors, shapes checked
+   =========================================================================================== */
+
+/* What a tensor must look like; dimensions of -1 are any. ok_null: data may be NULL. */
+static int dpo__tensor_is(dpo_context *c, const char *who, const char *name, const dpo_tensor *t, int ndim, int64_t d0,
+                          int64_t d1, int64_t d2, int ok_null) {
+    int64_t want[3];
+    int i, fits;
+    want[0] = d0;
+    want[1] = d1;
+    want[2] = d2;
+    if (ok_null && !t->data) return 1;
+    fits = t->data && t->dtype == DPO_F32 && t->ndim == ndim;
+    for (i = 0; fits && i < ndim; i++) fits = t->shape[i] >= 0 && (want[i] < 0 || t->shape[i] == want[i]);
+    if (!fits)
+        dpo__fail(c, DPO_E_SHAPE,
+                  "%s: %s must be F32 with %d dimensions [%ld%s%ld%s%ld] (-1: any), it has %d "
+                  "[%ld,%ld,%ld]%s",
+                  who, name, ndim, (long)d0, ndim > 1 ? "," : " ", (long)(ndim > 1 ? d1 : 0), ndim > 2 ? "," : " ",
+                  (long)(ndim > 2 ? d2 : 0), t->ndim, (long)t->shape[0], (long)t->shape[1], (long)t->shape[2],
+                  t->data ? "" : " and no data");
+    return fits;
+}
+#define DPO__IS(t, ndim, d0, d1, d2)  dpo__tensor_is(c, who, #t, &(t), ndim, d0, d1, d2, 0)
+#define DPO__MAY(t, ndim, d0, d1, d2) dpo__tensor_is(c, who, #t, &(t), ndim, d0, d1, d2, 1)
+#define DPO__READY(c)                                                                                                  \
+    if (!(c)) return DPO_E_ARG;                                                                                        \
+    if ((c)->error.code) return (c)->error.code
+
+DPO__INLINE float *dpo__f(dpo_tensor t) { return (float *)t.data; }
+
+DPO_API dpo_tensor dpo_tensor_f32(float *data, int64_t d0, int64_t d1, int64_t d2, int64_t d3) {
+    dpo_tensor t;
+    int64_t d[4];
+    d[0] = d0;
+    d[1] = d1;
+    d[2] = d2;
+    d[3] = d3;
+    t.name = "";
+    t.data = data;
+    t.dtype = DPO_F32;
+    for (t.ndim = 0; t.ndim < 4 && d[t.ndim]; t.ndim++) t.shape[t.ndim] = d[t.ndim];
+    {
+        int i;
+        for (i = t.ndim; i < 4; i++) t.shape[i] = 1;
+    }
+    return t;
+}
+
+static dpo_result dpo__ids_in(dpo_context *c, const char *who, const int32_t *ids, int64_t n, int64_t vocab) {
+    int64_t i;
+    if (!ids && n) return dpo__fail(c, DPO_E_ARG, "%s: ids must not be NULL", who);
+    for (i = 0; i < n; i++)
+        if (ids[i] < 0 || ids[i] >= vocab)
+            return dpo__fail(c, DPO_E_SHAPE, "%s: id %ld is %ld, outside 0..%ld", who, (long)i, (long)ids[i],
+                             (long)vocab - 1);
+    return DPO_OK;
+}
+static dpo_result dpo__embedding_call(dpo_context *c, const char *who, dpo_tensor y, const int32_t *ids,
+                                      dpo_tensor table, int back) {
+    dpo__embedding e;
+    dpo__fpenv env;
+    if (!DPO__IS(table, 2, -1, -1, 0) || !DPO__IS(y, 2, -1, table.shape[1], 0) ||
+        dpo__ids_in(c, who, ids, y.shape[0], table.shape[0]))
+        return c->error.code;
+    memset(&e, 0, sizeof e);
+    e.c = c;
+    e.ids = ids;
+    e.n = y.shape[0];
+    e.d = y.shape[1];
+    e.scale = 1.0f;
+    env = dpo__fp_enter();
+    if (back) {
+        e.dx = dpo__f(y);
+        e.dtable = dpo__f(table);
+        dpo__embedding_backward(&e);
+    } else {
+        e.table = dpo__f(table);
+        e.x = dpo__f(y);
+        dpo__embedding_forward(&e);
+    }
+    dpo__fp_leave(env);
+    return DPO_OK;
+}
+DPO_API dpo_result dpo_embedding_forward(dpo_context *c, dpo_tensor y, const int32_t *ids, dpo_tensor table) {
+    DPO__READY(c);
+    return dpo__embedding_call(c, "dpo_embedding_forward", y, ids, table, 0);
+}
+DPO_API dpo_result dpo_embedding_backward(dpo_context *c, dpo_tensor dtable, const int32_t *ids, dpo_tensor dy) {
+    DPO__READY(c);
+    return dpo__embedding_call(c, "dpo_embedding_backward", dy, ids, dtable, 1);
+}
+
+static dpo_result dpo__norm_call(dpo_context *c, const char *who, int kind, dpo_tensor y, dpo_tensor stats,
+                                 dpo_tensor x, dpo_tensor w, dpo_tensor b, double eps) {
+    dpo__norm l;
+    dpo__fpenv env;
+    DPO__READY(c);
+    if (!DPO__IS(x, 2, -1, -1, 0) || !DPO__IS(y, 2, x.shape[0], x.shape[1], 0) || !DPO__IS(w, 1, x.shape[1], 0, 0) ||
+        !DPO__MAY(b, 1, x.shape[1], 0, 0) || !DPO__IS(stats, 2, x.shape[0], 2, 0))
+        return c->error.code;
+    if (!(eps >= 0 && eps < 1) || x.shape[1] < 1)
+        return dpo__fail(c, DPO_E_ARG, "%s: eps must lie from 0 to 1, and rows must not be empty", who);
+    memset(&l, 0, sizeof l);
+    l.c = c;
+    l.kind = kind;
+    l.n = x.shape[0];
+    l.d = x.shape[1];
+    l.x = dpo__f(x);
+    l.w = dpo__f(w);
+    l.b = dpo__f(b);
+    l.y = dpo__f(y);
+    l.stats = dpo__f(stats);
+    l.eps = (float)eps;
+    env = dpo__fp_enter();
+    dpo__norm_forward(&l);
+    dpo__fp_leave(env);
+    return DPO_OK;
+}
+static dpo_result dpo__norm_back_call(dpo_context *c, const char *who, int kind, dpo_tensor dx, dpo_tensor dw,
+                                      dpo_tensor db, dpo_tensor dy, dpo_tensor x, dpo_tensor w, dpo_tensor stats) {
+    dpo__norm l;
+    dpo__fpenv env;
+    DPO__READY(c);
+    if (!DPO__IS(x, 2, -1, -1, 0) || !DPO__IS(dy, 2, x.shape[0], x.shape[1], 0) ||
+        !DPO__MAY(dx, 2, x.shape[0], x.shape[1], 0) || !DPO__IS(w, 1, x.shape[1], 0, 0) ||
+        !DPO__MAY(dw, 1, x.shape[1], 0, 0) || !DPO__MAY(db, 1, x.shape[1], 0, 0) ||
+        !DPO__IS(stats, 2, x.shape[0], 2, 0))
+        return c->error.code;
+    memset(&l, 0, sizeof l);
+    l.c = c;
+    l.kind = kind;
+    l.n = x.shape[0];
+    l.d = x.shape[1];
+    l.x = dpo__f(x);
+    l.w = dpo__f(w);
+    l.stats = dpo__f(stats);
+    l.dy = dpo__f(dy);
+    l.dx = dpo__f(dx);
+    l.dw = dpo__f(dw);
+    l.db = dpo__f(db);
+    env = dpo__fp_enter();
+    dpo__norm_backward(&l);
+    dpo__fp_leave(env);
+    return DPO_OK;
+}
+DPO_API dpo_result dpo_layer_norm_forward(dpo_context *c, dpo_tensor y, dpo_tensor stats, dpo_tensor x, dpo_tensor w,
+                                          dpo_tensor b, double eps) {
+    return dpo__norm_call(c, "dpo_layer_norm_forward", DPO_NORM_LAYER, y, stats, x, w, b, eps);
+}
+DPO_API dpo_result dpo_layer_norm_backward(dpo_context *c, dpo_tensor dx, dpo_tensor dw, dpo_tensor db, dpo_tensor dy,
+                                           dpo_tensor x, dpo_tensor w, dpo_tensor stats) {
+    return dpo__norm_back_call(c, "dpo_layer_norm_backward", DPO_NORM_LAYER, dx, dw, db, dy, x, w, stats);
+}
+DPO_API dpo_result dpo_rms_norm_forward(dpo_context *c, dpo_tensor y, dpo_tensor stats, dpo_tensor x, dpo_tensor w,
+                                        double eps) {
+    return dpo__norm_call(c, "dpo_rms_norm_forward", DPO_NORM_RMS, y, stats, x, w, dpo_tensor_f32(NULL, 0, 0, 0, 0),
+                          eps);
+}
+DPO_API dpo_result dpo_rms_norm_backward(dpo_context *c, dpo_tensor dx, dpo_tensor dw, dpo_tensor dy, dpo_tensor x,
+                                         dpo_tensor w, dpo_tensor stats) {
+    return dpo__norm_back_call(c, "dpo_rms_norm_backward", DPO_NORM_RMS, dx, dw, dpo_tensor_f32(NULL, 0, 0, 0, 0), dy,
+                               x, w, stats);
+}
+
+/* Shapes of a module's tensors, or of their gradients (each of which may be missing then). */
+static int dpo__linear_is(dpo_context *c, const char *who, const dpo_linear *l, const dpo_linear *g) {
+    int64_t out = l->w.shape[0], in = l->w.shape[1], r = l->a.data ? l->a.shape[0] : 0;
+    if (!DPO__IS(l->w, 2, -1, -1, 0) || !DPO__MAY(l->b, 1, out, 0, 0)) return 0;
+    if (!l->a.data != !l->bb.data) {
+        dpo__fail(c, DPO_E_SHAPE, "%s: an adapter needs both a and bb", who);
+        return 0;
+    }
+    if (!DPO__MAY(l->a, 2, r, in, 0) || !DPO__MAY(l->bb, 2, out, r, 0)) return 0;
+    return !g || (DPO__MAY(g->w, 2, out, in, 0) && DPO__MAY(g->b, 1, out, 0, 0) && DPO__MAY(g->a, 2, r, in, 0) &&
+                  DPO__MAY(g->bb, 2, out, r, 0));
+}
+static dpo__linear dpo__linear_from(const dpo_linear *l) {
+    dpo__linear k;
+    memset(&k, 0, sizeof k);
+    k.w = dpo__f(l->w);
+    k.b = dpo__f(l->b);
+    k.lora_a = dpo__f(l->a);
+    k.lora_b = dpo__f(l->bb);
+    k.out = l->w.shape[0];
+    k.in = l->w.shape[1];
+    k.r = l->a.data ? l->a.shape[0] : 0;
+    k.scale = (float)l->scale;
+    return k;
+}
+DPO_API dpo_result dpo_linear_forward(dpo_context *c, dpo_tensor y, dpo_tensor x, const dpo_linear *l) {
+    const char *who = "dpo_linear_forward";
+    dpo__linear k;
+    dpo__fpenv env;
+    float *h = NULL;
+    DPO__READY(c);
+    if (!l) return dpo__fail(c, DPO_E_ARG, "%s: the module must not be NULL", who);
+    if (!dpo__linear_is(c, who, l, NULL) || !DPO__IS(x, 2, -1, l->w.shape[1], 0) ||
+        !DPO__IS(y, 2, x.shape[0], l->w.shape[0], 0))
+        return c->error.code;
+    k = dpo__linear_from(l);
+    if (k.r && !(h = (float *)dpo__get(c, (size_t)(x.shape[0] * k.r) * sizeof *h, "an adapter"))) return DPO_E_MEMORY;
+    env = dpo__fp_enter();
+    dpo__linear_forward(c, &k, dpo__f(y), k.out, dpo__f(x), k.in, x.shape[0], h);
+    dpo__fp_leave(env);
+    dpo__put(c, h);
+    return DPO_OK;
+}
+DPO_API dpo_result dpo_linear_backward(dpo_context *c, dpo_tensor dx, const dpo_linear *grad, dpo_tensor dy,
+                                       dpo_tensor x, const dpo_linear *l) {
+    const char *who = "dpo_linear_backward";
+    dpo__linear k;
+    dpo__linear_grad g;
+    dpo__fpenv env;
+    float *h = NULL;
+    DPO__READY(c);
+    if (!l || !grad) return dpo__fail(c, DPO_E_ARG, "%s: module and gradients must not be NULL", who);
+    if (!dpo__linear_is(c, who, l, grad) || !DPO__IS(x, 2, -1, l->w.shape[1], 0) ||
+        !DPO__IS(dy, 2, x.shape[0], l->w.shape[0], 0) || !DPO__MAY(dx, 2, x.shape[0], l->w.shape[1], 0))
+        return c->error.code;
+    k = dpo__linear_from(l);
+    g.w = dpo__f(grad->w);
+    g.b = dpo__f(grad->b);
+    g.lora_a = dpo__f(grad->a);
+    g.lora_b = dpo__f(grad->bb);
+    if (k.r && !(h = (float *)dpo__get(c, (size_t)(2 * x.shape[0] * k.r) * sizeof *h, "an adapter")))
+        return DPO_E_MEMORY;
+    env = dpo__fp_enter();
+    dpo__linear_backward(c, &k, &g, dpo__f(dx), k.in, 0, dpo__f(dy), k.out, dpo__f(x), k.in, x.shape[0], h);
+    dpo__fp_leave(env);
+    dpo__put(c, h);
+    return DPO_OK;
+}
+
+static dpo_result dpo__rope_call(dpo_context *c, const char *who, dpo_tensor x, const int32_t *positions,
+                                 int rotary_dim, double theta, float turn) {
+    dpo_model_config k;
+    dpo__rope l;
+    dpo__fpenv env;
+    float *tables;
+    int32_t *rows;
+    int64_t n, i, half = rotary_dim / 2;
+    DPO__READY(c);
+    if (!DPO__IS(x, 3, -1, -1, -1)) return c->error.code;
+    n = x.shape[0];
+    if (!positions || rotary_dim < 0 || rotary_dim % 2 || rotary_dim > x.shape[2] || !(theta > 0))
+        return dpo__fail(c, DPO_E_ARG,
+                         "%s: needs positions, theta above 0, and rotary_dim even and at most "
+                         "the head size",
+                         who);
+    if (!n || !half) return DPO_OK;
+    tables = (float *)dpo__get(c, (size_t)(n * half) * 8 + (size_t)n * 4, "rotation angles");
+    if (!tables) return DPO_E_MEMORY;
+    rows = (int32_t *)(void *)(tables + 2 * n * half);
+    memset(&k, 0, sizeof k);
+    k.rotary_dim = rotary_dim;
+    k.rope_theta = theta;
+    env = dpo__fp_enter();
+    for (n = 0; n < x.shape[0]; n++)
+        for (i = 0, rows[n] = (int32_t)n; i < half; i++) {
+            double angle = (double)positions[n] * dpo__rope_frequency(&k, i);
+            tables[n * half + i] = (float)dpo__num_cos(angle);
+            tables[(x.shape[0] + n) * half + i] = (float)dpo__num_sin(angle);
+        }
+    l.c = c;
+    l.x = dpo__f(x);
+    l.row = x.shape[1] * x.shape[2];
+    l.head = x.shape[2];
+    l.n = n;
+    l.heads = x.shape[1];
+    l.half = half;
+    l.positions = rows; /* a table row for each row */
+    l.cosines = tables;
+    l.sines = tables + n * half;
+    l.turn = turn;
+    dpo__split_run(c, n, 1, dpo__rope_rows, &l);
+    dpo__fp_leave(env);
+    dpo__put(c, tables);
+    return DPO_OK;
+}
+DPO_API dpo_result dpo_rope_forward(dpo_context *c, dpo_tensor x, const int32_t *positions, int rotary_dim,
+                                    double theta) {
+    return dpo__rope_call(c, "dpo_rope_forward", x, positions, rotary_dim, theta, 1.0f);
+}
+DPO_API dpo_result dpo_rope_backward(dpo_context *c, dpo_tensor dx, const int32_t *positions, int rotary_dim,
+                                     double theta) {
+    return dpo__rope_call(c, "dpo_rope_backward", dx, positions, rotary_dim, theta, -1.0f);
+}
+
+/* Checks, places the forest, carves scratch; the block holds trees, positions and scratch. */
+static void *dpo__attention_open(dpo_context *c, const char *who, dpo__attention *l, dpo_tensor out, dpo_tensor stats,
+                                 dpo_tensor q, dpo_tensor k, dpo_tensor v, const dpo_segment *segments,
+                                 int64_t n_segments, double scale, const float *slopes, int back) {
+    dpo_batch b;
+    dpo__shape s;
+    dpo__arena a;
+    int32_t *positions = NULL, *trees = NULL;
+    int64_t scratch, w, pass;
+    if (!DPO__IS(q, 3, -1, -1, -1) || !DPO__IS(k, 3, q.shape[0], -1, q.shape[2]) ||
+        !DPO__IS(v, 3, q.shape[0], k.shape[1], q.shape[2]) || !DPO__IS(out, 3, q.shape[0], q.shape[1], q.shape[2]) ||
+        !DPO__IS(stats, 3, q.shape[0], q.shape[1], 2))
+        return NULL;
+    if (q.shape[1] < 1 || k.shape[1] < 1 || q.shape[1] % k.shape[1] || !(scale - scale == 0.0)) {
+        dpo__fail(c, DPO_E_SHAPE, "%s: key heads must divide query heads, the scale must be finite", who);
+        return NULL;
+    }
+    memset(&b, 0, sizeof b);
+    memset(&a, 0, sizeof a);
+    b.n_rows = q.shape[0];
+    b.segments = segments;
+    b.n_segments = n_segments;
+    b.tokens = NULL;
+    b.n_rows = 0; /* tokens are not looked at: check the forest alone, then its rows */
+    if (!segments || n_segments < 1 || n_segments > q.shape[0]) {
+        dpo__fail(c, DPO_E_ARG, "%s: needs 1 to N segments", who);
+        return NULL;
+    }
+    memset(l, 0, sizeof *l);
+    for (pass = 0; pass < 2; pass++) {
+        a.used = 0;
+        trees = DPO__CARVE(&a, int32_t, n_segments + 1);
+        positions = DPO__CARVE(&a, int32_t, q.shape[0]);
+        b.tokens = positions;
+        b.n_rows = q.shape[0];
+        if (pass) memset(positions, 0, (size_t)q.shape[0] * sizeof *positions);
+        if (pass && (dpo__batch_check(c, &b, 1, 0, &s) || dpo__batch_place(c, &b, positions, trees, &l->n_trees))) {
+            dpo__put(c, a.base);
+            return NULL;
+        }
+        l->max_path = q.shape[0];
+        scratch = dpo__attention_scratch(q.shape[1], k.shape[1], q.shape[2], l->max_path, back);
+        l->scratch = DPO__CARVE(&a, float *, c->pool.n);
+        for (w = 0; w < c->pool.n; w++) {
+            float *p = DPO__CARVE(&a, float, scratch);
+            if (pass) l->scratch[w] = p;
+        }
+        if (!pass && !(a.base = (uint8_t *)dpo__get(c, a.used, "attention"))) return NULL;
+    }
+    l->c = c;
+    l->segments = segments;
+    l->trees = trees;
+    l->heads = q.shape[1];
+    l->kv_heads = k.shape[1];
+    l->dim = q.shape[2];
+    l->scale = (float)scale;
+    l->slopes = slopes;
+    l->q = dpo__f(q);
+    l->k = dpo__f(k);
+    l->v = dpo__f(v);
+    l->q_row = l->heads * l->dim;
+    l->k_row = l->v_row = l->kv_heads * l->dim;
+    l->q_head = l->k_head = l->v_head = l->dim;
+    l->out = dpo__f(out);
+    l->stats = dpo__f(stats);
+    return a.base;
+}
+DPO_API dpo_result dpo_attention_forward(dpo_context *c, dpo_tensor out, dpo_tensor stats, dpo_tensor q, dpo_tensor k,
+                                         dpo_tensor v, const dpo_segment *segments, int64_t n_segments, double scale,
+                                         const float *slopes) {
+    dpo__attention l;
+    dpo__fpenv env;
+    void *block;
+    DPO__READY(c);
+    block = dpo__attention_open(c, "dpo_attention_forward", &l, out, stats, q, k, v, segments, n_segments, scale,
+                                slopes, 0);
+    if (!block) return c->error.code;
+    env = dpo__fp_enter();
+    dpo__attention_forward(&l);
+    dpo__fp_leave(env);
+    dpo__put(c, block);
+    return DPO_OK;
+}
+DPO_API dpo_result dpo_attention_backward(dpo_context *c, dpo_tensor dq, dpo_tensor dk, dpo_tensor dv, dpo_tensor dout,
+                                          dpo_tensor out, dpo_tensor stats, dpo_tensor q, dpo_tensor k, dpo_tensor v,
+                                          const dpo_segment *segments, int64_t n_segments, double scale,
+                                          const float *slopes) {
+    const char *who = "dpo_attention_backward";
+    dpo__attention l;
+    dpo__fpenv env;
+    void *block;
+    DPO__READY(c);
+    if (!DPO__IS(dq, 3, q.shape[0], q.shape[1], q.shape[2]) || !DPO__IS(dk, 3, q.shape[0], k.shape[1], q.shape[2]) ||
+        !DPO__IS(dv, 3, q.shape[0], k.shape[1], q.shape[2]) || !DPO__IS(dout, 3, q.shape[0], q.shape[1], q.shape[2]))
+        return c->error.code;
+    block = dpo__attention_open(c, who, &l, out, stats, q, k, v, segments, n_segments, scale, slopes, 1);
+    if (!block) return c->error.code;
+    l.dout = dpo__f(dout);
+    l.dq = dpo__f(dq);
+    l.dk = dpo__f(dk);
+    l.dv = dpo__f(dv);
+    env = dpo__fp_enter();
+    dpo__attention_backward(&l);
+    dpo__fp_leave(env);
+    dpo__put(c, block);
+    return DPO_OK;
+}
+
+static int64_t dpo__tensor_count(dpo_tensor t) {
+    int64_t n = 1;
+    int i;
+    for (i = 0; i < t.ndim; i++) n *= t.shape[i];
+    return n;
+}
+/* Tensors of one shape each, whatever it is. */
+static int dpo__same_shape(dpo_context *c, const char *who, const dpo_tensor *t, int n) {
+    int i, k;
+    for (i = 0; i < n; i++) {
+        int fits = t[i].data && t[i].dtype == DPO_F32 && t[i].ndim == t[0].ndim && t[i].ndim <= 4;
+        for (k = 0; fits && k < t[0].ndim; k++) fits = t[i].shape[k] == t[0].shape[k] && t[i].shape[k] >= 0;
+        if (!fits) {
+            dpo__fail(c, DPO_E_SHAPE, "%s: all tensors must be F32 of one shape, argument %d is not", who, i + 1);
+            return 0;
+        }
+    }
+    return 1;
+}
+static dpo_result dpo__activation_call(dpo_context *c, const char *who, int kind, const dpo_tensor *t, int n,
+                                       int back) {
+    dpo__activation a;
+    dpo__fpenv env;
+    DPO__READY(c);
+    if (kind != DPO_GELU && kind != DPO_GELU_TANH && kind != DPO_SWIGLU)
+        return dpo__fail(c, DPO_E_ARG, "%s: kind must be DPO_GELU or DPO_GELU_TANH", who);
+    if (!dpo__same_shape(c, who, t, n)) return c->error.code;
+    memset(&a, 0, sizeof a);
+    a.c = c;
+    a.kind = kind;
+    env = dpo__fp_enter();
+    if (!back) {
+        a.y = dpo__f(t[0]);
+        a.x = dpo__f(t[1]);
+        a.gate = n > 2 ? dpo__f(t[2]) : NULL;
+        dpo__activation_forward(&a, dpo__tensor_count(t[0]));
+    } else {
+        a.dx = dpo__f(t[0]);
+        a.dy = dpo__f(t[1]);
+        a.x = dpo__f(t[2]);
+        a.gate = n > 3 ? dpo__f(t[3]) : NULL;
+        a.dgate = n > 4 ? dpo__f(t[4]) : NULL;
+        dpo__activation_backward(&a, dpo__tensor_count(t[0]));
+    }
+    dpo__fp_leave(env);
+    return DPO_OK;
+}
+DPO_API dpo_result dpo_gelu_forward(dpo_context *c, dpo_tensor y, dpo_tensor x, int kind) {
+    dpo_tensor t[2];
+    t[0] = y;
+    t[1] = x;
+    return dpo__activation_call(c, "dpo_gelu_forward", kind == DPO_SWIGLU ? -1 : kind, t, 2, 0);
+}
+DPO_API dpo_result dpo_gelu_backward(dpo_context *c, dpo_tensor dx, dpo_tensor dy, dpo_tensor x, int kind) {
+    dpo_tensor t[3];
+    t[0] = dx;
+    t[1] = dy;
+    t[2] = x;
+    return dpo__activation_call(c, "dpo_gelu_backward", kind == DPO_SWIGLU ? -1 : kind, t, 3, 1);
+}
+DPO_API dpo_result dpo_swiglu_forward(dpo_context *c, dpo_tensor y, dpo_tensor up, dpo_tensor gate) {
+    dpo_tensor t[3];
+    t[0] = y;
+    t[1] = up;
+    t[2] = gate;
+    return dpo__activation_call(c, "dpo_swiglu_forward", DPO_SWIGLU, t, 3, 0);
+}
+DPO_API dpo_result dpo_swiglu_backward(dpo_context *c, dpo_tensor dup, dpo_tensor dgate, dpo_tensor dy, dpo_tensor up,
+                                       dpo_tensor gate) {
+    dpo_tensor t[5];
+    t[0] = dup;
+    t[1] = dy;
+    t[2] = up;
+    t[3] = gate;
+    t[4] = dgate;
+    return dpo__activation_call(c, "dpo_swiglu_backward", DPO_SWIGLU, t, 5, 1);
+}
+
+/* Tiles of DPO__HEAD_ROWS rows; backward when weights are given. */
+static dpo_result dpo__head_call(dpo_context *c, const char *who, double *logps, const double *weights, dpo_tensor x,
+                                 dpo_tensor w, dpo_tensor dx, dpo_tensor dw, const int32_t *token, double scale) {
+    dpo__head h;
+    dpo__linear l;
+    dpo__linear_grad g;
+    dpo__fpenv env;
+    int64_t i, rows;
+    float *z;
+    double *scores;
+    DPO__READY(c);
+    if (!DPO__IS(x, 2, -1, -1, 0) || !DPO__IS(w, 2, -1, x.shape[1], 0) || !DPO__MAY(dx, 2, x.shape[0], x.shape[1], 0) ||
+        !DPO__MAY(dw, 2, w.shape[0], w.shape[1], 0) || dpo__ids_in(c, who, token, x.shape[0], w.shape[0]))
+        return c->error.code;
+    rows = dpo__min64(DPO__HEAD_ROWS, dpo__max64(x.shape[0], 1));
+    scores = (double *)dpo__get(c, (size_t)rows * (8 + 8 + 4 * (size_t)w.shape[0]), "a tile of logits");
+    if (!scores) return DPO_E_MEMORY;
+    z = (float *)(void *)(scores + rows);
+    memset(&h, 0, sizeof h);
+    memset(&l, 0, sizeof l);
+    memset(&g, 0, sizeof g);
+    l.w = dpo__f(w);
+    l.out = w.shape[0];
+    l.in = w.shape[1];
+    g.w = dpo__f(dw);
+    h.c = c;
+    h.vocab = l.out;
+    h.d = l.in;
+    h.scale = (float)scale;
+    h.logp = scores;
+    h.stats = z;
+    h.z = z + 2 * rows;
+    env = dpo__fp_enter();
+    for (i = 0; i < x.shape[0]; i += rows) {
+        float *xi = dpo__f(x) + i * l.in;
+        h.rows = dpo__min64(rows, x.shape[0] - i);
+        h.token = token + i;
+        dpo__linear_forward(c, &l, h.z, l.out, xi, l.in, h.rows, NULL);
+        dpo__split_run(c, h.rows, 1, dpo__head_rows, &h);
+        if (logps) memcpy(logps + i, scores, (size_t)h.rows * sizeof *scores);
+        if (!weights) continue;
+        h.weight = weights + i;
+        dpo__split_run(c, h.rows, 1, dpo__head_back_rows, &h);
+        dpo__linear_backward(c, &l, &g, dx.data ? dpo__f(dx) + i * l.in : NULL, l.in, 0, h.z, l.out, xi, l.in, h.rows,
+                             NULL);
+    }
+    dpo__fp_leave(env);
+    dpo__put(c, scores);
+    return DPO_OK;
+}
+DPO_API dpo_result dpo_head_forward(dpo_context *c, double *logps, dpo_tensor x, dpo_tensor w, const int32_t *token,
+                                    double scale) {
+    dpo_tensor none = dpo_tensor_f32(NULL, 0, 0, 0, 0);
+    return dpo__head_call(c, "dpo_head_forward", logps, NULL, x, w, none, none, token, scale);
+}
+DPO_API dpo_result dpo_head_backward(dpo_context *c, dpo_tensor dx, dpo_tensor dw, const double *weights, dpo_tensor x,
+                                     dpo_tensor w, const int32_t *token, double scale) {
+    DPO__READY(c);
+    if (!weights) return dpo__fail(c, DPO_E_ARG, "dpo_head_backward: weights must not be NULL");
+    return dpo__head_call(c, "dpo_head_backward", NULL, weights, x, w, dx, dw, token, scale);
+}
+
+/* One number through the row kernels' scalar form: the bits every kernel gives. */
+static float dpo__math_lane(float x, int what) {
+    dpo__fpenv env = dpo__fp_enter();
+    dpo__lanes v = dpo__lanes_set(x);
+    float y;
+    v = what == 0   ? dpo__lanes_exp(0, v)
+        : what == 1 ? dpo__lanes_log(0, v)
+        : what == 2 ? dpo__lanes_tanh(0, v)
+                    : dpo__lanes_erf(0, v);
+    y = v.x[0];
+    dpo__fp_leave(env);
+    return y;
+}
+DPO_API float dpo_math_exp(float x) { return dpo__math_lane(x, 0); }
+DPO_API float dpo_math_log(float x) { return dpo__math_lane(x, 1); }
+DPO_API float dpo_math_tanh(float x) { return dpo__math_lane(x, 2); }
+DPO_API float dpo_math_erf(float x) { return dpo__math_lane(x, 3); }
+DPO_API double dpo_math_sin(double x) { return dpo__num_sin(x); }
+DPO_API double dpo_math_cos(double x) { return dpo__num_cos(x); }
+DPO_API uint16_t dpo_bf16_from_f32(float x) { return dpo__num_bf16_from(x); }
+DPO_API float dpo_f32_from_bf16(uint16_t x) { return dpo__num_bf16_to(x); }
+DPO_API uint16_t dpo_f16_from_f32(float x) { return dpo__num_f16_from(x); }
+DPO_API float dpo_f32_from_f16(uint16_t x) { return dpo__num_f16_to(x); }
+
+#ifdef __cplusplus
+}
+#endif
+#if defined(__clang__)
+#pragma STDC FP_CONTRACT DEFAULT
+#elif defined(__GNUC__)
+#pragma GCC pop_options
+#endif
+#endif /* DPO_IMPLEMENTATION */

@@ -1,0 +1,181 @@
+/* memfs.h - files in memory behind the dpo_io hooks: hostile files without touching a disk, failures at
+   any operation, and a look at what was left behind. Include dpo.h and check.h first. */
+#ifndef MEMFS_H
+#define MEMFS_H
+
+#define MEMFS_FILES 64
+#define MEMFS_ENOENT 2
+#define MEMFS_EIO 5
+#define MEMFS_EACCES 13
+#define MEMFS_ENOSPC 28
+
+typedef struct memfs_file {
+    char path[200]; /* "" = free */
+    uint8_t *data;
+    size_t size, capacity;
+    int handles;
+} memfs_file;
+
+typedef struct memfs {
+    memfs_file files[MEMFS_FILES];
+    int64_t ops, fail_at; /* operation fail_at (counted from 1) fails, once or from then on */
+    int transient, fail_code;
+    int handles;
+    const char *deny; /* paths that begin so cannot be written */
+    dpo_io io;
+} memfs;
+
+MAYBE_UNUSED static int memfs_fault(memfs *m) {
+    m->ops++;
+    if (!m->fail_at || (m->transient ? m->ops != m->fail_at : m->ops < m->fail_at)) return 0;
+    return m->fail_code ? m->fail_code : MEMFS_EIO;
+}
+MAYBE_UNUSED static memfs_file *memfs_find(memfs *m, const char *path) {
+    int i;
+    for (i = 0; i < MEMFS_FILES; i++)
+        if (m->files[i].path[0] && !strcmp(m->files[i].path, path)) return &m->files[i];
+    return NULL;
+}
+MAYBE_UNUSED static memfs_file *memfs_make(memfs *m, const char *path) {
+    memfs_file *f = memfs_find(m, path);
+    int i;
+    for (i = 0; i < MEMFS_FILES && !f; i++)
+        if (!m->files[i].path[0]) f = &m->files[i];
+    if (!f || strlen(path) >= sizeof f->path) {
+        printf("memfs: too many files, or %s is too long\n", path);
+        exit(3);
+    }
+    strcpy(f->path, path);
+    f->size = 0;
+    return f;
+}
+MAYBE_UNUSED static void memfs_append(memfs_file *f, const void *data, size_t n) {
+    if (f->size + n > f->capacity) {
+        f->capacity = (f->size + n) * 2;
+        f->data = (uint8_t *)realloc(f->data, f->capacity);
+        if (!f->data) exit(3);
+    }
+    if (n) memcpy(f->data + f->size, data, n);
+    f->size += n;
+}
+MAYBE_UNUSED static void memfs_drop(memfs_file *f) {
+    free(f->data);
+    memset(f, 0, sizeof *f);
+}
+MAYBE_UNUSED static int memfs_open(void *user, const char *path, int mode, void **file) {
+    memfs *m = (memfs *)user;
+    memfs_file *f = memfs_find(m, path);
+    int e = memfs_fault(m);
+    *file = NULL;
+    if (e) return e;
+    if (mode == 'w') {
+        if (m->deny && !strncmp(path, m->deny, strlen(m->deny))) return MEMFS_EACCES;
+        f = memfs_make(m, path);
+    }
+    if (!f) return MEMFS_ENOENT;
+    f->handles++;
+    m->handles++;
+    *file = f;
+    return 0;
+}
+MAYBE_UNUSED static int memfs_size(void *user, void *file, uint64_t *bytes) {
+    int e = memfs_fault((memfs *)user);
+    *bytes = e ? 0 : (uint64_t)((memfs_file *)file)->size;
+    return e;
+}
+MAYBE_UNUSED static int memfs_read(void *user, void *file, uint64_t offset, void *to, size_t bytes) {
+    const memfs_file *f = (const memfs_file *)file;
+    int e = memfs_fault((memfs *)user);
+    if (e) return e;
+    if (offset > f->size || bytes > f->size - offset) return MEMFS_EIO;
+    memcpy(to, f->data + offset, bytes);
+    return 0;
+}
+MAYBE_UNUSED static int memfs_write(void *user, void *file, const void *from, size_t bytes) {
+    int e = memfs_fault((memfs *)user);
+    memfs_append((memfs_file *)file, from, e ? bytes / 2 : bytes); /* a failing write got half way */
+    return e;
+}
+MAYBE_UNUSED static int memfs_sync(void *user, void *file) {
+    (void)file;
+    return memfs_fault((memfs *)user);
+}
+MAYBE_UNUSED static int memfs_close(void *user, void *file) {
+    memfs *m = (memfs *)user;
+    ((memfs_file *)file)->handles--;
+    m->handles--;
+    return memfs_fault(m);
+}
+MAYBE_UNUSED static int memfs_rename(void *user, const char *from, const char *to) {
+    memfs *m = (memfs *)user;
+    memfs_file *f = memfs_find(m, from), *old = memfs_find(m, to);
+    int e = memfs_fault(m);
+    if (e) return e;
+    if (!f) return MEMFS_ENOENT;
+    if (old) memfs_drop(old);
+    strcpy(f->path, to);
+    return 0;
+}
+MAYBE_UNUSED static int memfs_remove(void *user, const char *path) {
+    memfs *m = (memfs *)user;
+    memfs_file *f = memfs_find(m, path);
+    if (!f) return MEMFS_ENOENT; /* cleaning up works even on a bad day, so that what is left shows */
+    memfs_drop(f);
+    return 0;
+}
+MAYBE_UNUSED static int memfs_make_dir(void *user, const char *path) {
+    memfs *m = (memfs *)user;
+    if (m->deny && !strncmp(path, m->deny, strlen(m->deny))) return MEMFS_EACCES;
+    return memfs_fault(m);
+}
+MAYBE_UNUSED static int memfs_sync_dir(void *user, const char *path) {
+    (void)path;
+    return memfs_fault((memfs *)user);
+}
+
+MAYBE_UNUSED static memfs *memfs_new(void) {
+    memfs *m = (memfs *)calloc(1, sizeof *m);
+    if (!m) exit(3);
+    m->io.user = m;
+    m->io.open = memfs_open;
+    m->io.size = memfs_size;
+    m->io.read = memfs_read;
+    m->io.write = memfs_write;
+    m->io.sync = memfs_sync;
+    m->io.close = memfs_close;
+    m->io.rename = memfs_rename;
+    m->io.remove = memfs_remove;
+    m->io.make_dir = memfs_make_dir;
+    m->io.sync_dir = memfs_sync_dir;
+    return m;
+}
+MAYBE_UNUSED static void memfs_free(memfs *m) {
+    int i;
+    for (i = 0; i < MEMFS_FILES; i++) memfs_drop(&m->files[i]);
+    free(m);
+}
+MAYBE_UNUSED static void memfs_put(memfs *m, const char *path, const void *data, size_t n) {
+    memfs_append(memfs_make(m, path), data, n);
+}
+MAYBE_UNUSED static void memfs_text(memfs *m, const char *path, const char *text) {
+    memfs_put(m, path, text, strlen(text));
+}
+MAYBE_UNUSED static void memfs_copy(memfs *m, const char *from, const char *to) {
+    memfs_file *f = memfs_find(m, from);
+    uint8_t *data;
+    size_t n;
+    if (!f) return;
+    n = f->size;
+    data = (uint8_t *)malloc(n + 1);
+    if (!data) exit(3);
+    memcpy(data, f->data, n);
+    memfs_put(m, to, data, n);
+    free(data);
+}
+/* Files whose names contain `part`. */
+MAYBE_UNUSED static int memfs_count(const memfs *m, const char *part) {
+    int i, n = 0;
+    for (i = 0; i < MEMFS_FILES; i++) n += m->files[i].path[0] && strstr(m->files[i].path, part);
+    return n;
+}
+#endif

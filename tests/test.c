@@ -1,0 +1,69 @@
+/* test.c - the tests of dpo.h but golden cases (golden.c) and hostile input (badinput.c).
+
+   usage: test [part of a name]     Last line: N passed, N failed. Exit status 1 on any failure, or when
+   fewer tests ran than there must be. A failing check prints one line. */
+#define DPO_IMPLEMENTATION
+#define DPO_STATIC
+#include "../dpo.h"
+
+#include "check.h"
+#include "memfs.h"
+#include "tiny.h"
+
+#include "oracle.h"
+
+#include "test_kernels.h"
+#include "test_layers.h"
+#include "test_losses.h"
+#include "test_model.h"
+#include "test_memory.h"
+
+#define FLOOR 60 /* so many tests there are at least */
+
+typedef struct test {
+    const char *name;
+    void (*run)(void);
+} test;
+#define T(name) {#name, test_##name},
+static const test tests[] = {
+    T(math_floats) T(math_doubles) T(math_halves)
+    T(kernels_rows) T(kernels_values) T(kernels_fma) T(pool)
+    T(products_scalar) T(products_avx2) T(products_avx512) T(products_values)
+    T(layer_embedding) T(layer_norms) T(layer_linear) T(layer_rope) T(layer_attention)
+    T(layer_activations) T(layer_head) T(layer_shapes)
+    T(loss_slopes) T(loss_golden) T(loss_extremes)
+    T(optimizer_adamw) T(optimizer_rmsprop) T(schedules)
+    T(model_gradients_full) T(model_gradients_lora)
+    T(identity_start) T(identity_swap) T(identity_shared_prompt) T(identity_neighbours) T(identity_adapter_zero)
+    T(same_threads) T(same_micro_batches) T(same_recompute) T(same_simd) T(same_is_not_constant) T(same_step_by_hand)
+    T(generate_cached) T(generate_logits) T(generate_independent) T(generate_eos)
+    T(memory_step_allocates_nothing) T(memory_free_early) T(memory_plan)
+    T(fault_allocation) T(fault_files)
+    T(nonfinite) T(nonfinite_leaves_nothing) T(nonfinite_weights)
+    T(fp_environment) T(two_contexts) T(cancel)
+    T(files_model_round_trip) T(files_adapter_round_trip) T(files_reference) T(files_tensors)
+    T(data_truncation) T(data_rows) T(data_text)
+};
+
+int main(int argc, char **argv) {
+    const char *part = argc > 1 ? argv[1] : "";
+    int n = (int)(sizeof tests / sizeof tests[0]), i, passed = 0, failed = 0;
+    for (i = 0; i < n; i++) {
+        if (!strstr(tests[i].name, part)) continue;
+        check_failures = check_lines = 0;
+        rng_state = 12345;
+        tests[i].run();
+        scratch_free();
+        if (check_failures > check_lines) printf("  (%d failed checks in all)\n", check_failures);
+        if (check_failures) printf("FAILED %s\n", tests[i].name);
+        if (check_failures) failed++;
+        else passed++;
+        (void)fflush(stdout);
+    }
+    if (!part[0] && passed + failed < FLOOR) {
+        printf("only %d tests ran, there must be %d\n", passed + failed, FLOOR);
+        failed++;
+    }
+    printf("%d passed, %d failed\n", passed, failed);
+    return failed || !passed ? 1 : 0;
+}

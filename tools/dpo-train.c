@@ -1,0 +1,896 @@
+/* dpo-train.c: the program build/dpo-train fine-tunes a model by SFT or DPO, on dpo.h.
+ *
+ *     dpo-train sft --model DIR --train pairs.jsonl --output DIR [options]
+ *     dpo-train dpo --model DIR --train hh.jsonl.gz --output DIR --beta 0.1 [options]
+ *
+ * It reads top to bottom: settings, data, model, what is printed, the run. The output directory gets the model (with
+ * LoRA: adapter/) and metrics.jsonl. Exit code 0 also after Ctrl-C, when what was learnt so far has been written; 1 after
+ * one sentence on stderr. */
+#include "cli.h" /* first: it asks the system headers for sigaction and friends */
+#include "../dpo.h"
+#include "formats/gzip.h"
+#include "formats/hh.h"
+#include <sys/stat.h>
+#include <sys/types.h>
+
+#define FOREVER 1000000000 /* the largest count an option takes */
+
+/* ---- settings --------------------------------------------------------------------------------------------------- */
+
+enum { FORMAT_AUTO, FORMAT_PAIRS, FORMAT_HH, FORMAT_TEXT };
+enum { RECIPE_REF, RECIPE_PAPER, RECIPE_TRL };
+
+typedef struct settings {
+    const char *model, *init, *output, *train, *eval, *adapter, *reference_file, *targets;
+    double eval_fraction, lora_alpha;
+    int recipe, format, max_rows, loss, precision;
+    int epochs, max_steps, batch_size, accumulation, warmup_steps, eval_every, eval_steps, eval_size, micro_rows;
+    int lora_r, rslora, merge, threads, simd, plan, quiet;
+    dpo_data_options data;
+    dpo_train_config t;
+    char losses[512];       /* "sigmoid|robust|..." */
+    cli_option options[64]; /* as they were given, for the log */
+    int option_count;
+} settings;
+
+/* The library's defaults are those of the reference code (recipe ref); the recipes change what they say themselves. */
+static void settings_start(settings *s, int objective) {
+    size_t used = 0;
+    int i;
+    memset(s, 0, sizeof *s);
+    s->t = dpo_train_defaults(objective);
+    s->data = dpo_data_defaults();
+    s->eval_fraction = 0.1;
+    s->lora_alpha = 16;
+    s->eval_every = 20000;
+    s->epochs = (int)s->t.num_train_epochs;
+    s->batch_size = (int)s->t.batch_size;
+    s->accumulation = 1;
+    s->warmup_steps = (int)s->t.warmup_steps;
+    s->eval_size = (int)s->t.eval_size;
+    for (i = 0; dpo_loss_name(i) && used < sizeof s->losses; i++)
+        used += (size_t)snprintf(s->losses + used, sizeof s->losses - used, "%s%s", i ? "|" : "", dpo_loss_name(i));
+}
+
+/* The named sets of reference/algorithms.md 1.2. */
+static void settings_recipe(settings *s) {
+    int sft = s->t.objective == DPO_SFT;
+    s->t.optimizer = DPO_RMSPROP;
+    s->t.rmsprop_alpha = 0.99;
+    s->t.adam_epsilon = 1e-8;
+    s->t.schedule = DPO_CONSTANT;
+    s->t.learning_rate = s->recipe == RECIPE_PAPER ? 1e-6 : 5e-7;
+    s->warmup_steps = 150;
+    s->batch_size = 64;
+    s->epochs = 1;
+    s->t.max_grad_norm = 10;
+    s->t.sft_reduction = DPO_SEQUENCE_SUM;
+    s->t.loss_options.beta = 0.1;
+    s->data.max_length = 512;
+    s->data.truncation = DPO_TRUNCATE_REF;
+    if (s->recipe != RECIPE_TRL) return;
+    s->t.optimizer = DPO_ADAMW;
+    s->t.adam_beta1 = 0.9;
+    s->t.adam_beta2 = 0.999;
+    s->t.weight_decay = 0;
+    s->t.schedule = DPO_LINEAR;
+    s->t.learning_rate = sft ? 2e-5 : 1e-6;
+    if (s->lora_r > 0 || s->adapter) s->t.learning_rate *= 10; /* TRL's documentation: ten times as much with LoRA */
+    s->warmup_steps = 0;
+    s->batch_size = 8;
+    s->epochs = 3;
+    s->t.max_grad_norm = 1;
+    s->t.sft_reduction = DPO_TOKEN_MEAN;
+    s->data.max_length = 1024;
+    s->data.truncation = DPO_TRUNCATE_END;
+}
+
+/* The option table. It is made again for each parse, since it holds values that recipes depend on. */
+static int settings_parse(settings *s, cli_program *p, int argc, char **argv) {
+    cli_option options[] = {
+        CLI_HEADING("Model and data"),
+        CLI_STRING("model", &s->model, "DIR", "model_name_or_path", "a Hugging Face directory (safetensors)"),
+        CLI_STRING("init", &s->init, "JSON", "", "instead: random weights for this config.json, by --seed"),
+        CLI_STRING("output", &s->output, "DIR", "output_dir", "where the result and metrics.jsonl go"),
+        CLI_STRING("train", &s->train, "FILE", "train_file dataset_name", "training data, plain or .gz"),
+        CLI_STRING("eval", &s->eval, "FILE", "eval_file", "evaluation data; without it a part of --train is held out"),
+        CLI_DOUBLE("eval-fraction", &s->eval_fraction, 0, 0.9, "", "the part held out, by a hash of the prompt; 0: none"),
+        CLI_WORD("format", &s->format, "auto|pairs|hh|text", "", "pairs: JSON lines of prompt, chosen, rejected (or prompt, "
+                 "response); hh: of two whole dialogues; text: plain, or JSON lines of text"),
+        CLI_INT("max-length", &s->data.max_length, 2, FOREVER, "max_seq_length", "tokens of prompt + response"),
+        CLI_INT("max-prompt-length", &s->data.max_prompt_length, 1, FOREVER, "", "what --truncation ref leaves of a prompt"),
+        CLI_WORD("truncation", &s->data.truncation, "ref|end", "truncation_mode", "as the DPO reference code, or at the end"),
+        CLI_INT("max-rows", &s->max_rows, 0, FOREVER, "", "read no more rows of --train; 0: all"),
+        CLI_HEADING("Training"),
+        CLI_WORD("recipe", &s->recipe, "ref|paper|trl", "", "start from these settings: the DPO reference code's, the "
+                 "paper's, TRL's; single options go before"),
+        CLI_DOUBLE("learning-rate", &s->t.learning_rate, 0, 100, "lr", "of every weight (muP widths aside)"),
+        CLI_INT("epochs", &s->epochs, 1, FOREVER, "num_train_epochs", "passes over the data"),
+        CLI_INT("max-steps", &s->max_steps, 0, FOREVER, "", "updates in all; 0: what the epochs hold"),
+        CLI_INT("batch-size", &s->batch_size, 1, FOREVER, "per_device_train_batch_size train_batch_size",
+                "examples per update; how they are split to fit the memory is planned by itself and changes no bit"),
+        CLI_INT("gradient-accumulation-steps", &s->accumulation, 1, FOREVER, "", "multiplies the batch size"),
+        CLI_WORD("optimizer", &s->t.optimizer, "adamw|rmsprop", "optim", "how gradients move weights"),
+        CLI_WORD("lr-scheduler", &s->t.schedule, "constant|linear|cosine", "lr_scheduler_type", "after the warm-up"),
+        CLI_INT("warmup-steps", &s->warmup_steps, 0, FOREVER, "", "updates of linear warm-up"),
+        CLI_DOUBLE("max-grad-norm", &s->t.max_grad_norm, 0, 1e9, "", "gradients are scaled down to this; 0: never"),
+        CLI_DOUBLE("weight-decay", &s->t.weight_decay, 0, 1000, "", "of AdamW"),
+        CLI_DOUBLE("adam-beta1", &s->t.adam_beta1, 0, 0.999999, "", "of AdamW"),
+        CLI_DOUBLE("adam-beta2", &s->t.adam_beta2, 0, 0.9999999, "", "of AdamW"),
+        CLI_DOUBLE("adam-epsilon", &s->t.adam_epsilon, CLI_ABOVE_0, 1, "", "of AdamW and RMSprop"),
+        CLI_DOUBLE("rmsprop-alpha", &s->t.rmsprop_alpha, 0, 0.9999999, "", "of RMSprop"),
+        CLI_UINT64("seed", &s->t.seed, "", "of the data's order and of random weights"),
+        CLI_WORD("sft-reduction", &s->t.sft_reduction, "token_mean|sequence_sum", "", "sft: mean over the batch's tokens, "
+                 "or sum over each answer and mean over answers"),
+        CLI_WORD("precision", &s->precision, "fp32|mixed|bf16|fp16", "", "of weights and products"),
+        CLI_HEADING("Preferences (dpo)"),
+        CLI_DOUBLE("beta", &s->t.loss_options.beta, CLI_ABOVE_0, 1e6, "", "how strongly the reference holds"),
+        CLI_WORD("loss", &s->loss, s->losses, "loss_type", "of a pair"),
+        CLI_DOUBLE("label-smoothing", &s->t.loss_options.label_smoothing, 0, 0.5, "", "share of labels taken to be wrong"),
+        CLI_DOUBLE("sft-weight", &s->t.loss_options.sft_weight, 0, 1e6, "rpo_alpha", "adds so much of the chosen answers' "
+                   "negative log-likelihood per token"),
+        CLI_DOUBLE("gamma", &s->t.loss_options.gamma, 0, 1e6, "simpo_gamma", "SimPO's margin"),
+        CLI_DOUBLE("lambda", &s->t.loss_options.lambda, 0, 1e6, "dpop_lambda", "DPOP's penalty"),
+        CLI_DOUBLE("tau", &s->t.loss_options.tau, CLI_ABOVE_0, 1e6, "discopop_tau", "DiscoPOP's temperature"),
+        CLI_FLAG("reference-free", &s->t.loss_options.reference_free, "", "take the reference's log-probabilities as 0"),
+        CLI_STRING("reference-file", &s->reference_file, "FILE", "", "keep the reference's log-probabilities here (those of "
+                   "the evaluation data in FILE.eval) and use them again when they fit"),
+        CLI_HEADING("LoRA"),
+        CLI_INT("lora-r", &s->lora_r, 0, 65536, "", "rank of the adapters; 0: train all weights"),
+        CLI_DOUBLE("lora-alpha", &s->lora_alpha, CLI_ABOVE_0, 1e6, "", "their scale is alpha / r"),
+        CLI_STRING("lora-targets", &s->targets, "A,B", "lora_target_modules", "modules that get one; PEFT's by default"),
+        CLI_FLAG("rslora", &s->rslora, "use_rslora", "scale alpha / sqrt(r) instead"),
+        CLI_STRING("adapter", &s->adapter, "DIR", "", "go on from this PEFT adapter"),
+        CLI_FLAG("merge", &s->merge, "", "at the end write the merged model too"),
+        CLI_HEADING("The run"),
+        CLI_INT("eval-every", &s->eval_every, 0, FOREVER, "", "evaluate and save each time after so many examples; 0: at "
+                "the end only"),
+        CLI_INT("eval-steps", &s->eval_steps, 0, FOREVER, "", "the same, in updates; 0: see --eval-every"),
+        CLI_INT("eval-size", &s->eval_size, 0, FOREVER, "", "evaluation examples used, the same each time; 0: all"),
+        CLI_INT("threads", &s->threads, 0, 4096, "", "0: one per core. Changes no bit, nor do the next three"),
+        CLI_WORD("simd", &s->simd, "auto|scalar|avx2|avx512", "", "instructions"),
+        CLI_INT("micro-rows", &s->micro_rows, 0, FOREVER, "", "most tokens computed at a time; 0: planned"),
+        CLI_FLAG("recompute", &s->t.recompute, "gradient_checkpointing", "less memory, more work"),
+        CLI_FLAG("plan", &s->plan, "", "print memory and work, then stop"),
+        CLI_FLAG("quiet", &s->quiet, "", "print the result only"),
+    };
+    if (cli_parse(p, options, CLI_COUNT(options), argc, argv)) return 1;
+    memcpy(s->options, options, sizeof options);
+    s->option_count = CLI_COUNT(options);
+    p->options = s->options;
+    return 0;
+}
+
+static int settings_check(settings *s) {
+    static const char *const precision[] = {"fp32", "mixed", "bf16", "fp16"};
+    int64_t batch = (int64_t)s->batch_size * s->accumulation;
+    if (!s->model == !s->init)
+        return cli_die("expected either --model DIR (a model to fine-tune) or --init CONFIG.json (random weights)");
+    if (!s->train) return cli_die("expected --train FILE, the training data");
+    if (!s->output && !s->plan) return cli_die("expected --output DIR, where the trained model goes");
+    if (s->precision) return cli_die("--precision %s: this version computes in fp32 only", precision[s->precision]);
+    if (s->lora_r > 0 && s->adapter)
+        return cli_die("--lora-r %d with --adapter %s: the adapter has a rank of its own; leave --lora-r out", s->lora_r,
+                       s->adapter);
+    if (s->merge && !s->lora_r && !s->adapter) return cli_die("--merge is for LoRA: give --lora-r or --adapter too");
+    if (s->reference_file && s->t.objective == DPO_SFT) return cli_die("--reference-file is for dpo; sft has no reference");
+    if (batch > FOREVER) return cli_die("--batch-size %d times %d is more than %d", s->batch_size, s->accumulation, FOREVER);
+    s->t.loss = dpo_loss_by_name(dpo_loss_name(s->loss));
+    s->t.num_train_epochs = s->epochs;
+    s->t.max_steps = s->max_steps;
+    s->t.batch_size = batch;
+    s->t.warmup_steps = s->warmup_steps;
+    s->t.eval_size = s->eval_size;
+    s->t.micro_rows = s->micro_rows;
+    return 0;
+}
+
+/* ---- the run's state -------------------------------------------------------------------------------------------- */
+
+typedef struct run {
+    settings s;
+    dpo_context *c;
+    dpo_model *m;
+    dpo_model_config config;
+    dpo_data *train, *eval;  /* eval: NULL if there is none */
+    dpo_trainer *t;
+    dpo_plan plan;
+    FILE *metrics;
+    int lost_metrics;        /* errno of a line that could not be written */
+    int training;            /* steps have a live line of their own */
+    dpo_metrics last;        /* of the last update */
+    int64_t evaluated;       /* step of the last evaluation, -1: none */
+    double train_seconds, began, phase_began;
+    const char *phase;
+} run;
+
+/* The context's sentence, as the program's last word. */
+static int run_fail(run *u) { return cli_die("%s", dpo_error(u->c)); }
+
+static int run_lora(const run *u) { return u->s.lora_r > 0 || u->s.adapter; }
+
+static void on_log(void *user, int level, const char *line) {
+    const run *u = (const run *)user;
+    if (level == DPO_LOG_WARNING) cli_note("warning: %s", line);
+    else if (!u->s.quiet) cli_note("%s", line);
+}
+
+static void on_progress(void *user, const char *what, int64_t done, int64_t total) {
+    run *u = (run *)user;
+    char line[256];
+    double now = cli_clock();
+    if (u->s.quiet || u->training || total <= 0) return;
+    if (u->phase != what || done <= 0) u->phase_began = now;
+    u->phase = what;
+    snprintf(line, sizeof line, "%s: %s of %s, %s left", what, cli_count((uint64_t)done), cli_count((uint64_t)total),
+             cli_duration(done > 0 ? (now - u->phase_began) / (double)done * (double)(total - done) : -1));
+    cli_live(line);
+}
+
+static int on_cancel(void *user) {
+    (void)user;
+    return cli_stopped();
+}
+
+/* ---- files and directories -------------------------------------------------------------------------------------- */
+
+static int path_join(char *out, size_t cap, const char *dir, const char *name) {
+    int n = snprintf(out, cap, "%s/%s", dir, name);
+    return n < 0 || (size_t)n >= cap ? cli_die("the path %s/%s is longer than %d bytes", dir, name, (int)cap - 1) : 0;
+}
+
+static int holds(const char *dir, const char *name) {
+    char path[4096];
+    struct stat st;
+    int n = snprintf(path, sizeof path, "%s/%s", dir, name);
+    return n > 0 && (size_t)n < sizeof path && !stat(path, &st);
+}
+
+/* Makes a directory and those above it. */
+static int make_dirs(const char *dir) {
+    char path[4096];
+    struct stat st;
+    size_t i, n = strlen(dir);
+    if (!n || n >= sizeof path) return cli_die("--output '%s' is no path that can be made", dir);
+    for (i = 1; i <= n; i++) {
+        if (dir[i] && dir[i] != '/') continue;
+        memcpy(path, dir, i);
+        path[i] = 0;
+        if (mkdir(path, 0777) && errno != EEXIST && stat(path, &st))
+            return cli_die("cannot make the directory %s: %s", path, strerror(errno));
+    }
+    if (stat(dir, &st) || !S_ISDIR(st.st_mode)) return cli_die("--output %s is there already and is no directory", dir);
+    return 0;
+}
+
+/* ---- data ------------------------------------------------------------------------------------------------------- */
+
+typedef struct text_buffer {
+    char *text;
+    size_t size, room;
+} text_buffer;
+
+typedef struct loader {
+    run *u;
+    const char *path;
+    dpo_data *train, *eval; /* eval NULL: nothing is held out */
+    int format;
+    int64_t line, rows, bad, max_rows;
+    struct {
+        const char *why;
+        int64_t count, first;
+    } reason[16];
+    int reasons;
+    text_buffer field[3];
+} loader;
+
+static int buffer_keep(text_buffer *b, const char *text, size_t n) {
+    if (n + 1 > b->room) { /* + 1: an empty text is not NULL */
+        char *p = (char *)realloc(b->text, n + 1);
+        if (!p) return 1;
+        b->text = p;
+        b->room = n + 1;
+    }
+    if (n) memcpy(b->text, text, n);
+    b->size = n;
+    return 0;
+}
+
+/* Counts a row that cannot be used; reasons are constant texts. */
+static void loader_bad(loader *l, const char *why) {
+    int i;
+    for (i = 0; i < l->reasons && strcmp(l->reason[i].why, why); i++) {}
+    l->bad++;
+    if (i == 16) return;
+    if (i == l->reasons) {
+        l->reason[i].why = why;
+        l->reason[i].count = 0;
+        l->reason[i].first = l->line;
+        l->reasons++;
+    }
+    l->reason[i].count++;
+}
+
+/* The field's text, kept in buffer i; NULL, or why it is not to be had. */
+static const char *loader_field(loader *l, const char *row, size_t n, const char *name, int i) {
+    const char *text, *why = NULL;
+    size_t size;
+    if (dpo_json_get(l->u->c, row, n, name, &text, &size, &why)) return why ? why : "not a JSON object";
+    return buffer_keep(&l->field[i], text, size) ? "out of memory" : NULL;
+}
+
+/* Which data set a row goes to. The prompt alone decides, so that all rows of a prompt stand on one side, whatever the
+ * file, the order and the seed. */
+static dpo_data *loader_side(const loader *l, const char *prompt, size_t n) {
+    uint64_t h = 1469598103934665603u; /* FNV-1a, then mixed, since FNV's high bits alone are poor */
+    size_t i;
+    if (!l->eval) return l->train;
+    for (i = 0; i < n; i++) h = (h ^ (unsigned char)prompt[i]) * 1099511628211u;
+    h = (h ^ (h >> 30)) * 0xBF58476D1CE4E5B9u;
+    h = (h ^ (h >> 27)) * 0x94D049BB133111EBu;
+    h ^= h >> 31;
+    return (double)(h >> 11) / 9007199254740992.0 < l->u->s.eval_fraction ? l->eval : l->train;
+}
+
+static void loader_add_hh(loader *l, const char *row, size_t n) {
+    hh_pair pair;
+    int sft = l->u->s.t.objective == DPO_SFT, status;
+    const char *why = loader_field(l, row, n, "chosen", 0);
+    if (!why) why = loader_field(l, row, n, "rejected", 1);
+    if (!why) {
+        status = (int)hh_split(l->field[0].text, l->field[0].size, l->field[1].text, l->field[1].size, &pair);
+        if (status != HH_OK) why = hh_status_text(status);
+    }
+    if (why) loader_bad(l, why);
+    else dpo_data_add(loader_side(l, pair.prompt, pair.prompt_len), pair.prompt, pair.prompt_len, pair.chosen,
+                      pair.chosen_len, sft ? NULL : pair.rejected, sft ? 0 : pair.rejected_len);
+}
+
+static void loader_add_pair(loader *l, const char *row, size_t n) {
+    int sft = l->u->s.t.objective == DPO_SFT;
+    const text_buffer *f = l->field;
+    const char *why = loader_field(l, row, n, "prompt", 0);
+    if (!why) why = loader_field(l, row, n, "chosen", 1);
+    if (why && sft && !loader_field(l, row, n, "prompt", 0) &&
+        (!loader_field(l, row, n, "response", 1) || !loader_field(l, row, n, "completion", 1)))
+        why = NULL;
+    if (!why && !sft) why = loader_field(l, row, n, "rejected", 2);
+    if (why) loader_bad(l, why);
+    else dpo_data_add(loader_side(l, f[0].text, f[0].size), f[0].text, f[0].size, f[1].text, f[1].size,
+                      sft ? NULL : f[2].text, sft ? 0 : f[2].size);
+}
+
+static void loader_add_text(loader *l, const char *row, size_t n) {
+    const char *why = loader_field(l, row, n, "text", 0);
+    if (why) loader_bad(l, why);
+    else dpo_data_add_text(loader_side(l, l->field[0].text, l->field[0].size), l->field[0].text, l->field[0].size);
+}
+
+/* A plain text file is one text; what is held out is its end, from the beginning of a line on. */
+static void loader_add_plain(loader *l, const char *text, size_t n) {
+    size_t cut = n;
+    const char *end;
+    if (l->eval) {
+        cut = n - (size_t)((double)n * l->u->s.eval_fraction);
+        end = (const char *)memchr(text + cut, '\n', n - cut);
+        cut = end ? (size_t)(end - text) + 1 : n;
+    }
+    l->rows = 1;
+    if (cut && !dpo_data_add_text(l->train, text, cut) && cut < n) dpo_data_add_text(l->eval, text + cut, n - cut);
+}
+
+/* One line at a time: its bytes without the newline, NULL at the end. Blank lines are passed over. */
+static const char *loader_line(loader *l, const char **at, const char *end, size_t *n) {
+    while (*at < end) {
+        const char *row = *at, *stop = (const char *)memchr(row, '\n', (size_t)(end - row));
+        size_t blank = 0;
+        if (!stop) stop = end;
+        *at = stop < end ? stop + 1 : end;
+        *n = (size_t)(stop - row);
+        l->line++;
+        while (blank < *n && (row[blank] == ' ' || row[blank] == '\t' || row[blank] == '\r')) blank++;
+        if (blank < *n) return row;
+    }
+    return NULL;
+}
+
+/* What the file is, by its first hundred lines. -1 after an error. */
+static int loader_detect(loader *l, const char *text, size_t size) {
+    const char *at = text, *end = text + size, *row, *why = NULL;
+    size_t n;
+    int found = -1;
+    while (found < 0 && l->line < 100 && (row = loader_line(l, &at, end, &n)) != NULL) {
+        if (l->line == 1 && *row == '[')
+            cli_die("%s is a JSON array; this version reads one object a line: jq -c '.[]' makes them of it "
+                    "(--format text takes it as plain text)", l->path);
+        if (l->line == 1 && *row == '[') return -1;
+        if (*row != '{') {
+            if (l->line == 1) found = FORMAT_TEXT;
+            continue;
+        }
+        if (!loader_field(l, row, n, "prompt", 0)) found = FORMAT_PAIRS;
+        else if (!loader_field(l, row, n, "chosen", 0) && !loader_field(l, row, n, "rejected", 0)) found = FORMAT_HH;
+        else if (!loader_field(l, row, n, "text", 0)) found = FORMAT_TEXT;
+        else if (!why) why = loader_field(l, row, n, "prompt", 0);
+    }
+    l->line = 0;
+    if (found < 0)
+        cli_die("%s: no line has prompt with chosen and rejected, chosen and rejected alone, or text as strings (prompt in "
+                "the first line: %s); --format says what it is", l->path, why ? why : "no JSON object");
+    return found;
+}
+
+static int loader_rows(loader *l, const char *text, size_t size) {
+    const char *at = text, *end = text + size, *row;
+    size_t n;
+    char live[128];
+    while (!dpo_status(l->u->c) && !cli_stopped() && (row = loader_line(l, &at, end, &n)) != NULL) {
+        if (l->max_rows && l->rows == l->max_rows) break;
+        l->rows++;
+        if (l->format == FORMAT_HH) loader_add_hh(l, row, n);
+        else if (l->format == FORMAT_PAIRS) loader_add_pair(l, row, n);
+        else loader_add_text(l, row, n);
+        if (l->rows % 256 || l->u->s.quiet) continue;
+        snprintf(live, sizeof live, "reading %s: %s rows", l->path, cli_count((uint64_t)l->rows));
+        cli_live(live);
+    }
+    cli_live_clear();
+    return dpo_status(l->u->c) != DPO_OK;
+}
+
+/* Reads the whole file into the data sets. Its texts are freed with it; the ids stay. */
+static int loader_read(loader *l) {
+    static const char bom[] = "\xEF\xBB\xBF";
+    char *text, err[512];
+    size_t size, skip, i;
+    uint64_t limit = (uint64_t)1 << 34; /* a .gz that unfolds into more is no data set for a CPU */
+    int failed = 0, plain;
+    if (gzip_read_file(l->path, limit < (size_t)-1 ? (size_t)limit : (size_t)-1, &text, &size, err, sizeof err))
+        return cli_die("%s", err);
+    skip = size >= 3 && !memcmp(text, bom, 3) ? 3 : 0;
+    for (i = skip; i < size && (text[i] == ' ' || text[i] == '\n' || text[i] == '\r' || text[i] == '\t');) i++;
+    if (i == size) failed = cli_die("%s holds no rows", l->path);
+    plain = i < size && text[i] != '{';
+    if (!failed && l->format == FORMAT_AUTO) {
+        l->format = loader_detect(l, text + skip, size - skip);
+        failed = l->format < 0;
+    }
+    if (!failed && l->format == FORMAT_TEXT && l->u->s.t.objective == DPO_PREFERENCE)
+        failed = cli_die("%s is plain text, and dpo needs pairs: JSON lines of prompt, chosen and rejected", l->path);
+    if (!failed && l->format == FORMAT_TEXT && plain) loader_add_plain(l, text + skip, size - skip);
+    else if (!failed) loader_rows(l, text + skip, size - skip);
+    if (!failed && dpo_status(l->u->c)) failed = run_fail(l->u);
+    free(text);
+    for (i = 0; i < 3; i++) free(l->field[i].text);
+    return failed;
+}
+
+static void report_dropped(int64_t count, const char *why) {
+    if (count) printf("    %7s  %s\n", cli_count((uint64_t)count), why);
+}
+
+static void report_tokens(const char *name, const dpo_data *d, int sft) {
+    dpo_data_report r = dpo_data_report_of(d);
+    printf("  %s: %s examples; tokens: %s of prompts, %s of %s", name, cli_count((uint64_t)dpo_data_count(d)),
+           cli_count((uint64_t)r.prompt_tokens), cli_count((uint64_t)r.chosen_tokens), sft ? "answers" : "chosen");
+    if (!sft) printf(", %s of rejected answers", cli_count((uint64_t)r.rejected_tokens));
+    if (r.truncated_prompts || r.truncated_responses)
+        printf("; cut to fit: %s prompts, %s answers, %s of these lost their end", cli_count((uint64_t)r.truncated_prompts),
+               cli_count((uint64_t)r.truncated_responses), cli_count((uint64_t)r.lost_eos));
+    printf("\n");
+}
+
+/* Rows, kept, and what became of the others. */
+static void loader_report(const loader *l) {
+    static const char *const format[] = {"", "pairs", "HH dialogues", "text"};
+    int sft = l->u->s.t.objective == DPO_SFT, i;
+    dpo_data_report a = dpo_data_report_of(l->train), b = a;
+    memset(&b, 0, sizeof b);
+    if (l->eval) b = dpo_data_report_of(l->eval);
+    printf("%s: %s, %s rows, %s kept\n", l->path, format[l->format], cli_count((uint64_t)l->rows),
+           cli_count((uint64_t)(l->rows - l->bad - (a.rows - a.kept) - (b.rows - b.kept))));
+    for (i = 0; i < l->reasons; i++)
+        printf("    %7s  %s (first in line %s)\n", cli_count((uint64_t)l->reason[i].count), l->reason[i].why,
+               cli_count((uint64_t)l->reason[i].first));
+    report_dropped(a.empty_response + b.empty_response, "a response is empty");
+    report_dropped(a.identical + b.identical, "both responses are the same once cut");
+    report_dropped(a.prompt_too_long + b.prompt_too_long, "the prompt leaves no room for a response");
+    report_tokens(l->train == l->u->train ? "training" : "evaluation", l->train, sft);
+    if (l->eval) report_tokens("held out", l->eval, sft);
+}
+
+static int read_file(run *u, const char *path, dpo_data *train, dpo_data *eval, int max_rows) {
+    loader l;
+    memset(&l, 0, sizeof l);
+    l.u = u;
+    l.path = path;
+    l.train = train;
+    l.eval = eval;
+    l.format = u->s.format;
+    l.max_rows = max_rows;
+    if (loader_read(&l)) return 1;
+    if (!u->s.quiet) loader_report(&l);
+    if (!dpo_data_count(train) && !cli_stopped())
+        return cli_die("%s: none of %s rows can be used%s%s", path, cli_count((uint64_t)l.rows),
+                       l.reasons ? "; the first: " : "", l.reasons ? l.reason[0].why : "");
+    return 0;
+}
+
+static int read_data(run *u) {
+    settings *s = &u->s;
+    dpo_tokenizer *bytes = dpo_tokenizer_bytes(u->c);
+    int hold = !s->eval && s->eval_fraction > 0;
+    u->train = dpo_data_create(u->c, bytes, &s->data);
+    if (hold || s->eval) u->eval = dpo_data_create(u->c, bytes, &s->data);
+    if (dpo_status(u->c)) return run_fail(u);
+    if (read_file(u, s->train, u->train, hold ? u->eval : NULL, s->max_rows)) return 1;
+    if (s->eval && read_file(u, s->eval, u->eval, NULL, 0)) return 1;
+    if (!u->eval || dpo_data_count(u->eval)) return 0;
+    if (!s->quiet) printf("  too few rows to hold any out: no evaluation\n");
+    dpo_data_free(u->eval);
+    u->eval = NULL;
+    return 0;
+}
+
+/* ---- model ------------------------------------------------------------------------------------------------------ */
+
+/* Says what stands where a model directory should, if it is something that this version cannot use. */
+static int check_model_dir(const char *dir) {
+    static const char *const other[] = {"pytorch_model.bin", "pytorch_model.bin.index.json"};
+    const char *dot = strrchr(dir, '.');
+    struct stat st;
+    int i;
+    if (dot && (!strcmp(dot, ".bin") || !strcmp(dot, ".pt") || !strcmp(dot, ".pth") || !strcmp(dot, ".gguf")))
+        return cli_die("%s is not a model directory; converting such files will be dpo-convert's work, which is not in this "
+                       "version: save the model as safetensors", dir);
+    if (stat(dir, &st)) return cli_die("cannot open the model %s: %s", dir, strerror(errno));
+    if (!S_ISDIR(st.st_mode))
+        return cli_die("%s is a file; --model expects a directory with config.json and model.safetensors", dir);
+    if (holds(dir, "model.safetensors") || holds(dir, "model.safetensors.index.json")) return 0;
+    for (i = 0; i < 2; i++)
+        if (holds(dir, other[i]))
+            return cli_die("%s holds %s but no model.safetensors; converting it will be dpo-convert's work, which is not in "
+                           "this version: save the model as safetensors", dir, other[i]);
+    return 0; /* the library names what is missing */
+}
+
+/* This version has the byte-level tokenizer alone: ids of another one must not be mixed up with bytes. */
+static int check_tokenizer(const run *u) {
+    static const char *const files[] = {"tokenizer.json", "tokenizer.model", "vocab.json"};
+    const char *where = u->s.model ? u->s.model : u->s.init;
+    int i;
+    for (i = 0; u->s.model && !u->config.byte_tokenizer && i < 3; i++)
+        if (holds(u->s.model, files[i]))
+            return cli_die("%s has a tokenizer of its own (%s), and this version reads text as bytes only (config.json with "
+                           "\"dpo_tokenizer\": \"bytes\"); other tokenizers come in a later version", where, files[i]);
+    if (u->config.vocab_size < 257)
+        return cli_die("%s has a vocabulary of %d; reading text as bytes takes 257 ids (256 bytes and the end of text)", where,
+                       u->config.vocab_size);
+    if (!u->config.byte_tokenizer && !u->s.quiet)
+        printf("%s names no tokenizer: its ids are taken to be bytes (and 256, the end of text)\n", where);
+    return 0;
+}
+
+static int read_config(run *u) {
+    const settings *s = &u->s;
+    struct stat a, b;
+    if (s->model && check_model_dir(s->model)) return 1;
+    if (s->model && s->output && !stat(s->model, &a) && !stat(s->output, &b) && a.st_dev == b.st_dev && a.st_ino == b.st_ino)
+        return cli_die("--output %s is the model itself, which would be overwritten; name another directory", s->output);
+    if (dpo_model_config_read(u->c, s->model ? s->model : s->init, &u->config)) return run_fail(u);
+    return check_tokenizer(u);
+}
+
+static int load_model(run *u) {
+    const settings *s = &u->s;
+    u->m = s->model ? dpo_model_load(u->c, s->model) : dpo_model_create_from(u->c, s->init, s->t.seed);
+    if (!u->m) return run_fail(u);
+    if (s->adapter && dpo_lora_load(u->m, s->adapter)) return run_fail(u);
+    if (s->lora_r > 0) {
+        dpo_lora_config lora = dpo_lora_defaults(u->config.family);
+        lora.r = s->lora_r;
+        lora.lora_alpha = s->lora_alpha;
+        lora.use_rslora = s->rslora;
+        if (s->targets) lora.target_modules = s->targets;
+        if (dpo_lora_attach(u->m, &lora, s->t.seed)) return run_fail(u);
+    }
+    return 0;
+}
+
+/* Rank and modules of a loaded adapter, for the plan, from its tensors: ...attention.query_key_value.lora_A.weight. */
+static int adapter_shape(run *u, dpo_lora_config *lora, char *targets, size_t cap) {
+    int64_t n = dpo_lora_tensors(u->m, NULL, 0), i;
+    dpo_tensor *tensors = n > 0 ? (dpo_tensor *)malloc((size_t)n * sizeof *tensors) : NULL;
+    size_t used = 0;
+    if (!tensors) return cli_die("%s: no memory to look at the adapter", u->s.adapter);
+    dpo_lora_tensors(u->m, tensors, n);
+    targets[0] = 0;
+    for (i = 0; i < n; i++) {
+        const char *end = strstr(tensors[i].name, ".lora_A"), *name = end;
+        char word[80];
+        int length;
+        while (name && name > tensors[i].name && name[-1] != '.') name--;
+        if (!end) continue;
+        lora->r = (int)tensors[i].shape[0];
+        length = snprintf(word, sizeof word, ",%.*s", (int)(end - name), name);
+        if (length < 0 || (size_t)length >= sizeof word || strstr(targets, word) || used + (size_t)length >= cap) continue;
+        memcpy(targets + used, word, (size_t)length + 1);
+        used += (size_t)length;
+    }
+    lora->target_modules = targets + 1; /* without the first comma */
+    free(tensors);
+    return 0;
+}
+
+static int make_plan(run *u) {
+    dpo_lora_config lora = dpo_lora_defaults(u->config.family);
+    char targets[1024], text[4096];
+    lora.r = u->s.lora_r;
+    lora.lora_alpha = u->s.lora_alpha;
+    if (u->s.targets) lora.target_modules = u->s.targets;
+    if (u->s.adapter && adapter_shape(u, &lora, targets, sizeof targets)) return 1;
+    if (dpo_plan_train(u->c, &u->config, run_lora(u) ? &lora : NULL, &u->s.t, u->train, u->eval, &u->plan)) return run_fail(u);
+    if (u->s.quiet && !u->s.plan) return 0;
+    dpo_plan_text(&u->plan, text, sizeof text);
+    printf("%s%s", text, text[0] && text[strlen(text) - 1] == '\n' ? "" : "\n");
+    fflush(stdout);
+    return 0;
+}
+
+/* ---- what is printed -------------------------------------------------------------------------------------------- */
+
+/* Build, numerics version, and every setting that has a value: what somebody needs to repeat the run. */
+static void print_settings(run *u) {
+    size_t used = 0, cap = 8192;
+    char *text = (char *)malloc(cap), value[512];
+    int i;
+    printf("%s\n", dpo_build_info(u->c));
+    if (!text) return;
+    used += (size_t)snprintf(text, cap, "%s with", u->s.t.objective == DPO_SFT ? "sft" : "dpo");
+    for (i = 0; i < u->s.option_count && used < cap; i++) {
+        const cli_option *o = &u->s.options[i];
+        if (o->kind == CLI_IS_HEADING) continue;
+        cli_default(o, value, sizeof value);
+        if (value[0] && (o->kind != CLI_IS_FLAG || *(const int *)o->value))
+            used += (size_t)snprintf(text + used, cap - used, " --%s %s", o->name, o->kind == CLI_IS_FLAG ? "" : value);
+    }
+    cli_wrap(stdout, text, 0, 4, 100);
+    free(text);
+}
+
+static void print_evaluation(const run *u, const dpo_metrics *m) {
+    cli_live_clear();
+    printf("evaluation after %s examples (step %s): loss %.4f", cli_count((uint64_t)u->last.examples),
+           cli_count((uint64_t)u->last.step), m->loss);
+    if (m->has_rewards) {
+        printf(", rewards/accuracies %.3f, margins %.4f", m->rewards_accuracies, m->rewards_margins);
+        if (m->rewards_ties > 0) printf(", ties %.3f", m->rewards_ties);
+    }
+    printf("  [%s examples]\n", cli_count((uint64_t)m->batch_examples));
+    fflush(stdout);
+}
+
+static void print_step(const run *u, const dpo_metrics *m) {
+    char line[256];
+    int64_t steps = dpo_trainer_steps(u->t);
+    int n = snprintf(line, sizeof line, "step %s/%s  loss %.4f", cli_count((uint64_t)m->step), cli_count((uint64_t)steps),
+                     m->loss);
+    if (m->has_rewards && n > 0 && (size_t)n < sizeof line)
+        n += snprintf(line + n, sizeof line - (size_t)n, "  accuracies %.3f", m->rewards_accuracies);
+    if (n > 0 && (size_t)n < sizeof line)
+        snprintf(line + n, sizeof line - (size_t)n, "  %s tokens/s  %s left",
+                 cli_count((uint64_t)((double)m->tokens / u->train_seconds)),
+                 cli_duration(u->train_seconds / (double)m->step * (double)(steps - m->step)));
+    cli_live(line);
+}
+
+/* A line of metrics.jsonl, there at once for whoever watches. A full disk must not cost the model: it is noted. */
+static void write_metrics(run *u, const dpo_metrics *m) {
+    char line[2048];
+    dpo_metrics_json(m, line, sizeof line);
+    errno = 0;
+    if (fprintf(u->metrics, "%s\n", line) < 0 || fflush(u->metrics)) u->lost_metrics = errno ? errno : EIO;
+}
+
+/* 64 bits over names and values of the adapters (FNV-1a): dpo_model_hash leaves them out. */
+static int adapter_hash(const run *u, uint64_t *out) {
+    int64_t n = dpo_lora_tensors(u->m, NULL, 0), i;
+    dpo_tensor *tensors = n > 0 ? (dpo_tensor *)malloc((size_t)n * sizeof *tensors) : NULL;
+    uint64_t h = 1469598103934665603u;
+    if (!tensors) return 1;
+    dpo_lora_tensors(u->m, tensors, n);
+    for (i = 0; i < n; i++) {
+        const dpo_tensor *t = &tensors[i];
+        int64_t k, values = t->shape[0] * t->shape[1] * t->shape[2] * t->shape[3];
+        const char *name;
+        for (name = t->name; *name; name++) h = (h ^ (unsigned char)*name) * 1099511628211u;
+        for (k = 0; k < values; k++) {
+            uint32_t bits;
+            memcpy(&bits, (const float *)t->data + k, sizeof bits);
+            h = (h ^ bits) * 1099511628211u;
+        }
+    }
+    free(tensors);
+    *out = h ^ (h >> 32);
+    return 0;
+}
+
+/* ---- the run ---------------------------------------------------------------------------------------------------- */
+
+/* The reference's log-probabilities of one data set: from the file if it is there and fits, else computed and kept. */
+static int get_reference(run *u, dpo_data *d, const char *suffix) {
+    char path[4096] = "";
+    struct stat st;
+    if (u->s.reference_file) {
+        int n = snprintf(path, sizeof path, "%s%s", u->s.reference_file, suffix);
+        if (n < 0 || (size_t)n >= sizeof path) return cli_die("--reference-file: the path is too long");
+    }
+    if (path[0] && !stat(path, &st)) {
+        if (!dpo_reference_load(u->m, d, path)) {
+            if (!u->s.quiet) printf("reference log-probabilities from %s\n", path);
+            return 0;
+        }
+        if (dpo_status(u->c) != DPO_E_STATE) return run_fail(u);
+        cli_note("%s; they are computed anew", dpo_error(u->c));
+        dpo_clear(u->c);
+    }
+    if (dpo_reference_compute(u->m, d)) return dpo_status(u->c) == DPO_E_CANCELLED ? 0 : run_fail(u);
+    if (path[0] && dpo_reference_save(d, path)) return run_fail(u);
+    cli_live_clear();
+    return 0;
+}
+
+static int get_references(run *u) {
+    const settings *s = &u->s;
+    if (s->t.objective != DPO_PREFERENCE || s->t.loss_options.reference_free || !dpo_loss_needs_reference(s->t.loss)) return 0;
+    if (s->adapter && !s->quiet)
+        printf("the reference is the model without the adapter; to start from the adapter itself, merge it first\n");
+    if (get_reference(u, u->train, "")) return 1;
+    return u->eval && !cli_stopped() ? get_reference(u, u->eval, ".eval") : 0;
+}
+
+static int save_result(run *u, int at_end) {
+    char path[4096];
+    dpo_model *merged;
+    if (!run_lora(u)) return dpo_model_save(u->m, u->s.output, DPO_F32) ? run_fail(u) : 0;
+    if (path_join(path, sizeof path, u->s.output, "adapter")) return 1;
+    if (dpo_lora_save(u->m, path, u->s.model ? u->s.model : NULL)) return run_fail(u);
+    if (!at_end || !u->s.merge) return 0;
+    merged = dpo_lora_merge(u->m);
+    if (!merged || dpo_model_save(merged, u->s.output, DPO_F32)) return run_fail(u);
+    dpo_model_free(merged);
+    return 0;
+}
+
+/* One evaluation, printed and logged. 1 after an error; a wish to stop is none. */
+static int evaluate(run *u) {
+    dpo_metrics m;
+    u->evaluated = u->last.step;
+    if (!u->eval) return 0;
+    u->training = 0;
+    if (dpo_trainer_evaluate(u->t, u->eval, &m)) {
+        if (dpo_status(u->c) != DPO_E_CANCELLED) return run_fail(u);
+        dpo_clear(u->c);
+        return 0;
+    }
+    u->training = 1;
+    write_metrics(u, &m);
+    if (!u->s.quiet) print_evaluation(u, &m);
+    return 0;
+}
+
+/* Is it time to evaluate and save, now that `before` examples have become u->last.examples? */
+static int is_due(const run *u, int64_t before) {
+    if (u->s.eval_steps) return u->last.step % u->s.eval_steps == 0;
+    return u->s.eval_every && before / u->s.eval_every != u->last.examples / u->s.eval_every;
+}
+
+static int train(run *u) {
+    while (!dpo_trainer_done(u->t) && !cli_stopped() && !u->lost_metrics) {
+        dpo_metrics m;
+        int64_t before = u->last.examples;
+        double began = cli_clock();
+        u->training = 1;
+        if (dpo_trainer_step(u->t, &m)) {
+            if (dpo_status(u->c) != DPO_E_CANCELLED) return run_fail(u);
+            dpo_clear(u->c);
+            break;
+        }
+        u->train_seconds += cli_clock() - began + 1e-9;
+        u->last = m;
+        write_metrics(u, &m);
+        if (!u->s.quiet) print_step(u, &m);
+        if (is_due(u, before) && (evaluate(u) || save_result(u, 0))) return 1;
+    }
+    return 0;
+}
+
+static int finish(run *u) {
+    const dpo_metrics *m = &u->last;
+    uint64_t hash = 0;
+    if (u->evaluated != m->step && !cli_stopped() && evaluate(u)) return 1;
+    cli_live_clear();
+    if (!m->step) return cli_die("stopped before the first update; no model was written");
+    if (save_result(u, 1)) return 1;
+    if (!u->s.quiet) {
+        printf("%s%s updates, %s examples, %s tokens in %s (%s tokens/s while training; %s in all)\n",
+               cli_stopped() ? "stopped after " : "", cli_count((uint64_t)m->step), cli_count((uint64_t)m->examples),
+               cli_count((uint64_t)m->tokens), cli_duration(u->train_seconds),
+               cli_count((uint64_t)((double)m->tokens / u->train_seconds)), cli_duration(cli_clock() - u->began));
+        printf("peak memory %s, planned %s\nwrote %s%s\n", cli_bytes(cli_peak_memory()), cli_bytes(u->plan.total),
+               u->s.output, run_lora(u) && !u->s.merge ? "/adapter" : "");
+    }
+    if (!run_lora(u)) hash = dpo_model_hash(u->m);
+    else if (adapter_hash(u, &hash)) return cli_die("no memory for the adapters' hash");
+    printf("%s hash %016llx\n", run_lora(u) ? "adapter" : "weight", (unsigned long long)hash);
+    if (u->lost_metrics) return cli_die("%s/metrics.jsonl cannot be written: %s; the run ended early, its model is written",
+                                        u->s.output, strerror(u->lost_metrics));
+    return 0;
+}
+
+/* From the open context to the last line. */
+static int run_all(run *u) {
+    char path[4096];
+    if (read_config(u) || read_data(u)) return 1;
+    if (cli_stopped()) return cli_die("stopped while reading the data; nothing was written");
+    if (u->s.adapter && load_model(u)) return 1; /* an adapter's rank is known once it is read */
+    if (make_plan(u)) return 1;
+    if (u->s.plan) return 0;
+    if (make_dirs(u->s.output)) return 1;
+    if (!u->s.adapter && load_model(u)) return 1;
+    if (get_references(u)) return 1;
+    if (cli_stopped()) return cli_die("stopped before the first update; no model was written");
+    u->t = dpo_trainer_create(u->m, u->train, &u->s.t);
+    if (!u->t) return run_fail(u);
+    if (path_join(path, sizeof path, u->s.output, "metrics.jsonl")) return 1;
+    u->metrics = fopen(path, "wb");
+    if (!u->metrics) return cli_die("cannot write %s: %s", path, strerror(errno));
+    if (evaluate(u) || train(u)) return 1;
+    return finish(u);
+}
+
+/* Help, version and errors of the command line; the settings of the run. 0: go on. */
+static int read_command(run *u, int argc, char **argv, int *code) {
+    cli_program p = cli_program_make("dpo-train", "0.1.0", "sft|dpo --model DIR --train FILE --output DIR [options]",
+                                     "Fine-tunes a language model on the CPU: sft on answers or plain text, dpo on pairs of "
+                                     "a chosen and a rejected answer. The same command gives the same bits on every machine.");
+    int named = argc > 1 && (!strcmp(argv[1], "sft") || !strcmp(argv[1], "dpo"));
+    int sft = argc > 1 && !strcmp(argv[1], "sft");
+    p.argument_max = 0;
+    settings_start(&u->s, sft ? DPO_SFT : DPO_PREFERENCE);
+    settings_recipe(&u->s);
+    *code = 1;
+    if (!named && argc > 1 && argv[1][0] != '-')
+        return cli_die("expected sft or dpo first, got '%s'; usage: dpo-train %s", argv[1], p.usage);
+    if (settings_parse(&u->s, &p, argc - named, argv + named)) { *code = p.exit_code; return 1; }
+    if (!named) return cli_die("expected sft or dpo first; usage: dpo-train %s", p.usage);
+    settings_recipe(&u->s);
+    if (settings_parse(&u->s, &p, argc - 1, argv + 1)) { *code = p.exit_code; return 1; }
+    return settings_check(&u->s);
+}
+
+int main(int argc, char **argv) {
+    static run u; /* large, and its options point into it */
+    dpo_desc desc;
+    int code = 1;
+    memset(&u, 0, sizeof u);
+    u.began = cli_clock();
+    u.evaluated = -1;
+    if (read_command(&u, argc, argv, &code)) return code;
+    cli_catch_signals();
+    memset(&desc, 0, sizeof desc);
+    desc.n_threads = u.s.threads;
+    desc.simd = u.s.simd;
+    desc.log = on_log;
+    desc.progress = on_progress;
+    desc.cancel = on_cancel;
+    desc.user = &u;
+    u.c = dpo_open(&desc);
+    if (!u.c) return cli_die("no memory to begin with");
+    if (!u.s.quiet) print_settings(&u);
+    code = run_all(&u);
+    if (u.metrics) fclose(u.metrics);
+    dpo_close(u.c);
+    if (fflush(stdout) || ferror(stdout)) code = 1;
+    return code;
+}
