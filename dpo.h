@@ -368,15 +368,6 @@ DPO_API dpo_result dpo_model_config_read(dpo_context *c, const char *path, dpo_m
    by model.safetensors.index.json. Weights are held in fp32. Known buffers are skipped, tensors that
    nothing uses are reported to the log.
  *   errors  DPO_E_IO  DPO_E_FORMAT  DPO_E_SHAPE  DPO_E_NONFINITE (a NaN or infinity in a weight) */
-static int dpo__model_pickled(dpo_context *c, const char *dir) {
-    static const char *const names[2] = {"pytorch_model.bin", "pytorch_model.bin.index.json"};
-    char path[4096];
-    int i, found = 0;
-    for (i = 0; i < 2 && !found; i++)
-        found = !dpo__file_join(c, dir, names[i], path, sizeof path) && dpo__file_exists(c, path);
-    return found;
-}
-
 DPO_API dpo_model *dpo_model_load(dpo_context *c, const char *dir);
 
 /* dpo_model_create - random weights by the family's habit (normal with initializer_range, muP widths
@@ -5968,6 +5959,15 @@ static dpo_result dpo__model_take_shards(dpo_model *m, const char *dir, const ch
     dpo__json_free(c, &j);
     dpo__put(c, text);
     return r;
+}
+
+static int dpo__model_pickled(dpo_context *c, const char *dir) {
+    static const char *const names[2] = {"pytorch_model.bin", "pytorch_model.bin.index.json"};
+    char path[4096];
+    int i, found = 0;
+    for (i = 0; i < 2 && !found; i++)
+        found = !dpo__file_join(c, dir, names[i], path, sizeof path) && dpo__file_exists(c, path);
+    return found;
 }
 
 DPO_API dpo_model *dpo_model_load(dpo_context *c, const char *dir) {

@@ -38,7 +38,8 @@ static void expect(const char *name, int code, int want, const char *file, const
     else if (fs->handles) fail_case(name, "a file stayed open");
     else if (memfs_count(fs, ".tmp")) fail_case(name, "a temporary file stayed");
     else {
-        for (i = 0; i < n && e[i] >= 0x20 && e[i] < 0x7f; i++) {}
+        for (i = 0; i < n && e[i] >= 0x20 && e[i] < 0x7f; i++) {
+        }
         if (i < n) fail_case(name, "a character in the sentence does not print");
         else passed++;
     }
@@ -83,7 +84,8 @@ static void edit_header(const char *path, const char *from, const char *to) {
     size_t n = 0, i, at, a = strlen(from), b = strlen(to), rest;
     uint8_t *data;
     for (i = 0; i < 8; i++) n |= (size_t)f->data[i] << (8 * i);
-    for (at = 8; at + a <= 8 + n && memcmp(f->data + at, from, a) != 0; at++) {}
+    for (at = 8; at + a <= 8 + n && memcmp(f->data + at, from, a) != 0; at++) {
+    }
     if (at + a > 8 + n) {
         printf("the test is wrong: %s is not in the header\n", from);
         exit(3);
@@ -142,24 +144,26 @@ static void bad_configs(void) {
         {"vocab_size is enormous", "300", "99999999999999999999", DPO_E_FORMAT, "vocab_size"},
         {"vocab_size is null", "300", "null", DPO_E_FORMAT, "vocab_size"},
         {"hidden_size is 0", "\"hidden_size\":8", "\"hidden_size\":0", DPO_E_FORMAT, "hidden_size"},
-        {"layers as an array", "\"num_hidden_layers\":1", "\"num_hidden_layers\":[1]", DPO_E_FORMAT, "num_hidden_layers"},
-        {"heads do not divide the width", "\"num_attention_heads\":2", "\"num_attention_heads\":3", DPO_E_FORMAT, "heads"},
+        {"layers as an array", "\"num_hidden_layers\":1", "\"num_hidden_layers\":[1]", DPO_E_FORMAT,
+         "num_hidden_layers"},
+        {"heads do not divide the width", "\"num_attention_heads\":2", "\"num_attention_heads\":3", DPO_E_FORMAT,
+         "heads"},
         {"rotary_pct above 1", "0.5", "1.5", DPO_E_FORMAT, "rotary_pct"},
         {"rotary_pct is a string", "0.5", "\"half\"", DPO_E_FORMAT, "rotary_pct"},
         {"an odd rotary part", "0.5", "0.25", DPO_E_FORMAT, "rotary"},
         {"an activation that is not known", "\"gelu\"", "\"relu6\"", DPO_E_UNSUPPORTED, "relu6"},
-        {"tie_word_embeddings is a string", "\"tie_word_embeddings\":false", "\"tie_word_embeddings\":\"no\"", DPO_E_FORMAT,
-         "tie_word_embeddings"},
+        {"tie_word_embeddings is a string", "\"tie_word_embeddings\":false", "\"tie_word_embeddings\":\"no\"",
+         DPO_E_FORMAT, "tie_word_embeddings"},
         {"layer_norm_eps negative", "1e-05", "-1", DPO_E_FORMAT, "epsilon"},
         {"layer_norm_eps beyond double", "1e-05", "1e999", DPO_E_FORMAT, "layer_norm_eps"},
         {"not JSON: a comma is missing", "300,\"hidden", "300 \"hidden", DPO_E_FORMAT, "expected"},
         {"not JSON: cut off", "\"tie_word_embeddings\":false}", "\"tie_word", DPO_E_FORMAT, "does not end"},
         {"not JSON: something follows", "false}", "false} {}", DPO_E_FORMAT, "nothing more"},
         {"a key twice", "\"vocab_size\":300", "\"vocab_size\":300,\"vocab_size\":301", DPO_E_FORMAT, "twice"},
-        {"unknown rope scaling", "\"rotary_pct\":0.5", "\"rotary_pct\":0.5,\"rope_scaling\":{\"type\":\"yarn\",\"factor\":2}",
-         DPO_E_UNSUPPORTED, "yarn"},
-        {"rope scaling by zero", "\"rotary_pct\":0.5", "\"rotary_pct\":0.5,\"rope_scaling\":{\"type\":\"linear\",\"factor\":0}",
-         DPO_E_FORMAT, "factor"}};
+        {"unknown rope scaling", "\"rotary_pct\":0.5",
+         "\"rotary_pct\":0.5,\"rope_scaling\":{\"type\":\"yarn\",\"factor\":2}", DPO_E_UNSUPPORTED, "yarn"},
+        {"rope scaling by zero", "\"rotary_pct\":0.5",
+         "\"rotary_pct\":0.5,\"rope_scaling\":{\"type\":\"linear\",\"factor\":0}", DPO_E_FORMAT, "factor"}};
     size_t i;
     char deep[512];
     for (i = 0; i < sizeof edits / sizeof edits[0]; i++) config_edit(neox_config, &edits[i]);
@@ -213,7 +217,8 @@ static void bad_headers(void) {
     header_case("header: a fractional dimension", E1("F32", "[2.0]", "[0,8]"), 8, "shape");
     header_case("header: a string as dimension", E1("F32", "[\"2\"]", "[0,8]"), 8, "shape");
     header_case("header: nine dimensions", E1("F32", "[1,1,1,1,1,1,1,1,2]", "[0,8]"), 8, "shape");
-    header_case("header: product beyond 64 bits", E1("F32", "[4294967296,4294967296,4294967296]", "[0,8]"), 8, "product");
+    header_case("header: product beyond 64 bits", E1("F32", "[4294967296,4294967296,4294967296]", "[0,8]"), 8,
+                "product");
     header_case("header: product 2^62 of floats", E1("F32", "[4611686018427387904,2]", "[0,8]"), 8, "product");
     header_case("header: a dimension of 2^63", E1("F32", "[9223372036854775808]", "[0,8]"), 8, "shape");
     header_case("header: offsets behind the end", E1("F32", "[2]", "[8,16]"), 8, "8");
@@ -229,11 +234,14 @@ static void bad_headers(void) {
     header_case("header: something was added", E2("[0,8]", "[8,16]"), 20, "added");
     header_case("header: one name twice",
                 "{\"a\":{\"dtype\":\"F32\",\"shape\":[],\"data_offsets\":[0,4]},"
-                "\"a\":{\"dtype\":\"F32\",\"shape\":[],\"data_offsets\":[4,8]}}", 8, "twice");
+                "\"a\":{\"dtype\":\"F32\",\"shape\":[],\"data_offsets\":[4,8]}}",
+                8, "twice");
     header_case("header: metadata is an array", "{\"__metadata__\":[]}", 0, "__metadata__");
     header_case("header: a metadata value is a number", "{\"__metadata__\":{\"a\":1}}", 0, "__metadata__");
-    header_case("header: not UTF-8", "{\"\xc3\x28\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]}}", 8, "UTF-8");
-    header_case("header: a newline in a name", "{\"a\\nb\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]}}", 8, "name");
+    header_case("header: not UTF-8", "{\"\xc3\x28\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]}}", 8,
+                "UTF-8");
+    header_case("header: a newline in a name", "{\"a\\nb\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]}}",
+                8, "name");
     header_case("header: half a byte", E1("F4", "[3]", "[0,1]"), 1, "bytes");
 }
 static void bad_sizes(void) {
@@ -249,7 +257,8 @@ static void bad_sizes(void) {
         reset();
         memfs_put(fs, "t.safetensors", head, 16);
         (void)snprintf(name, sizeof name, "a header size of %llu", (unsigned long long)sizes[i]);
-        expect(name, dpo_tensors_load(c, "t.safetensors", &t, &n), DPO_E_FORMAT, "t.safetensors", i ? "header" : "byte");
+        expect(name, dpo_tensors_load(c, "t.safetensors", &t, &n), DPO_E_FORMAT, "t.safetensors",
+               i ? "header" : "byte");
     }
     reset();
     memfs_put(fs, "t.safetensors", head, 0);
@@ -345,10 +354,13 @@ static void bad_rows(void) {
     rows_case("rows that are arrays", "[1]\n", DPO_E_FORMAT, "1 of bad JSON");
     rows_case("a row without a prompt", "{\"chosen\":\"a\",\"rejected\":\"b\"}\n", DPO_E_FORMAT, "prompt");
     rows_case("a row without answers", "{\"prompt\":\"a\"}\n", DPO_E_FORMAT, "chosen");
-    rows_case("a prompt that is a list", "{\"prompt\":[],\"chosen\":\"a\",\"rejected\":\"b\"}\n", DPO_E_FORMAT, "prompt");
+    rows_case("a prompt that is a list", "{\"prompt\":[],\"chosen\":\"a\",\"rejected\":\"b\"}\n", DPO_E_FORMAT,
+              "prompt");
     rows_case("an empty response", "{\"prompt\":\"a\",\"chosen\":\"\",\"rejected\":\"b\"}\n", DPO_E_FORMAT, "1 empty");
-    rows_case("an empty rejected response", "{\"prompt\":\"a\",\"chosen\":\"b\",\"rejected\":\" \"}\n", DPO_E_FORMAT, "1 empty");
-    rows_case("both answers the same", "{\"prompt\":\"a\",\"chosen\":\"b\",\"rejected\":\"b\"}\n", DPO_E_FORMAT, "1 with equal");
+    rows_case("an empty rejected response", "{\"prompt\":\"a\",\"chosen\":\"b\",\"rejected\":\" \"}\n", DPO_E_FORMAT,
+              "1 empty");
+    rows_case("both answers the same", "{\"prompt\":\"a\",\"chosen\":\"b\",\"rejected\":\"b\"}\n", DPO_E_FORMAT,
+              "1 with equal");
     rows_case("a string that does not end", "{\"prompt\":\"a", DPO_E_FORMAT, "does not end");
     rows_case("a raw control character", "{\"prompt\":\"a\x01\",\"chosen\":\"b\"}\n", DPO_E_FORMAT, "control");
     rows_case("a bad escape", "{\"prompt\":\"\\q\",\"chosen\":\"b\"}\n", DPO_E_FORMAT, "backslash");
@@ -456,8 +468,8 @@ static void bad_fits(void) {
     dpo_model_free(m);
     dpo_model_free(g);
 }
-static void generate_one(const char *name, dpo_model *m, const int32_t *ids, int64_t n, int64_t most, double temperature,
-                         int want, const char *what) {
+static void generate_one(const char *name, dpo_model *m, const int32_t *ids, int64_t n, int64_t most,
+                         double temperature, int want, const char *what) {
     dpo_generate_config g = dpo_generate_defaults();
     int32_t out[64];
     int64_t made = 0;
@@ -480,12 +492,12 @@ static void bad_generation(void) {
     generate_one("a prompt id outside the vocabulary", m, ids, 3, 4, 1.0, DPO_E_SHAPE, "300");
     ids[2] = INT32_MIN;
     generate_one("a prompt id of -2^31", m, ids, 3, 4, 1.0, DPO_E_SHAPE, "-2147483648");
-    expect("an empty text as prompt", dpo_generate_text(m, dpo_tokenizer_bytes(c), "", NULL, text, sizeof text), DPO_E_ARG,
-           "dpo_generate_text", "prompt");
+    expect("an empty text as prompt", dpo_generate_text(m, dpo_tokenizer_bytes(c), "", NULL, text, sizeof text),
+           DPO_E_ARG, "dpo_generate_text", "prompt");
     dpo_model_free(m);
 }
-static void batch_case(const char *name, dpo_model *m, const dpo_segment *s, int ns, int rows, const dpo_target *t, int nt,
-                       int nseq, int want, const char *what) {
+static void batch_case(const char *name, dpo_model *m, const dpo_segment *s, int ns, int rows, const dpo_target *t,
+                       int nt, int nseq, int want, const char *what) {
     int32_t tokens[8] = {1, 2, 3, 4, 5, 6, 7, 8};
     double logps[8];
     dpo_batch b;
@@ -499,8 +511,10 @@ static void batch_case(const char *name, dpo_model *m, const dpo_segment *s, int
     expect(name, dpo_model_logps(m, &b, logps), want, "batch", what);
 }
 static void bad_batches(void) {
-    static const dpo_segment one[1] = {{-1, 0, 4, 0}}, self[1] = {{0, 0, 4, 0}}, later[2] = {{1, 0, 2, 0}, {-1, 2, 2, 0}};
-    static const dpo_segment gap[2] = {{-1, 0, 2, 0}, {-1, 3, 1, 0}}, past[1] = {{-1, 0, 4, 2}}, none[1] = {{-1, 0, 0, 0}};
+    static const dpo_segment one[1] = {{-1, 0, 4, 0}}, self[1] = {{0, 0, 4, 0}},
+                             later[2] = {{1, 0, 2, 0}, {-1, 2, 2, 0}};
+    static const dpo_segment gap[2] = {{-1, 0, 2, 0}, {-1, 3, 1, 0}}, past[1] = {{-1, 0, 4, 2}},
+                             none[1] = {{-1, 0, 0, 0}};
     static const dpo_segment apart[3] = {{-1, 0, 1, 0}, {-1, 1, 1, 0}, {0, 2, 2, 0}}, minus[1] = {{-1, 0, -4, 0}};
     static const dpo_target good[1] = {{0, 2, 0}}, row[1] = {{4, 2, 0}}, token[1] = {{0, 300, 0}}, seq[1] = {{0, 2, 1}};
     dpo_model *m = make_model(neox_config, NULL);
@@ -542,15 +556,20 @@ static void adapter_case(const char *name, int want, const char *file, const cha
 }
 static void bad_adapters(void) {
     static const char *const configs[][4] = {
-        {"adapter for a module that is not there", "{\"r\":2,\"lora_alpha\":4,\"target_modules\":[\"k_proj\"]}", "k_proj", "A"},
+        {"adapter for a module that is not there", "{\"r\":2,\"lora_alpha\":4,\"target_modules\":[\"k_proj\"]}",
+         "k_proj", "A"},
         {"adapter without r", "{\"lora_alpha\":4,\"target_modules\":[\"query_key_value\"]}", "\"r\"", "F"},
         {"adapter with r 0", "{\"r\":0,\"lora_alpha\":4,\"target_modules\":[\"query_key_value\"]}", "r", "F"},
-        {"adapter with a rank of its own", "{\"r\":3,\"lora_alpha\":4,\"target_modules\":[\"query_key_value\"]}", "lora_A", "S"},
+        {"adapter with a rank of its own", "{\"r\":3,\"lora_alpha\":4,\"target_modules\":[\"query_key_value\"]}",
+         "lora_A", "S"},
         {"adapter without targets", "{\"r\":2,\"lora_alpha\":4}", "target_modules", "F"},
         {"adapter targets a number", "{\"r\":2,\"lora_alpha\":4,\"target_modules\":7}", "target_modules", "F"},
-        {"adapter with an infinite alpha", "{\"r\":2,\"lora_alpha\":1e999,\"target_modules\":[\"query_key_value\"]}", "lora_alpha", "F"},
-        {"adapter that is DoRA", "{\"r\":2,\"lora_alpha\":4,\"use_dora\":true,\"target_modules\":[\"query_key_value\"]}", "use_dora", "U"},
-        {"adapter of another kind", "{\"peft_type\":\"IA3\",\"r\":2,\"lora_alpha\":4,\"target_modules\":[\"query_key_value\"]}", "IA3", "U"},
+        {"adapter with an infinite alpha", "{\"r\":2,\"lora_alpha\":1e999,\"target_modules\":[\"query_key_value\"]}",
+         "lora_alpha", "F"},
+        {"adapter that is DoRA",
+         "{\"r\":2,\"lora_alpha\":4,\"use_dora\":true,\"target_modules\":[\"query_key_value\"]}", "use_dora", "U"},
+        {"adapter of another kind",
+         "{\"peft_type\":\"IA3\",\"r\":2,\"lora_alpha\":4,\"target_modules\":[\"query_key_value\"]}", "IA3", "U"},
         {"adapter config that is no JSON", "{\"r\":2", "expected", "F"}};
     size_t i;
     for (i = 0; i < sizeof configs / sizeof configs[0]; i++) {
@@ -560,7 +579,8 @@ static void bad_adapters(void) {
                                              : DPO_E_ARG;
         good_adapter();
         memfs_text(fs, "a/adapter_config.json", configs[i][1]);
-        adapter_case(configs[i][0], want, want == DPO_E_SHAPE ? "a/adapter_model.safetensors" : "a/adapter_config.json", configs[i][2]);
+        adapter_case(configs[i][0], want, want == DPO_E_SHAPE ? "a/adapter_model.safetensors" : "a/adapter_config.json",
+                     configs[i][2]);
     }
     good_adapter();
     memfs_drop(memfs_find(fs, "a/adapter_config.json"));
@@ -575,7 +595,8 @@ static void bad_adapters(void) {
     edit_header("a/adapter_model.safetensors", "[2,8]", "[8,2]");
     adapter_case("adapter the wrong way round", DPO_E_SHAPE, "a/adapter_model.safetensors", "lora_A");
     good_adapter();
-    set_float("a/adapter_model.safetensors", "base_model.model.gpt_neox.layers.0.attention.query_key_value.lora_B.weight", (float)NAN);
+    set_float("a/adapter_model.safetensors",
+              "base_model.model.gpt_neox.layers.0.attention.query_key_value.lora_B.weight", (float)NAN);
     adapter_case("NaN in the adapter", DPO_E_NONFINITE, "a/adapter_model.safetensors", "lora_B");
 }
 static void attach_case(const char *name, int r, double alpha, const char *targets, const char *what) {
@@ -609,7 +630,8 @@ static void bad_outputs(void) {
           !memcmp(memfs_find(fs, "m/model.safetensors")->data, base_model, base_size));
     fs->deny = NULL;
     expect("a dtype that is none", dpo_model_save(m, "out", 77), DPO_E_ARG, "dpo_model_save", "DPO_F32");
-    expect("saving adapters that are not there", dpo_lora_save(m, "a", NULL), DPO_E_STATE, "dpo_lora_save", "no adapters");
+    expect("saving adapters that are not there", dpo_lora_save(m, "a", NULL), DPO_E_STATE, "dpo_lora_save",
+           "no adapters");
     expect("loading from no directory", dpo_lora_load(m, NULL), DPO_E_ARG, "dpo_lora_load", "NULL");
     (void)dpo_lora_attach(m, &l, 1);
     expect("a second adapter", dpo_lora_attach(m, &l, 1), DPO_E_STATE, "dpo_lora_attach", "already");
@@ -630,7 +652,8 @@ static void bad_disk(void) {
     t.name = "x";
     expect("a directory that is not there", dpo_tensors_save(c, "/no-such-dir/x.safetensors", &t, 1, NULL), DPO_E_IO,
            "/no-such-dir/x.safetensors", "create");
-    expect("a file below a file", dpo_tensors_save(c, "/dev/null/x.safetensors", &t, 1, NULL), DPO_E_IO, "/dev/null/x", "create");
+    expect("a file below a file", dpo_tensors_save(c, "/dev/null/x.safetensors", &t, 1, NULL), DPO_E_IO, "/dev/null/x",
+           "create");
     expect("reading a directory", dpo_tensors_load(c, "/", &back, &n), DPO_E_IO, "/", "open");
     expect("reading a device", dpo_tensors_load(c, "/dev/zero", &back, &n), DPO_E_IO, "/dev/zero", "size");
     dpo_close(c);
@@ -654,7 +677,8 @@ static void bad_nulls(void) {
     CHECK(dpo_trainer_create(NULL, NULL, NULL) == NULL && dpo_trainer_step(NULL, NULL) < 0);
     CHECK(dpo_data_read(NULL, "x") < 0 && dpo_data_count(NULL) == 0 && dpo_model_save(NULL, "x", DPO_F32) < 0);
     CHECK(dpo_lora_attach(NULL, NULL, 1) < 0 && dpo_lora_merge(NULL) == NULL && dpo_lora_save(NULL, "x", NULL) < 0);
-    CHECK(dpo_reference_compute(NULL, NULL) < 0 && dpo_reference_of(NULL) == NULL && dpo_train(NULL, NULL, NULL, NULL) < 0);
+    CHECK(dpo_reference_compute(NULL, NULL) < 0 && dpo_reference_of(NULL) == NULL &&
+          dpo_train(NULL, NULL, NULL, NULL) < 0);
     CHECK(dpo_generate(NULL, NULL, NULL, 0, NULL, NULL, NULL) < 0 && dpo_model_tensors(NULL, NULL, 0) <= 0);
     dpo_clear(NULL);
     dpo_close(NULL);
@@ -697,11 +721,13 @@ static void every_bit(void) {
     CHECK(wrong == 0 && refused > 3 * n);
     if (!wrong) passed++;
     else failed++;
-    printf("  %ld bit flips of its header: %ld refused, %ld loaded all the same\n", (long)(8 * n), (long)refused, (long)loaded);
+    printf("  %ld bit flips of its header: %ld refused, %ld loaded all the same\n", (long)(8 * n), (long)refused,
+           (long)loaded);
 }
 /* Rubbish of every kind, by a generator of its own: never a crash, never a block that stays. */
 static void rubbish(void) {
-    static const char *const pieces[12] = {"{", "}", "[", "]", "\"", ":", ",", "\\u", "1e9", "-", "null", "\"prompt\":\"a\","};
+    static const char *const pieces[12] = {"{", "}",   "[",   "]", "\"",   ":",
+                                           ",", "\\u", "1e9", "-", "null", "\"prompt\":\"a\","};
     int64_t live = memory.live;
     int i, k;
     for (i = 0; i < 4000; i++) {

@@ -25,16 +25,15 @@ MAYBE_UNUSED static int check_near_at(double got, double want, double bound, con
     if (d <= bound) return 1; /* false for NaN */
     check_failures++;
     if (check_lines++ < 12)
-        printf("%s:%d: %s: got %.17g, wanted %.17g, off by %.3g, allowed %.3g\n", file, line, what, got,
-               want, d, bound);
+        printf("%s:%d: %s: got %.17g, wanted %.17g, off by %.3g, allowed %.3g\n", file, line, what, got, want, d,
+               bound);
     return 0;
 }
 MAYBE_UNUSED static int check_ok_at(dpo_context *c, int r, const char *file, int line, const char *what) {
     if (!r && (!c || !dpo_status(c))) return 1;
     check_failures++;
     if (check_lines++ < 12)
-        printf("%s:%d: %s: %s: %s\n", file, line, what, dpo_result_name(r ? r : dpo_status(c)),
-               dpo_error(c));
+        printf("%s:%d: %s: %s: %s\n", file, line, what, dpo_result_name(r ? r : dpo_status(c)), dpo_error(c));
     return 0;
 }
 MAYBE_UNUSED static int check_same_at(const void *a, const void *b, size_t bytes, const char *file, int line,
@@ -42,17 +41,18 @@ MAYBE_UNUSED static int check_same_at(const void *a, const void *b, size_t bytes
     size_t i;
     const unsigned char *p = (const unsigned char *)a, *q = (const unsigned char *)b;
     if (!bytes || !memcmp(a, b, bytes)) return 1;
-    for (i = 0; p[i] == q[i]; i++) {}
+    for (i = 0; p[i] == q[i]; i++) {
+    }
     check_failures++;
     if (check_lines++ < 12)
-        printf("%s:%d: %s: not the same bits from byte %lu of %lu on\n", file, line, what,
-               (unsigned long)i, (unsigned long)bytes);
+        printf("%s:%d: %s: not the same bits from byte %lu of %lu on\n", file, line, what, (unsigned long)i,
+               (unsigned long)bytes);
     return 0;
 }
-#define CHECK(x) check_at(!!(x), __FILE__, __LINE__, #x)
+#define CHECK(x)                     check_at(!!(x), __FILE__, __LINE__, #x)
 #define CHECK_NEAR(got, want, bound) check_near_at((got), (want), (bound), __FILE__, __LINE__, #got)
-#define CHECK_OK(c, call) check_ok_at((c), (call), __FILE__, __LINE__, #call)
-#define CHECK_SAME(a, b, bytes) check_same_at((a), (b), (bytes), __FILE__, __LINE__, #a " == " #b)
+#define CHECK_OK(c, call)            check_ok_at((c), (call), __FILE__, __LINE__, #call)
+#define CHECK_SAME(a, b, bytes)      check_same_at((a), (b), (bytes), __FILE__, __LINE__, #a " == " #b)
 
 /* A failing check's line, with the case it stands for. */
 MAYBE_UNUSED static int check_case(int ok, const char *file, int line, const char *what, const char *one) {

@@ -11,7 +11,7 @@
 #include "mini_json.h"
 
 #define MOST_VALUES 4096
-#define MOST_IDS 4096
+#define MOST_IDS    4096
 
 typedef struct value { /* what this program has computed */
     char *name;
@@ -235,8 +235,11 @@ static void run_sft(golden *g, dpo_model *m) {
 
 /* Every loss the case knows, on the log-probs of policy and reference. */
 static void give_losses(golden *g, const char *prefix, const double *logps, const double *ref, dpo_data *d) {
-    static const char *const names[5][2] = {{"sigmoid", "sigmoid"}, {"sigmoid_ls0.1", "sigmoid"}, {"ipo", "ipo_sum"},
-                                            {"hinge", "hinge"},     {"sigmoid_reffree", "sigmoid"}};
+    static const char *const names[5][2] = {{"sigmoid", "sigmoid"},
+                                            {"sigmoid_ls0.1", "sigmoid"},
+                                            {"ipo", "ipo_sum"},
+                                            {"hinge", "hinge"},
+                                            {"sigmoid_reffree", "sigmoid"}};
     int64_t i, n = dpo_data_count(d);
     double *loss = SCRATCH(double, n), *slope = SCRATCH(double, n);
     char name[128];
@@ -271,9 +274,9 @@ static void give_losses(golden *g, const char *prefix, const double *logps, cons
     }
 }
 static void give_rewards(golden *g, const char *prefix, const double *logps, const double *ref, int64_t n) {
-    static const char *const names[8] = {"policy_chosen_logps", "policy_rejected_logps", "ref_chosen_logps",
-                                         "ref_rejected_logps",  "rewards_chosen",        "rewards_rejected",
-                                         "accuracies",          "margins"};
+    static const char *const names[8] = {
+        "policy_chosen_logps", "policy_rejected_logps", "ref_chosen_logps", "ref_rejected_logps",
+        "rewards_chosen",      "rewards_rejected",      "accuracies",       "margins"};
     double *x[8];
     int64_t i;
     int k;
@@ -374,7 +377,8 @@ static void run_lora(golden *g) {
     b.targets = targets;
     vocab = dpo_model_config_of(m)->vocab_size;
     z = SCRATCH(float, b.n_rows *vocab);
-    if (went(g, !dpo_model_logits(m, &b, z), "dpo_model_logits")) give_floats(g, "lora.", "logits", z, b.n_rows * vocab);
+    if (went(g, !dpo_model_logits(m, &b, z), "dpo_model_logits"))
+        give_floats(g, "lora.", "logits", z, b.n_rows * vocab);
     merged = dpo_lora_merge(m);
     if (went(g, merged != NULL, "dpo_lora_merge")) {
         r = dpo_model_tensors(merged, NULL, 0);
@@ -391,8 +395,9 @@ static void run_lora(golden *g) {
 #define SERIES 9
 static void run_steps(golden *g, dpo_trainer *t, const char *prefix, int64_t steps, int64_t batch, int64_t count,
                       int by_index) {
-    static const char *const names[SERIES] = {"loss",       "grad_norm", "lr",           "rewards_chosen", "rewards_rejected",
-                                              "accuracies", "margins",   "logps_chosen", "logps_rejected"};
+    static const char *const names[SERIES] = {"loss",           "grad_norm",        "lr",
+                                              "rewards_chosen", "rewards_rejected", "accuracies",
+                                              "margins",        "logps_chosen",     "logps_rejected"};
     double *x[SERIES];
     int64_t s, i, *items = SCRATCH(int64_t, batch);
     int k;
@@ -466,7 +471,8 @@ static double *expected_values(const char *entry, const char *data, int64_t *n) 
     int64_t end = (int64_t)json_number(json_at(json_find(entry, "data_offsets"), 1), 0), i;
     int type, size;
     double *x;
-    for (type = 0; type < 4 && !json_is(json_find(entry, "dtype"), types[type]); type++) {}
+    for (type = 0; type < 4 && !json_is(json_find(entry, "dtype"), types[type]); type++) {
+    }
     if (type == 4) return NULL;
     size = type == 0 || type == 3 ? 4 : 8;
     *n = (end - begin) / size;
@@ -506,7 +512,8 @@ static void compare(golden *g, const char *name, const char *entry, const char *
     }
     x = expected_values(entry, data, &n);
     if (!x || v->n != n) {
-        (void)snprintf(why, sizeof why, "%ld values, %ld expected%s", (long)v->n, (long)n, x ? "" : ", of a strange dtype");
+        (void)snprintf(why, sizeof why, "%ld values, %ld expected%s", (long)v->n, (long)n,
+                       x ? "" : ", of a strange dtype");
         complain(g, name, why);
         return;
     }
@@ -544,7 +551,8 @@ static void compare_all(golden *g) {
 /* ------------------------------------------------------------------ one case */
 static void run_tasks(golden *g) {
     static const char *const trajectories[3] = {"traj_sft", "traj_dpo", "traj_lora_dpo"};
-    static const char *const known[8] = {"forward", "sft", "dpo", "gen", "lora", "traj_sft", "traj_dpo", "traj_lora_dpo"};
+    static const char *const known[8] = {"forward", "sft",      "dpo",      "gen",
+                                         "lora",    "traj_sft", "traj_dpo", "traj_lora_dpo"};
     const char *list = json_find(g->json, "tasks"), *v;
     dpo_model *m = dpo_model_load(g->c, g->dir);
     int k, found;
@@ -601,7 +609,8 @@ static int run_dir(const char *dir) {
     } else {
         run_case(&g);
         result = g.failures == 0;
-        printf("%s %s: %d tensors compared%s\n", result ? "ok  " : "FAIL", dir, g.compared, result ? "" : ", some failed");
+        printf("%s %s: %d tensors compared%s\n", result ? "ok  " : "FAIL", dir, g.compared,
+               result ? "" : ", some failed");
     }
     dpo_close(g.c);
     scratch_free();

@@ -3,9 +3,9 @@
 #ifndef MEMFS_H
 #define MEMFS_H
 
-#define MEMFS_FILES 64
+#define MEMFS_FILES  64
 #define MEMFS_ENOENT 2
-#define MEMFS_EIO 5
+#define MEMFS_EIO    5
 #define MEMFS_EACCES 13
 #define MEMFS_ENOSPC 28
 

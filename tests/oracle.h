@@ -49,9 +49,10 @@ static const double *oracle_get(const oracle *o, const char *prefix, const char 
 }
 
 /* y = W x + b + scale B A x for every row */
-static void oracle_linear(const oracle *o, const char *prefix, const char *module, const double *x, int64_t rows, int64_t in,
-                          int64_t out, double *y) {
-    const double *w = oracle_get(o, prefix, module, ".weight"), *b = oracle_get(o, prefix, module, ".bias"), *la = NULL, *lb = NULL;
+static void oracle_linear(const oracle *o, const char *prefix, const char *module, const double *x, int64_t rows,
+                          int64_t in, int64_t out, double *y) {
+    const double *w = oracle_get(o, prefix, module, ".weight"), *b = oracle_get(o, prefix, module, ".bias"), *la = NULL,
+                 *lb = NULL;
     char base[100];
     int64_t n, i, j, r;
     (void)snprintf(base, sizeof base, "base_model.model.%.40s%.40s", prefix, module);
@@ -71,20 +72,23 @@ static void oracle_linear(const oracle *o, const char *prefix, const char *modul
         }
     }
 }
-static void oracle_norm(const oracle *o, const char *prefix, const char *module, const double *x, int64_t rows, double *y) {
+static void oracle_norm(const oracle *o, const char *prefix, const char *module, const double *x, int64_t rows,
+                        double *y) {
     const double *w = oracle_get(o, prefix, module, ".weight"), *b = oracle_get(o, prefix, module, ".bias");
     int64_t d = o->k.hidden_size, n, i;
     for (n = 0; n < rows; n++) {
         double mean = 0, var = 0;
         for (i = 0; i < d && o->k.norm == DPO_NORM_LAYER; i++) mean += x[n * d + i] / (double)d;
         for (i = 0; i < d; i++) var += (x[n * d + i] - mean) * (x[n * d + i] - mean) / (double)d;
-        for (i = 0; i < d; i++) y[n * d + i] = (x[n * d + i] - mean) / sqrt(var + o->k.norm_eps) * w[i] + (b ? b[i] : 0);
+        for (i = 0; i < d; i++)
+            y[n * d + i] = (x[n * d + i] - mean) / sqrt(var + o->k.norm_eps) * w[i] + (b ? b[i] : 0);
     }
 }
 static void oracle_rotate(const oracle *o, double *x, int64_t position) {
     int64_t half = o->k.rotary_dim / 2, i;
     for (i = 0; i < half; i++) {
-        double t = (double)position * pow(o->k.rope_theta, -2.0 * (double)i / o->k.rotary_dim), u = x[i], v = x[i + half];
+        double t = (double)position * pow(o->k.rope_theta, -2.0 * (double)i / o->k.rotary_dim), u = x[i],
+               v = x[i + half];
         x[i] = u * cos(t) - v * sin(t);
         x[i + half] = v * cos(t) + u * sin(t);
     }
@@ -96,7 +100,8 @@ static double oracle_slope(int h, int heads) {
 }
 /* q [T,H,D], k and v [T,K,D] from the three ways to store them */
 static void oracle_qkv(const oracle *o, const char *p, const double *h, int64_t T, double *q, double *k, double *v) {
-    int64_t H = o->k.num_attention_heads, K = o->k.num_key_value_heads, D = o->k.head_dim, E = o->k.hidden_size, t, a, e;
+    int64_t H = o->k.num_attention_heads, K = o->k.num_key_value_heads, D = o->k.head_dim, E = o->k.hidden_size, t, a,
+            e;
     double *all;
     if (o->k.qkv == DPO_QKV_SEPARATE) {
         oracle_linear(o, p, "self_attn.q_proj", h, T, E, H * D, q);
@@ -182,7 +187,9 @@ static void oracle_layer(const oracle *o, int layer, double *x, int64_t T) {
 static double oracle_logp(const oracle *o, const int32_t *ids, int64_t T, int64_t from) {
     int neox = o->k.family == DPO_GPT_NEOX, gpt = o->k.conv1d, layer;
     int64_t E = o->k.hidden_size, V = o->k.vocab_size, t, i, j;
-    const char *embed = neox ? "gpt_neox.embed_in.weight" : gpt ? "transformer.wte.weight" : "model.embed_tokens.weight";
+    const char *embed = neox  ? "gpt_neox.embed_in.weight"
+                        : gpt ? "transformer.wte.weight"
+                              : "model.embed_tokens.weight";
     const double *wte = oracle_find(o, embed), *wpe = oracle_find(o, "transformer.wpe.weight");
     const double *head = o->k.tie_word_embeddings ? wte : oracle_find(o, neox ? "embed_out.weight" : "lm_head.weight");
     double *x = (double *)malloc(sizeof *x * (size_t)(2 * T * E + V)), *h = x + T * E, *z = h + T * E, sum = 0;

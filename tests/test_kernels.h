@@ -196,8 +196,7 @@ static void test_kernels_values(void) {
     CHECK_NEAR((double)k.sum(37, x), sum, 1e-5);
     k.attend(37, s, 0.5f, 0.25f, stats);
     for (i = 0; i < 37; i++) z += exp((double)x[i] * 0.5 - 0.25 * (36 - i) - top);
-    for (i = 0; i < 37; i++)
-        CHECK_NEAR((double)s[i], exp((double)x[i] * 0.5 - 0.25 * (36 - i) - top) / z, 1e-6);
+    for (i = 0; i < 37; i++) CHECK_NEAR((double)s[i], exp((double)x[i] * 0.5 - 0.25 * (36 - i) - top) / z, 1e-6);
     CHECK_NEAR((double)stats[0], top, 1e-6);
     k.logsumexp(37, x, stats);
     for (z = 0, i = 0; i < 37; i++) z += exp((double)x[i] - (double)stats[0]);
@@ -244,7 +243,7 @@ static void naive_product(const dpo__gemm *g, float *c) {
 static void product_case(dpo_context *c, int64_t m, int64_t n, int64_t k, int form, int init) {
     int64_t pad = 3, ca = (form & 1 ? m : k) + pad, cb = (form & 2 ? k : n) + pad, cc = n + 5, i;
     float *a = rng_floats((form & 1 ? k : m) * ca + 1, 1.0), *b = rng_floats((form & 2 ? n : k) * cb + 1, 1.0);
-    float *bias = rng_floats(n, 1.0), *got = rng_floats(m * cc, 1.0), *want = SCRATCH(float, m * cc);
+    float *bias = rng_floats(n, 1.0), *got = rng_floats(m * cc, 1.0), *want = SCRATCH(float, m *cc);
     dpo__gemm g = dpo__gemm_of(m, n, k, a, form & 1 ? 1 : ca, form & 1 ? ca : 1, b, form & 2 ? 1 : cb,
                                form & 2 ? cb : 1, got, cc);
     char name[128];
@@ -274,8 +273,7 @@ static void products_of(int simd, int threads) {
     env = dpo__fp_enter();
     for (s = 0; s < sizeof shapes / sizeof shapes[0]; s++)
         for (form = 0; form < 4; form++)
-            for (init = 0; init < 3; init++)
-                product_case(c, shapes[s][0], shapes[s][1], shapes[s][2], form, init);
+            for (init = 0; init < 3; init++) product_case(c, shapes[s][0], shapes[s][1], shapes[s][2], form, init);
     dpo__fp_leave(env);
     dpo_close(c);
     scratch_free();
@@ -287,8 +285,8 @@ static void test_products_avx512(void) { products_of(DPO_SIMD_AVX512, 3); }
 static void test_products_values(void) {
     dpo_context *c = dpo_open(NULL);
     int64_t m = 19, n = 23, k = 41, i, j, p;
-    float *a = rng_floats(m * k, 1.0), *b = rng_floats(k * n, 1.0), *y = SCRATCH(float, m * n);
-    double *want = SCRATCH(double, m * n);
+    float *a = rng_floats(m * k, 1.0), *b = rng_floats(k * n, 1.0), *y = SCRATCH(float, m *n);
+    double *want = SCRATCH(double, m *n);
     dpo__gemm g = dpo__gemm_of(m, n, k, a, k, 1, b, n, 1, y, n);
     dpo__gemm_run(c, &g);
     for (i = 0; i < m; i++)

@@ -18,7 +18,8 @@ static double *numeric(double (*f)(void *), void *arg, double *x, int64_t n) {
 }
 #define LAYER_BOUND 5e-6
 /* got - start (what was there before) must be the numeric gradient; errors count against its norm and `floor` */
-static void compare_floor(const float *got, double start, const double *want, int64_t n, double floor, const char *what) {
+static void compare_floor(const float *got, double start, const double *want, int64_t n, double floor,
+                          const char *what) {
     float *d = SCRATCH(float, n > 0 ? n : 1);
     char text[160];
     double e, norm = 0;
@@ -39,8 +40,8 @@ static float *filled(int64_t n, float x) {
     for (i = 0; i < n; i++) f[i] = x;
     return f;
 }
-#define T1(p, a) dpo_tensor_f32((p), (a), 0, 0, 0)
-#define T2(p, a, b) dpo_tensor_f32((p), (a), (b), 0, 0)
+#define T1(p, a)       dpo_tensor_f32((p), (a), 0, 0, 0)
+#define T2(p, a, b)    dpo_tensor_f32((p), (a), (b), 0, 0)
 #define T3(p, a, b, c) dpo_tensor_f32((p), (a), (b), (c), 0)
 static dpo_tensor t_none(void) {
     dpo_tensor t;
@@ -132,12 +133,12 @@ static void norm_case(dpo_context *c, int kind, int64_t n, int64_t d) {
     dy = floats_of(l.dout, n * d);
     if (kind == DPO_NORM_LAYER) {
         CHECK_OK(c, dpo_layer_norm_forward(c, T2(y, n, d), T2(stats, n, 2), T2(x, n, d), T1(w, d), T1(b, d), l.eps));
-        CHECK_OK(c, dpo_layer_norm_backward(c, T2(dx, n, d), T1(dw, d), T1(db, d), T2(dy, n, d), T2(x, n, d),
-                                            T1(w, d), T2(stats, n, 2)));
+        CHECK_OK(c, dpo_layer_norm_backward(c, T2(dx, n, d), T1(dw, d), T1(db, d), T2(dy, n, d), T2(x, n, d), T1(w, d),
+                                            T2(stats, n, 2)));
     } else {
         CHECK_OK(c, dpo_rms_norm_forward(c, T2(y, n, d), T2(stats, n, 2), T2(x, n, d), T1(w, d), l.eps));
-        CHECK_OK(c, dpo_rms_norm_backward(c, T2(dx, n, d), T1(dw, d), T2(dy, n, d), T2(x, n, d), T1(w, d),
-                                          T2(stats, n, 2)));
+        CHECK_OK(
+            c, dpo_rms_norm_backward(c, T2(dx, n, d), T1(dw, d), T2(dy, n, d), T2(x, n, d), T1(w, d), T2(stats, n, 2)));
     }
     (void)snprintf(name, sizeof name, "norm %d %ld x %ld", kind, (long)n, (long)d);
     CHECK_CASE(relative_error(y, layer_out(norm_double, &l, n * d), n * d) < 2e-6, name);
@@ -151,8 +152,7 @@ static void test_layer_norms(void) {
     dpo_context *c = dpo_open(NULL);
     int i, kind;
     for (i = 0; i < 5; i++)
-        for (kind = 0; kind < 2; kind++)
-            norm_case(c, kind ? DPO_NORM_RMS : DPO_NORM_LAYER, shapes[i][0], shapes[i][1]);
+        for (kind = 0; kind < 2; kind++) norm_case(c, kind ? DPO_NORM_RMS : DPO_NORM_LAYER, shapes[i][0], shapes[i][1]);
     dpo_close(c);
 }
 
@@ -217,13 +217,15 @@ static void linear_case(dpo_context *c, int64_t n, int64_t in, int64_t out, int6
     CHECK_OK(c, dpo_linear_forward(c, T2(y, n, out), T2(x, n, in), &p));
     CHECK_OK(c, dpo_linear_backward(c, T2(dx, n, in), &g, T2(dy, n, out), T2(x, n, in), &p));
     CHECK_OK(c, dpo_linear_backward(c, T2(dx2, n, in), &none, T2(dy, n, out), T2(x, n, in), &p));
-    (void)snprintf(name, sizeof name, "linear %ld x %ld -> %ld, r %ld, bias %d", (long)n, (long)in, (long)out, (long)r, bias);
+    (void)snprintf(name, sizeof name, "linear %ld x %ld -> %ld, r %ld, bias %d", (long)n, (long)in, (long)out, (long)r,
+                   bias);
     CHECK_CASE(relative_error(y, layer_out(linear_double, &l, n * out), n * out) < 2e-6, name);
     linear_compare(&l, dx, &g, name);
     CHECK_CASE(!memcmp(dx, dx2, (size_t)(n * in) * 4), name);
 }
 static void test_layer_linear(void) {
-    static const int64_t shapes[6][4] = {{1, 1, 1, 0}, {3, 7, 17, 0}, {17, 33, 7, 3}, {33, 17, 3, 1}, {7, 40, 33, 8}, {1, 3, 1, 7}};
+    static const int64_t shapes[6][4] = {{1, 1, 1, 0},   {3, 7, 17, 0},  {17, 33, 7, 3},
+                                         {33, 17, 3, 1}, {7, 40, 33, 8}, {1, 3, 1, 7}};
     dpo_context *c = dpo_open(NULL);
     int i;
     for (i = 0; i < 12; i++)
@@ -249,7 +251,8 @@ static double rope_double(void *arg) {
     return layer_end(l, l->v, l->n * l->heads * l->dim);
 }
 static void test_layer_rope(void) {
-    static const int shapes[5][3] = {{1, 2, 2}, {3, 7, 4}, {2, 17, 16}, {1, 33, 32}, {3, 40, 40}}; /* heads, dim, rotary */
+    static const int shapes[5][3] = {
+        {1, 2, 2}, {3, 7, 4}, {2, 17, 16}, {1, 33, 32}, {3, 40, 40}}; /* heads, dim, rotary */
     static const int32_t positions[7] = {0, 1, 2, 5, 5, 31, 1000};
     dpo_context *c = dpo_open(NULL);
     int s;
@@ -346,14 +349,15 @@ static void attention_case(dpo_context *c, const dpo_segment *segments, int n_se
     dq = filled(nq, 7.0f);
     dk = filled(nk, 7.0f);
     dv = filled(nk, 7.0f);
-    CHECK_OK(c, dpo_attention_forward(c, T3(out, l.n, heads, dim), T3(stats, l.n, heads, 2), T3(q, l.n, heads, dim),
-                                      T3(k, l.n, kv, dim), T3(v, l.n, kv, dim), segments, n_segments, l.scale, l.slopes));
+    CHECK_OK(c,
+             dpo_attention_forward(c, T3(out, l.n, heads, dim), T3(stats, l.n, heads, 2), T3(q, l.n, heads, dim),
+                                   T3(k, l.n, kv, dim), T3(v, l.n, kv, dim), segments, n_segments, l.scale, l.slopes));
     CHECK_OK(c, dpo_attention_backward(c, T3(dq, l.n, heads, dim), T3(dk, l.n, kv, dim), T3(dv, l.n, kv, dim),
                                        T3(dout, l.n, heads, dim), T3(out, l.n, heads, dim), T3(stats, l.n, heads, 2),
                                        T3(q, l.n, heads, dim), T3(k, l.n, kv, dim), T3(v, l.n, kv, dim), segments,
                                        n_segments, l.scale, l.slopes));
-    (void)snprintf(name, sizeof name, "attention rows %ld segments %d heads %d/%d dim %d alibi %d", (long)l.n, n_segments,
-                   heads, kv, dim, alibi);
+    (void)snprintf(name, sizeof name, "attention rows %ld segments %d heads %d/%d dim %d alibi %d", (long)l.n,
+                   n_segments, heads, kv, dim, alibi);
     CHECK_CASE(relative_error(out, layer_out(attention_double, &l, nq), nq) < 2e-6, name);
     compare_gradient(dq, 0, numeric(attention_double, &l, l.x, nq), nq, name);
     compare_gradient(dk, 0, numeric(attention_double, &l, l.a, nk), nk, name);
@@ -362,7 +366,8 @@ static void attention_case(dpo_context *c, const dpo_segment *segments, int n_se
 static void test_layer_attention(void) {
     static const dpo_segment one[1] = {{-1, 0, 1, 0}}, row17[1] = {{-1, 0, 17, 0}}, row70[1] = {{-1, 0, 70, 0}};
     static const dpo_segment pair[3] = {{-1, 0, 7, 0}, {0, 7, 3, 0}, {0, 10, 5, 0}};
-    static const dpo_segment deep[6] = {{-1, 0, 3, 0}, {0, 3, 2, 0}, {1, 5, 1, 0}, {1, 6, 4, 0}, {0, 10, 1, 0}, {-1, 11, 6, 0}};
+    static const dpo_segment deep[6] = {{-1, 0, 3, 0}, {0, 3, 2, 0},  {1, 5, 1, 0},
+                                        {1, 6, 4, 0},  {0, 10, 1, 0}, {-1, 11, 6, 0}};
     dpo_context *c = dpo_open(NULL);
     attention_case(c, one, 1, 1, 1, 1, 0);
     attention_case(c, one, 1, 4, 2, 3, 1);
@@ -508,12 +513,12 @@ static void test_layer_shapes(void) {
     REFUSED_AS(DPO_E_ARG, dpo_rope_forward(c, T3(y, 4, 2, 8), ids, 10, 1e4));
     REFUSED(dpo_gelu_forward(c, T1(y, 8), T1(x, 9), DPO_GELU));
     REFUSED(dpo_swiglu_forward(c, T1(y, 8), T1(x, 8), T1(x, 9)));
-    REFUSED(dpo_attention_forward(c, T3(y, 3, 4, 2), T3(s, 3, 4, 2), T3(x, 3, 4, 2), T3(x, 3, 3, 2), T3(x, 3, 3, 2), gap, 1,
-                                  1.0, NULL));
-    REFUSED(dpo_attention_forward(c, T3(y, 3, 2, 2), T3(s, 3, 2, 2), T3(x, 3, 2, 2), T3(x, 3, 2, 2), T3(x, 3, 2, 2), wrong,
-                                  2, 1.0, NULL));
-    REFUSED(dpo_attention_forward(c, T3(y, 3, 2, 2), T3(s, 3, 2, 2), T3(x, 3, 2, 2), T3(x, 3, 2, 2), T3(x, 3, 2, 2), gap, 2,
-                                  1.0, NULL));
+    REFUSED(dpo_attention_forward(c, T3(y, 3, 4, 2), T3(s, 3, 4, 2), T3(x, 3, 4, 2), T3(x, 3, 3, 2), T3(x, 3, 3, 2),
+                                  gap, 1, 1.0, NULL));
+    REFUSED(dpo_attention_forward(c, T3(y, 3, 2, 2), T3(s, 3, 2, 2), T3(x, 3, 2, 2), T3(x, 3, 2, 2), T3(x, 3, 2, 2),
+                                  wrong, 2, 1.0, NULL));
+    REFUSED(dpo_attention_forward(c, T3(y, 3, 2, 2), T3(s, 3, 2, 2), T3(x, 3, 2, 2), T3(x, 3, 2, 2), T3(x, 3, 2, 2),
+                                  gap, 2, 1.0, NULL));
     REFUSED(dpo_head_forward(c, logps, T2(x, 4, 8), T2(x, 5, 7), ids, 1.0));
     REFUSED(dpo_head_forward(c, logps, T2(x, 4, 8), T2(x, 3, 8), ids, 1.0));
     dpo_close(c);

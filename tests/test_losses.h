@@ -40,7 +40,8 @@ static void test_loss_slopes(void) {
         for (i = 0; i < 6; i++)
             for (s = 0; s < 3; s++) {
                 dpo_loss_options o = dpo_loss_defaults();
-                dpo_pair p = pair_of(points[i][0], points[i][1], points[i][2], points[i][3], counts[i][0], counts[i][1]);
+                dpo_pair p =
+                    pair_of(points[i][0], points[i][1], points[i][2], points[i][3], counts[i][0], counts[i][1]);
                 o.beta = s == 0 ? 0.1 : 0.35;
                 o.label_smoothing = s == 1 ? 0.1 : !strcmp(dpo_loss_name(k), "exo_pair") ? 0.01 : 0.0;
                 o.reference_free = s == 2;
@@ -60,16 +61,24 @@ typedef struct loss_golden {
 } loss_golden;
 /* Computed once in double by an independent program: pc -10, pr -12, rc -11, rr -11.5, 5 and 6 tokens. */
 static void test_loss_golden(void) {
-    static const loss_golden table[] = {
-        {"sigmoid", 0.1, 0, 1, -10, 0.620957048},       {"sigmoid", 0.1, 0.1, 1, -10, 0.635957048},
-        {"robust", 0.1, 0.1, 1, -10, 0.602207048},      {"hinge", 0.1, 0, 1, -10, 0.85},
-        {"ipo_sum", 0.1, 0, 1, -10, 12.25},             {"ipo", 0.1, 0, 1, -10, 22.246944444},
-        {"sigmoid_norm", 0.1, 0, 1, -10, 0.679080858},  {"exo_pair", 0.1, 1e-3, 1, -10, 2.505516555},
-        {"nca_pair", 0.1, 0, 1, -10, 1.350824814},      {"bco_pair", 0.1, 0, 1, -10, 1.312856308},
-        {"sppo_hard", 0.1, 0, 1, -10, 36.25},           {"apo_zero", 0.1, 0, 1, -10, 0.962523416},
-        {"apo_down", 0.1, 0, 1, -10, 0.987549342},      {"discopop", 0.1, 0, 1, -10, 0.849337579},
-        {"dpop", 0.1, 0, 1, -10, 0.620957048},          {"dpop", 0.1, 0, 1, -11.8, 0.931083783},
-        {"simpo", 2.0, 0, 1, -10, 1.313261688},         {"orpo", 0.1, 0, 1, -10, 2.069314718}};
+    static const loss_golden table[] = {{"sigmoid", 0.1, 0, 1, -10, 0.620957048},
+                                        {"sigmoid", 0.1, 0.1, 1, -10, 0.635957048},
+                                        {"robust", 0.1, 0.1, 1, -10, 0.602207048},
+                                        {"hinge", 0.1, 0, 1, -10, 0.85},
+                                        {"ipo_sum", 0.1, 0, 1, -10, 12.25},
+                                        {"ipo", 0.1, 0, 1, -10, 22.246944444},
+                                        {"sigmoid_norm", 0.1, 0, 1, -10, 0.679080858},
+                                        {"exo_pair", 0.1, 1e-3, 1, -10, 2.505516555},
+                                        {"nca_pair", 0.1, 0, 1, -10, 1.350824814},
+                                        {"bco_pair", 0.1, 0, 1, -10, 1.312856308},
+                                        {"sppo_hard", 0.1, 0, 1, -10, 36.25},
+                                        {"apo_zero", 0.1, 0, 1, -10, 0.962523416},
+                                        {"apo_down", 0.1, 0, 1, -10, 0.987549342},
+                                        {"discopop", 0.1, 0, 1, -10, 0.849337579},
+                                        {"dpop", 0.1, 0, 1, -10, 0.620957048},
+                                        {"dpop", 0.1, 0, 1, -11.8, 0.931083783},
+                                        {"simpo", 2.0, 0, 1, -10, 1.313261688},
+                                        {"orpo", 0.1, 0, 1, -10, 2.069314718}};
     size_t i;
     double dc, dr;
     for (i = 0; i < sizeof table / sizeof table[0]; i++) {
@@ -187,7 +196,8 @@ static void optimizer_case(int optimizer, double decay, double max_norm) {
     for (i = 0; i < n; i++) { /* what the steps have moved */
         double d = 0, e = 0;
         for (j = 0; j < s[i].n; j++) {
-            double moved = s[i].w[j] - (double)start[i][j], mine = (double)((float *)w[i].data)[j] - (double)start[i][j];
+            double moved = s[i].w[j] - (double)start[i][j],
+                   mine = (double)((float *)w[i].data)[j] - (double)start[i][j];
             d += (moved - mine) * (moved - mine);
             e += moved * moved;
         }
@@ -229,10 +239,10 @@ static void test_schedules(void) {
         if (!CHECK_OK(c, tr ? 0 : -1)) return;
         CHECK(dpo_trainer_steps(tr) == 11);
         for (step = 0; step < 11; step++) {
-            double left = (11.0 - step) / 8.0, f = step < 3                      ? (step + 1) / 4.0
+            double left = (11.0 - step) / 8.0, f = step < 3                   ? (step + 1) / 4.0
                                                    : kinds[k] == DPO_CONSTANT ? 1.0
                                                    : kinds[k] == DPO_LINEAR   ? left
-                                                                              : 0.5 * (1 + cos(acos(-1.0) * (1 - left)));
+                                                                            : 0.5 * (1 + cos(acos(-1.0) * (1 - left)));
             dpo_metrics s;
             CHECK(!dpo_trainer_done(tr));
             CHECK_OK(c, dpo_trainer_step(tr, &s));

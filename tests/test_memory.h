@@ -105,7 +105,8 @@ static void plan_case(int family, int lora, int optimizer, int recompute) {
     tiny_run r = run_of(family, 0, lora);
     int64_t at, pack;
     char text[2048], name[64];
-    (void)snprintf(name, sizeof name, "%s lora %d optimizer %d recompute %d", tiny_names[family], lora, optimizer, recompute);
+    (void)snprintf(name, sizeof name, "%s lora %d optimizer %d recompute %d", tiny_names[family], lora, optimizer,
+                   recompute);
     memset(&h, 0, sizeof h);
     r.optimizer = optimizer;
     r.recompute = recompute;
@@ -124,7 +125,8 @@ static void plan_case(int family, int lora, int optimizer, int recompute) {
         int64_t rest = (int64_t)(p.gradients + p.optimizer + p.activations + p.logits + p.scratch) - pack;
         CHECK(h.live == at); /* nothing of the plan is kept */
         CHECK(dpo_plan_text(&p, text, sizeof text) < sizeof text && strstr(text, "weights"));
-        CHECK(p.total == p.weights + p.adapters + p.gradients + p.optimizer + p.activations + p.logits + p.scratch + p.data);
+        CHECK(p.total ==
+              p.weights + p.adapters + p.gradients + p.optimizer + p.activations + p.logits + p.scratch + p.data);
         at = h.bytes;
         m = dpo_model_create(c, &k, 5);
         if (!CHECK_OK(c, m ? 0 : -1)) return;
@@ -139,8 +141,8 @@ static void plan_case(int family, int lora, int optimizer, int recompute) {
         CHECK_CASE(t && h.bytes - at == rest + BLOCK, name);
         CHECK_CASE(h.peak <= (int64_t)p.total + 65536 && h.peak + 65536 >= (int64_t)p.total, name);
         CHECK(p.steps == dpo_trainer_steps(t) && p.examples == TINY_PAIRS && p.flops_per_example > 1e4);
-        CHECK(p.trainable_parameters > 0 && (lora ? p.trainable_parameters < p.parameters
-                                                  : p.trainable_parameters == p.parameters));
+        CHECK(p.trainable_parameters > 0 &&
+              (lora ? p.trainable_parameters < p.parameters : p.trainable_parameters == p.parameters));
     }
     dpo_close(c);
     CHECK(h.live == 0);
@@ -204,8 +206,9 @@ static memfs *scenario_files(void) {
     memfs_text(fs, "in.json",
                "{\"model_type\":\"gpt_neox\",\"vocab_size\":257,\"hidden_size\":8,\"num_hidden_layers\":1,"
                "\"num_attention_heads\":2,\"intermediate_size\":12,\"max_position_embeddings\":64,\"rotary_pct\":0.5}");
-    memfs_text(fs, "rows.jsonl", "{\"prompt\":\"ab\",\"chosen\":\"cde\",\"rejected\":\"fg\"}\n"
-                                 "{\"prompt\":\"x\",\"chosen\":\"y\",\"rejected\":\"zz\"}\n");
+    memfs_text(fs, "rows.jsonl",
+               "{\"prompt\":\"ab\",\"chosen\":\"cde\",\"rejected\":\"fg\"}\n"
+               "{\"prompt\":\"x\",\"chosen\":\"y\",\"rejected\":\"zz\"}\n");
     c = tiny_open(fs, NULL, 1, 0);
     m = dpo_model_create_from(c, "in.json", 3);
     if (CHECK_OK(c, m ? 0 : -1)) CHECK_OK(c, dpo_model_save(m, "in", DPO_F32));
@@ -233,8 +236,8 @@ static int whole_or_nothing(memfs *fs) {
     return ok;
 }
 static void forget_output(memfs *fs) {
-    static const char *const names[4] = {"out/model.safetensors", "out/config.json", "adapter/adapter_model.safetensors",
-                                         "adapter/adapter_config.json"};
+    static const char *const names[4] = {"out/model.safetensors", "out/config.json",
+                                         "adapter/adapter_model.safetensors", "adapter/adapter_config.json"};
     int i;
     for (i = 0; i < 4; i++)
         if (memfs_find(fs, names[i])) memfs_drop(memfs_find(fs, names[i]));
@@ -257,7 +260,8 @@ static void allocation_faults(int transient, int threads) {
         forget_output(fs);
         r = scenario(fs, &h, threads, &bits);
         (void)snprintf(text, sizeof text, "allocation %ld of %ld", (long)k, (long)calls);
-        CHECK_CASE(k > calls ? r == DPO_OK && bits == want : r == DPO_E_MEMORY || (transient && !r && bits == want), text);
+        CHECK_CASE(k > calls ? r == DPO_OK && bits == want : r == DPO_E_MEMORY || (transient && !r && bits == want),
+                   text);
         CHECK_CASE(h.live == 0 && h.bytes == 0, text);
         CHECK_CASE(memfs_count(fs, ".tmp") == 0, text);
         CHECK_CASE(whole_or_nothing(fs), text);
@@ -315,7 +319,8 @@ static void nonfinite_case(float bad, int lora, int pairs) {
     if (!world_open(&w, &r)) return;
     CHECK_OK(w.c, dpo_trainer_step(w.t, NULL));
     n = tiny_tensors(w.m, 0, &t);
-    for (i = 0; i < n && !strstr(t[i].name, "layers.1.mlp.up_proj.weight"); i++) {}
+    for (i = 0; i < n && !strstr(t[i].name, "layers.1.mlp.up_proj.weight"); i++) {
+    }
     if (!CHECK(i < n)) return;
     x = (float *)t[i].data;
     keep = x[7];
@@ -323,7 +328,7 @@ static void nonfinite_case(float bad, int lora, int pairs) {
     before = tiny_hash(w.m, 1);
     CHECK(dpo_trainer_step(w.t, NULL) == DPO_E_NONFINITE);
     CHECK(strlen(dpo_error(w.c)) > 20);
-    CHECK(tiny_hash(w.m, 1) == before); /* not one bit */
+    CHECK(tiny_hash(w.m, 1) == before);                    /* not one bit */
     CHECK(dpo_trainer_step(w.t, NULL) == DPO_E_NONFINITE); /* the error stays until it is cleared */
     dpo_clear(w.c);
     x[7] = keep;
@@ -579,7 +584,8 @@ static void test_files_model_round_trip(void) {
             dpo_context *c = tiny_open(fs, NULL, 1, 0);
             dpo_model *m = tiny_model(c, fs, f, 5), *back, *twice;
             CHECK_OK(c, dpo_model_save(m, "dir", types[k]));
-            CHECK(memfs_count(fs, ".tmp") == 0 && memfs_find(fs, "dir/config.json") && memfs_find(fs, "dir/model.safetensors"));
+            CHECK(memfs_count(fs, ".tmp") == 0 && memfs_find(fs, "dir/config.json") &&
+                  memfs_find(fs, "dir/model.safetensors"));
             back = dpo_model_load(c, "dir");
             if (CHECK_OK(c, back ? 0 : -1)) {
                 CHECK((dpo_model_hash(back) == dpo_model_hash(m)) == (k == 0));
@@ -656,8 +662,10 @@ static void test_files_tensors(void) {
         int i;
         for (i = 0; i < 3; i++) {
             const dpo_tensor *x = &back[i];
-            if (!strcmp(x->name, "a")) CHECK(x->dtype == DPO_F32 && x->ndim == 2 && x->shape[1] == 3 && !memcmp(x->data, a, sizeof a));
-            else if (!strcmp(x->name, "b.c")) CHECK(x->dtype == DPO_I32 && x->ndim == 1 && !memcmp(x->data, b, sizeof b));
+            if (!strcmp(x->name, "a"))
+                CHECK(x->dtype == DPO_F32 && x->ndim == 2 && x->shape[1] == 3 && !memcmp(x->data, a, sizeof a));
+            else if (!strcmp(x->name, "b.c"))
+                CHECK(x->dtype == DPO_I32 && x->ndim == 1 && !memcmp(x->data, b, sizeof b));
             else CHECK(x->dtype == DPO_F64 && x->ndim == 0 && !memcmp(x->data, d, sizeof d));
         }
     }
@@ -712,15 +720,14 @@ static void test_data_truncation(void) {
     memfs_free(fs);
 }
 static void test_data_rows(void) {
-    static const char rows[] =
-        "\xef\xbb\xbf{\"prompt\":\"a\",\"chosen\":\"bc\",\"rejected\":\"d\"}\r\n"
-        "\n"
-        "{\"prompt\":\"a\",\"chosen\":\"bc\",\"rejected\":\"bc\"}\n"
-        "{\"prompt\":\"a\",\"chosen\":\"  \",\"rejected\":\"x\"}\n"
-        "{\"prompt\":\"a\",\"chosen\":3,\"rejected\":\"x\"}\n"
-        "not json\n"
-        "{\"chosen\":\"b\",\"rejected\":\"x\"}\n"
-        "{\"prompt\":\"\\u00e9\\ud83d\\ude00\",\"chosen\":\"q\",\"rejected\":\"r\"}";
+    static const char rows[] = "\xef\xbb\xbf{\"prompt\":\"a\",\"chosen\":\"bc\",\"rejected\":\"d\"}\r\n"
+                               "\n"
+                               "{\"prompt\":\"a\",\"chosen\":\"bc\",\"rejected\":\"bc\"}\n"
+                               "{\"prompt\":\"a\",\"chosen\":\"  \",\"rejected\":\"x\"}\n"
+                               "{\"prompt\":\"a\",\"chosen\":3,\"rejected\":\"x\"}\n"
+                               "not json\n"
+                               "{\"chosen\":\"b\",\"rejected\":\"x\"}\n"
+                               "{\"prompt\":\"\\u00e9\\ud83d\\ude00\",\"chosen\":\"q\",\"rejected\":\"r\"}";
     memfs *fs = memfs_new();
     dpo_context *c = tiny_open(fs, NULL, 1, 0);
     dpo_data *d = dpo_data_create(c, dpo_tokenizer_bytes(c), NULL);

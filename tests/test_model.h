@@ -126,7 +126,7 @@ static void start_case(int family, int lora) {
     r.lora = lora;
     k = tiny_config(&r);
     if (lora) tiny_lora(c, m, family, 3, 0, 9); /* B = 0 */
-    t = dpo_trainer_create(m, d, &k);            /* computes the reference log-probs by itself */
+    t = dpo_trainer_create(m, d, &k);           /* computes the reference log-probs by itself */
     if (CHECK_OK(c, t ? 0 : -1)) {
         CHECK_OK(c, dpo_trainer_evaluate(t, d, &s));
         CHECK_NEAR(s.loss, 0.69314718055994530942, 1e-15);
@@ -452,8 +452,8 @@ static void test_same_step_by_hand(void) {
 /* ------------------------------------------------------------------ generation */
 #define GEN 14
 /* What dpo_generate must say, from the whole text again at every step. */
-static int64_t recompute(dpo_context *c, dpo_model *m, const int32_t *prompt, int64_t n, int64_t want, double temperature,
-                         uint64_t seed, int64_t item, int32_t *out, float *logits) {
+static int64_t recompute(dpo_context *c, dpo_model *m, const int32_t *prompt, int64_t n, int64_t want,
+                         double temperature, uint64_t seed, int64_t item, int32_t *out, float *logits) {
     forest *f = SCRATCH(forest, 1);
     int64_t i, v = dpo_model_config_of(m)->vocab_size;
     int32_t ids[128];
@@ -480,7 +480,7 @@ static void generate_case(int family, int lora, double temperature) {
     int32_t ids[5][32], want[5 * GEN], got[5 * GEN];
     const int32_t *prompts[5];
     int64_t n_out[5], batch;
-    float *z = SCRATCH(float, GEN * TINY_VOCAB);
+    float *z = SCRATCH(float, GEN *TINY_VOCAB);
     char text[64];
     int i;
     if (lora) tiny_lora(c, m, family, 3, 1, 9);
@@ -548,8 +548,7 @@ static void test_generate_logits(void) {
             if (k) CHECK_OK(c, dpo__generation_draw(t, 0, 2, 2, n_out));
             h = dpo__head_tile(t->r, 0, 2, &w);
             for (i = 0; i < 2; i++) {
-                if (h.scale != 1.0f)
-                    c->kernels.scale(TINY_VOCAB, h.z + i * TINY_VOCAB, h.z + i * TINY_VOCAB, h.scale);
+                if (h.scale != 1.0f) c->kernels.scale(TINY_VOCAB, h.z + i * TINY_VOCAB, h.z + i * TINY_VOCAB, h.scale);
                 CHECK_CASE(t->last[i] == want[i][k], tiny_names[f]);
                 CHECK_CASE(!memcmp(h.z + i * TINY_VOCAB, z + (i * GEN + k) * TINY_VOCAB, sizeof(float) * TINY_VOCAB),
                            tiny_names[f]);
@@ -607,7 +606,8 @@ static void test_generate_eos(void) {
     CHECK(made == GEN);
     g.eos = out[6];
     CHECK_OK(c, dpo_generate(m, &prompt, &n, 1, &g, again, &made));
-    for (k = 0; k < GEN && out[k] != out[6]; k++) {}
+    for (k = 0; k < GEN && out[k] != out[6]; k++) {
+    }
     CHECK(made == k);
     CHECK_SAME(out, again, sizeof(int32_t) * (size_t)k);
     dpo_close(c);

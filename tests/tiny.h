@@ -2,7 +2,7 @@
 #ifndef TINY_H
 #define TINY_H
 
-#define TINY_VOCAB 61
+#define TINY_VOCAB    61
 #define TINY_FAMILIES 6 /* GPT-NeoX twice: parallel and sequential */
 
 static const char *const tiny_names[TINY_FAMILIES] = {"neox", "btlm", "gpt2", "llama", "qwen2", "neox-seq"};
@@ -28,19 +28,19 @@ static const char *const tiny_configs[TINY_FAMILIES] = {
     "{\"model_type\":\"gpt_neox\",\"vocab_size\":61,\"hidden_size\":20,\"num_hidden_layers\":2,"
     "\"num_attention_heads\":2,\"intermediate_size\":28,\"max_position_embeddings\":64,\"rotary_pct\":0.4,"
     "\"hidden_act\":\"gelu\",\"use_parallel_residual\":false,\"layer_norm_eps\":1e-5}"};
-static const char *const tiny_targets[TINY_FAMILIES] = {
-    "query_key_value,dense,dense_h_to_4h", "c_attn,c_proj,c_fc2", "c_attn,c_fc,c_proj",
-    "q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj", "q_proj,v_proj,down_proj",
-    "query_key_value,dense_4h_to_h"};
+static const char *const tiny_targets[TINY_FAMILIES] = {"query_key_value,dense,dense_h_to_4h",
+                                                        "c_attn,c_proj,c_fc2",
+                                                        "c_attn,c_fc,c_proj",
+                                                        "q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj",
+                                                        "q_proj,v_proj,down_proj",
+                                                        "query_key_value,dense_4h_to_h"};
 
 static int64_t tiny_tensors(dpo_model *m, int lora, dpo_tensor **out) {
     int64_t n = lora ? dpo_lora_tensors(m, NULL, 0) : dpo_model_tensors(m, NULL, 0);
     *out = SCRATCH(dpo_tensor, n > 0 ? n : 1);
     return lora ? dpo_lora_tensors(m, *out, n) : dpo_model_tensors(m, *out, n);
 }
-static int64_t tensor_count(const dpo_tensor *t) {
-    return t->shape[0] * t->shape[1] * t->shape[2] * t->shape[3];
-}
+static int64_t tensor_count(const dpo_tensor *t) { return t->shape[0] * t->shape[1] * t->shape[2] * t->shape[3]; }
 /* Activations and logits of order one, so that every weight matters. */
 static void tiny_randomize(dpo_model *m, uint64_t seed) {
     const dpo_model_config *k = dpo_model_config_of(m);
@@ -53,7 +53,8 @@ static void tiny_randomize(dpo_model *m, uint64_t seed) {
         float *x = (float *)t[i].data;
         int norm = strstr(t[i].name, "norm") != NULL || strstr(t[i].name, "ln_") != NULL;
         int bias = strstr(t[i].name, ".bias") != NULL, last = strstr(t[i].name, ".final_") != NULL ||
-                   strstr(t[i].name, "ln_f") != NULL || !strcmp(t[i].name, "model.norm.weight");
+                                                              strstr(t[i].name, "ln_f") != NULL ||
+                                                              !strcmp(t[i].name, "model.norm.weight");
         double s = 1.3 / sqrt((double)t[i].shape[k->conv1d ? 0 : 1]), shift = 0;
         if (strstr(t[i].name, "wte") || strstr(t[i].name, "embed_tokens") || strstr(t[i].name, "embed_in"))
             s = k->tie_word_embeddings ? 0.4 / scale : 0.7;
@@ -126,8 +127,7 @@ static dpo_data *tiny_data(dpo_context *c, int pairs, int first, int count) {
             tiny_ids(ids[k], n[k], (uint64_t)(100 * (i % TINY_PAIRS == 6 && k == 0 ? 1 : i) + k), TINY_VOCAB);
         if (n[1] > 2 && n[2] > 2) ids[2][0] = ids[1][0]; /* answers that begin alike */
         CHECK_OK(c, dpo_data_add_tokens(d, ids[0], n[0], ids[pairs == 2 ? 2 : 1], n[pairs == 2 ? 2 : 1],
-                                        pairs ? ids[pairs == 2 ? 1 : 2] : NULL,
-                                        pairs ? n[pairs == 2 ? 1 : 2] : 0));
+                                        pairs ? ids[pairs == 2 ? 1 : 2] : NULL, pairs ? n[pairs == 2 ? 1 : 2] : 0));
     }
     CHECK(dpo_data_count(d) == count);
     return d;
