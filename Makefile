@@ -9,7 +9,7 @@ LIBS = -lm -lpthread
 B = build
 T = $(B)/tests
 EXAMPLES = hello sft dpo lora step own_loss layers
-PROGRAMS = $(B)/dpo-train
+PROGRAMS = $(B)/dpo-train $(B)/dpo-bench
 FORMATS = $(wildcard tools/*.h tools/formats/*.h)
 
 all: $(PROGRAMS) $(EXAMPLES:%=$(B)/%)

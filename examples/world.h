@@ -49,9 +49,7 @@
 
    What it promises: C99 and C++17; no allocation, no stdio, no libm, no writable globals; nothing is written beyond cap;
    any bytes may be judged; adding to this file never changes what a (seed, split, index) gives (WORLD_VERSION says else).
-   Draws of other things (forum data, instructions) get salts of their own in world_stream_at.
-
-   Public domain (CC0), like everything drawn from it. */
+   Draws of other things (forum data, instructions) get salts of their own in world_stream_at. */
 #ifndef WORLD_H
 #define WORLD_H
 

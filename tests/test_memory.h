@@ -273,7 +273,7 @@ static void test_fault_allocation(void) {
     allocation_faults(1, 1);
     allocation_faults(0, 3);
 }
-/* Every file operation fails once, and from then on, in four ways. Afterwards the old file is there, whole, or the new. */
+/* Every file operation fails, once or from then on. Afterwards the old file is there, whole, or the new. */
 static void test_fault_files(void) {
     static const int codes[2] = {MEMFS_EIO, MEMFS_ENOSPC};
     memfs *fs = scenario_files();

@@ -1,0 +1,122 @@
+#!/bin/sh
+# check.sh - the long checks of `make check`: compilers and standards, every option, sanitizers, valgrind, formatting.
+# What a machine has not got is skipped in a line. Last line: N passed, N failed, N skipped.
+out=build/check
+warn="-Wall -Wextra -Wpedantic -Wshadow -Wconversion -Werror"
+rm -rf $out
+mkdir -p $out
+passed=0
+failed=0
+skipped=0
+check() { # name, command...
+    name=$1
+    shift
+    if "$@" >$out/log 2>&1; then
+        passed=$((passed + 1))
+        echo "ok   $name"
+    else
+        failed=$((failed + 1))
+        echo "FAIL $name"
+        tail -n 20 $out/log
+    fi
+}
+skip() {
+    skipped=$((skipped + 1))
+    echo "skip $1"
+}
+has() { command -v "$1" >/dev/null 2>&1; }
+printf '#define DPO_IMPLEMENTATION\n#include "dpo.h"\n' >$out/unit.c
+cp $out/unit.c $out/unit.cpp
+
+# 0 warnings, whatever compiles it.
+for cc in gcc clang; do
+    if ! has $cc; then skip "$cc"; continue; fi
+    for std in c99 c11 gnu17; do check "$cc -std=$std" $cc -std=$std -O1 $warn -I. -c $out/unit.c -o $out/unit.o; done
+    check "$cc -O3 -march=native -std=gnu17" $cc -std=gnu17 -O3 -march=native $warn -I. -c $out/unit.c -o $out/native-$cc.o
+    check "$cc -O2 -std=c99" $cc -std=c99 -O2 $warn -I. -c $out/unit.c -o $out/plain-$cc.o
+done
+for cxx in g++ clang++; do
+    if ! has $cxx; then skip "$cxx"; continue; fi
+    check "$cxx -std=c++17" $cxx -std=c++17 -O1 $warn -I. -c $out/unit.cpp -o $out/unit.o
+done
+cat >$out/option.c <<'C'
+#define DPO_IMPLEMENTATION
+#include "dpo.h"
+int main(int argc, char **argv) { return argc < 2 || !strstr(dpo_build_info(NULL), argv[1]); }
+C
+for option in DPO_NO_STDIO DPO_NO_THREADS DPO_NO_SIMD DPO_STATIC; do
+    check "option $option" ${CC:-cc} -std=c99 -O1 $warn -I. -D$option $out/option.c -o $out/option -lm -lpthread
+    check "option $option is in the build info" $out/option $option
+done
+
+# The same bits from every build: one small run, many ways to make them.
+cat >$out/bits.c <<'C'
+#include "dpo.h"
+#include <stdio.h>
+int main(int argc, char **argv) {
+    dpo_desc desc = {0};
+    dpo_context *c;
+    dpo_model *m;
+    dpo_data *d;
+    dpo_train_config t = dpo_train_defaults(DPO_PREFERENCE);
+    int i;
+    desc.n_threads = 2;
+    desc.simd = argc > 1 ? argv[1][0] - '0' : 0;
+    c = dpo_open(&desc);
+    m = dpo_model_create_from(c, "examples/tiny.json", 1);
+    d = dpo_data_create(c, dpo_tokenizer_bytes(c), NULL);
+    for (i = 0; i < 12; i++) dpo_data_add(d, "What is it? " + i % 4, 12 - (size_t)(i % 4), "It is a tree.", 13, "No idea, no." + i, 12 - (size_t)i);
+    t.batch_size = 4;
+    t.learning_rate = 1e-3;
+    t.warmup_steps = 0;
+    t.optimizer = DPO_ADAMW;
+    dpo_train(m, d, NULL, &t);
+    printf("%016llx %s\n", (unsigned long long)dpo_model_hash(m), dpo_error(c));
+    dpo_close(c);
+    return 0;
+}
+C
+for unit in plain-gcc plain-clang native-gcc native-clang; do
+    [ -f $out/$unit.o ] || continue
+    for simd in 1 2 3; do
+        ${CC:-cc} -std=c99 -O1 -I. $out/bits.c $out/$unit.o -o $out/bits -lm -lpthread && $out/bits $simd >>$out/hashes 2>/dev/null
+    done
+done
+sort -u $out/hashes >$out/distinct
+check "the same bits from gcc and clang, -O2 and -O3 -march=native, scalar, AVX2 and AVX-512: $(cat $out/distinct | tr '\n' ' ')" \
+    test "$(wc -l <$out/distinct)" = 1
+
+# Sanitizers over everything that `make test` runs.
+san="-std=c99 -O1 -g0 -fsanitize=address,undefined -fno-sanitize-recover=all"
+if has clang && echo 'int main(void){return 0;}' >$out/s.c && clang -fsanitize=address,undefined $out/s.c -o $out/s 2>/dev/null; then sancc=clang; else sancc=gcc; fi
+check "sanitizer build ($sancc)" $sancc $san -I. -c $out/unit.c -o $out/san.o
+for t in golden badinput; do check "sanitizer build of $t" $sancc $san tests/$t.c $out/san.o -o $out/$t -lm -lpthread; done
+check "sanitizer build of test" $sancc $san tests/test.c -o $out/test -lm -lpthread
+check "unit tests under ASan and UBSan" $out/test
+check "hostile input under ASan and UBSan" $out/badinput
+check "golden cases under ASan and UBSan" $out/golden tests/golden/*/
+check "sanitizer build of dpo-train" $sancc $san tools/dpo-train.c $out/san.o -o $out/dpo-train -lm -lpthread
+mkdir -p $out/tree/build
+for d in tests tools examples; do [ -e $out/tree/$d ] || ln -s "$(pwd)/$d" $out/tree/$d; done
+cp $out/dpo-train $out/tree/build/
+check "programs under ASan and UBSan" sh -c "cd $out/tree && sh tests/programs.sh none build"
+
+if has valgrind; then
+    cat >$out/tiny.json <<'J'
+{"model_type": "gpt2", "vocab_size": 257, "n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 64, "eos_token_id": 256,
+ "dpo_tokenizer": "bytes"}
+J
+    i=0
+    while [ $i -lt 6 ]; do echo "{\"prompt\": \"Q$i\", \"chosen\": \" yes $i\", \"rejected\": \" no\"}"; i=$((i + 1)); done >$out/pairs.jsonl
+    check "valgrind on a small training run" valgrind -q --error-exitcode=9 --leak-check=full build/dpo-train dpo --init $out/tiny.json \
+        --train $out/pairs.jsonl --output $out/vg --batch-size 3 --max-length 32 --max-prompt-length 16 --eval-fraction 0
+else
+    skip "valgrind"
+fi
+if has clang-format; then
+    check "clang-format" clang-format --dry-run -Werror dpo.h tools/*.c tools/*.h tools/formats/*.h examples/*.c examples/*.h tests/*.c tests/*.h
+else
+    skip "clang-format"
+fi
+echo "$passed passed, $failed failed, $skipped skipped"
+[ $failed = 0 ]

@@ -1,0 +1,64 @@
+#!/bin/sh
+# run.sh - all tests of `make test`, from the top of the tree, after make has built what they need.
+# Last line: N passed, N failed (, N skipped). Exit status 1 if anything failed.
+shared=../shared
+out=build/tests/out
+rm -rf $out
+mkdir -p $out
+passed=0
+failed=0
+skipped=0
+
+# Adds the counts of a program's last line to ours.
+count() { # name, log, exit status
+    line=$(grep -E '^[0-9]+ passed, [0-9]+ failed' "$2" | tail -n 1)
+    if [ -z "$line" ]; then
+        echo "FAIL $1: no result line (exit status $3)"
+        tail -n 5 "$2"
+        failed=$((failed + 1))
+        return
+    fi
+    p=${line%% passed*}
+    rest=${line#*passed, }
+    f=${rest%% failed*}
+    passed=$((passed + p))
+    failed=$((failed + f))
+    case $line in *skipped*) rest=${line##*, }; skipped=$((skipped + ${rest%% *})) ;; esac
+    if [ "$f" != 0 ] || [ "$3" != 0 ]; then
+        grep -vE '^(ok|skip) ' "$2" | tail -n 40
+        [ "$f" = 0 ] && failed=$((failed + 1))
+    fi
+    echo "$1: $line"
+}
+program() { # name, command...
+    name=$1
+    shift
+    "$@" >$out/log 2>&1
+    count "$name" $out/log $?
+}
+program "unit tests" build/tests/test
+program "hostile input" build/tests/badinput
+program "golden cases" build/tests/golden tests/golden/*/
+if [ -d $shared/golden ]; then
+    program "golden cases beside the checkout" build/tests/golden $shared/golden/*/
+else
+    echo "skipped: no $shared/golden beside the checkout"
+fi
+program "symbols" sh tests/symbols.sh "${CC:-cc}"
+program "layout" sh tests/check_layout.sh
+program "translation units" sh tests/units.sh
+program "programs" sh tests/programs.sh $shared $out
+
+# The examples end in a line that their first comment states.
+for e in hello sft dpo lora step own_loss layers; do
+    want=$(sed -n 's/^.*Last line: \(.*\) \*\/$/\1/p' examples/$e.c | head -n 1)
+    got=$(build/$e 2>$out/log | tail -n 1)
+    if [ -n "$want" ] && [ "$want" = "$got" ]; then
+        passed=$((passed + 1))
+    else
+        failed=$((failed + 1))
+        echo "FAIL examples/$e.c: expected last line '$want', got '$got'"
+    fi
+done
+echo "$passed passed, $failed failed, $skipped skipped"
+[ $failed = 0 ]

@@ -1,0 +1,144 @@
+/* dpo-bench - how fast training steps are on this machine, with random weights of Pythia's shapes.
+   build: make build/dpo-bench    usage: build/dpo-bench step sft|dpo --model 70m --batch 4 --seq 128 */
+#include "../dpo.h"
+#include "cli.h"
+#include <math.h>
+
+typedef struct bench_shape {
+    const char *name;
+    int layers, hidden, heads;
+} bench_shape;
+static const bench_shape shapes[] = {{"14m", 6, 128, 4},     {"31m", 6, 256, 8},    {"70m", 6, 512, 8},
+                                     {"160m", 12, 768, 12},  {"410m", 24, 1024, 16}, {"1b", 16, 2048, 8},
+                                     {"1.4b", 24, 2048, 16}, {"2.8b", 32, 2560, 32}};
+
+typedef struct bench_options {
+    const char *model;
+    int64_t batch, seq, prompt, steps, threads, rank, micro_rows;
+    int simd, recompute, json;
+} bench_options;
+
+static dpo_model_config bench_config(const bench_shape *s) {
+    dpo_model_config k;
+    memset(&k, 0, sizeof k);
+    k.family = DPO_GPT_NEOX;
+    k.vocab_size = 50304;
+    k.hidden_size = s->hidden;
+    k.num_hidden_layers = s->layers;
+    k.num_attention_heads = k.num_key_value_heads = s->heads;
+    k.head_dim = s->hidden / s->heads;
+    k.intermediate_size = 4 * s->hidden;
+    k.max_position_embeddings = 2048;
+    k.norm_eps = 1e-5;
+    k.rotary_dim = k.head_dim / 4;
+    k.rope_theta = 10000;
+    k.parallel_residual = k.qkv_bias = k.attention_bias = k.mlp_bias = 1;
+    k.embedding_scale = k.output_scale = k.width_scale = 1;
+    k.attention_scale = 1 / sqrt((double)k.head_dim);
+    k.initializer_range = 0.02;
+    k.bos_token_id = k.eos_token_id = 0;
+    return k;
+}
+
+/* Examples of made-up ids: SFT of seq tokens, or pairs of prompt + two answers of (seq - prompt) each. */
+static dpo_data *bench_data(dpo_context *c, const bench_options *o, int objective) {
+    dpo_data_options d = dpo_data_defaults();
+    dpo_data *data;
+    int32_t ids[3 * 8192];
+    int64_t i, k, answer = o->seq - o->prompt;
+    d.max_length = (int)o->seq + 1;
+    d.max_prompt_length = (int)o->prompt > 0 ? (int)o->prompt : 1;
+    data = dpo_data_create(c, NULL, &d);
+    for (i = 0; data && i < o->batch; i++) {
+        for (k = 0; k < 3 * o->seq; k++) ids[k] = (int32_t)((uint64_t)(i * 7919 + k * 104729 + k * k) % 50000);
+        if (objective == DPO_SFT) dpo_data_add_tokens(data, NULL, 0, ids, o->seq, NULL, 0);
+        else dpo_data_add_tokens(data, ids, o->prompt, ids + o->prompt, answer, ids + o->seq, answer);
+    }
+    return data;
+}
+
+static int bench_step(const bench_options *o, int objective) {
+    dpo_desc desc;
+    dpo_context *c;
+    dpo_model_config k;
+    dpo_train_config t = dpo_train_defaults(objective);
+    dpo_lora_config lora;
+    dpo_plan plan;
+    dpo_model *m;
+    dpo_data *d;
+    dpo_trainer *tr;
+    dpo_metrics s;
+    double best = 1e30, at, took, tokens;
+    size_t i, n = sizeof shapes / sizeof shapes[0];
+    int64_t step;
+    for (i = 0; i < n && strcmp(shapes[i].name, o->model); i++) {}
+    if (i == n) return cli_die("unknown --model %s; known are 14m 31m 70m 160m 410m 1b 1.4b 2.8b", o->model);
+    if (objective == DPO_PREFERENCE && o->prompt >= o->seq) return cli_die("--prompt must be smaller than --seq");
+    memset(&desc, 0, sizeof desc);
+    desc.n_threads = (int)o->threads;
+    desc.simd = o->simd;
+    c = dpo_open(&desc);
+    if (!c) return cli_die("%s", dpo_error(NULL));
+    k = bench_config(&shapes[i]);
+    d = bench_data(c, o, objective);
+    t.batch_size = o->batch;
+    t.optimizer = DPO_ADAMW;
+    t.learning_rate = 1e-4;
+    t.max_steps = o->steps + 1;
+    t.shuffle = 0;
+    t.micro_rows = o->micro_rows;
+    t.recompute = o->recompute;
+    lora = dpo_lora_defaults(DPO_GPT_NEOX);
+    lora.r = (int)o->rank;
+    if (dpo_plan_train(c, &k, o->rank ? &lora : NULL, &t, d, NULL, &plan)) return cli_die("%s", dpo_error(c));
+    m = dpo_model_create(c, &k, 1);
+    if (m && o->rank) dpo_lora_attach(m, &lora, 1);
+    tr = m ? dpo_trainer_create(m, d, &t) : NULL;
+    for (step = 0; tr && step <= o->steps; step++) { /* the first one warms up */
+        at = cli_clock();
+        if (dpo_trainer_step(tr, &s)) break;
+        took = cli_clock() - at;
+        if (step && took < best) best = took;
+    }
+    if (dpo_status(c)) return cli_die("%s", dpo_error(c));
+    tokens = (double)s.batch_tokens;
+    if (o->json)
+        printf("{\"bench\": \"step\", \"objective\": \"%s\", \"model\": \"%s\", \"batch\": %lld, \"seq\": %lld, "
+               "\"step_s\": %.6f, \"tokens_per_s\": %.1f, \"flops\": %.4g, \"gflop_per_s\": %.1f, "
+               "\"peak_rss_bytes\": %llu, \"plan_bytes\": %llu}\n",
+               objective == DPO_SFT ? "sft" : "dpo", o->model, (long long)o->batch, (long long)o->seq, best,
+               tokens / best, plan.flops_per_example * (double)o->batch,
+               plan.flops_per_example * (double)o->batch / best / 1e9, (unsigned long long)cli_peak_memory(),
+               (unsigned long long)plan.total);
+    else
+        printf("%s\n%s %s, %lld x %lld: %.3f s a step, %.1f tokens/s, %.1f GFLOP/s counted, memory %s, planned %s\n",
+               dpo_build_info(c), objective == DPO_SFT ? "SFT" : "DPO", o->model, (long long)o->batch,
+               (long long)o->seq, best, tokens / best, plan.flops_per_example * (double)o->batch / best / 1e9,
+               cli_bytes(cli_peak_memory()), cli_bytes(plan.total));
+    dpo_close(c);
+    return 0;
+}
+
+int main(int argc, char **argv) {
+    bench_options o = {"70m", 4, 128, 64, 3, 0, 0, 0, 0, 0, 0};
+    cli_program p = cli_program_make("bench", "0.1.0", "step sft|dpo [options]",
+                                     "Times training steps with random weights of Pythia's shapes.");
+    cli_option table[] = {
+        CLI_STRING("model", &o.model, "SHAPE", "", "14m 31m 70m 160m 410m 1b 1.4b 2.8b"),
+        CLI_INT("batch", &o.batch, 1, 4096, "batch-size", "examples per update"),
+        CLI_INT("seq", &o.seq, 2, 8192, "", "tokens of an example (prompt and one answer)"),
+        CLI_INT("prompt", &o.prompt, 1, 8191, "", "dpo: tokens of the prompt"),
+        CLI_INT("steps", &o.steps, 1, 100000, "", "timed steps; the fastest counts"),
+        CLI_INT("threads", &o.threads, 0, 1024, "", "0 = one per core"),
+        CLI_WORD("simd", &o.simd, "auto|scalar|avx2|avx512", "", "force a set of kernels"),
+        CLI_INT("lora-r", &o.rank, 0, 65536, "", "adapters of this rank instead of full fine-tuning"),
+        CLI_INT("micro-rows", &o.micro_rows, 0, 1000000, "", "rows of a micro-batch, 0 = planned"),
+        CLI_FLAG("recompute", &o.recompute, "", "keep layer inputs only"),
+        CLI_FLAG("json", &o.json, "", "one JSON object"),
+    };
+    if (cli_parse(&p, table, CLI_COUNT(table), argc, argv)) return p.exit_code;
+    if (p.argument_count != 2 || strcmp(p.argument[0], "step") ||
+        (strcmp(p.argument[1], "sft") && strcmp(p.argument[1], "dpo")))
+        return cli_die("usage: dpo-bench step sft|dpo [options]; --help lists them");
+    return bench_step(&o, !strcmp(p.argument[1], "sft") ? DPO_SFT : DPO_PREFERENCE);
+}
