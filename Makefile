@@ -27,10 +27,10 @@ demo: $(B)/demo
 	$(B)/demo
 
 # --- tests -------------------------------------------------------------------------------------------
-$(T)/golden: tests/golden.c $(B)/dpo.o $(wildcard tests/*.h)
+$(T)/golden $(T)/badinput: $(T)/%: tests/%.c $(B)/dpo.o $(wildcard tests/*.h)
 	@mkdir -p $(T)
 	$(CC) $(STD) $(CFLAGS) $(WARN) -o $@ $< $(B)/dpo.o $(LIBS)
-$(T)/%: tests/%.c dpo.h $(wildcard tests/*.h)
+$(T)/test: tests/test.c dpo.h $(wildcard tests/*.h)
 	@mkdir -p $(T)
 	$(CC) $(STD) $(CFLAGS) $(WARN) -o $@ $< $(LIBS)
 

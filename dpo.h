@@ -19,7 +19,7 @@
        dpo_context *c = dpo_open(NULL);
        dpo_model *m = dpo_model_load(c, "my-model");
        dpo_data *d = dpo_data_create(c, dpo_tokenizer_bytes(c), NULL);
-       dpo_data_read(d, "pairs.jsonl", NULL);     lines of {"prompt","chosen","rejected"}
+       dpo_data_read(d, "pairs.jsonl");           lines of {"prompt","chosen","rejected"}
        dpo_train_config t = dpo_train_defaults(DPO_PREFERENCE);
        dpo_train(m, d, NULL, &t);
        dpo_model_save(m, "my-model-dpo", DPO_F32);
@@ -290,7 +290,8 @@ DPO_API dpo_data *dpo_data_create(dpo_context *c, const dpo_tokenizer *t, const 
 DPO_API dpo_result dpo_data_add(dpo_data *d, const char *prompt, size_t prompt_bytes, const char *chosen,
                                 size_t chosen_bytes, const char *rejected, size_t rejected_bytes);
 
-/* dpo_data_add_tokens - the same from ids, taken as they are (the caller ends its responses). */
+/* dpo_data_add_tokens - the same from ids, taken as they are (the caller ends its responses). The ids must not be views of
+   this data set's own items: it may move them. */
 DPO_API dpo_result dpo_data_add_tokens(dpo_data *d, const int32_t *prompt, int64_t n_prompt, const int32_t *chosen,
                                        int64_t n_chosen, const int32_t *rejected, int64_t n_rejected);
 
@@ -344,7 +345,7 @@ typedef struct dpo_model_config {
     double rope_theta;
     int rope_scaling;
     double rope_factor, rope_low_freq_factor, rope_high_freq_factor, rope_original_max_position;
-    double alibi_factor, alibi_train_length; /* slopes / factor; 0 = off */
+    double alibi_factor; /* slopes / factor; 0 = off */
     int activation;
     int parallel_residual;
     int qkv;                                /* DPO_QKV_*: rows per head, thirds, three matrices */
@@ -384,7 +385,7 @@ DPO_API void dpo_model_free(dpo_model *m);
 
 DPO_API const dpo_model_config *dpo_model_config_of(const dpo_model *m);
 /* dpo_model_tensors - views of the weights under their Hugging Face names; out NULL to count. Writing
-   to them is allowed between calls (any cached reference log-probs are then refused by their hash). */
+   to them is allowed between calls (a file of reference log-probs is then refused by its hash). */
 DPO_API int64_t dpo_model_tensors(const dpo_model *m, dpo_tensor *out, int64_t cap);
 /* dpo_model_hash - 64 bits over names, shapes and values of the weights, adapters not included. */
 DPO_API uint64_t dpo_model_hash(const dpo_model *m);
@@ -549,7 +550,8 @@ typedef struct dpo_target {
     int32_t sequence; /* ... is added to this sequence */
 } dpo_target;
 
-/* Descendants of one root stand together. Targets are in row order within a tree, trees in order. */
+/* Descendants of one root stand together. Targets may come in any order; the bits of gradients follow the order they
+   are given in (row order within a tree, trees in order, is what the trainer uses itself). */
 typedef struct dpo_batch {
     const int32_t *tokens;
     int64_t n_rows;
@@ -586,8 +588,9 @@ DPO_API dpo_result dpo_trainer_evaluate(dpo_trainer *t, dpo_data *eval, dpo_metr
 DPO_API dpo_result dpo_trainer_forward(dpo_trainer *t, const dpo_batch *b, double *logps);
 DPO_API dpo_result dpo_trainer_backward(dpo_trainer *t, const dpo_batch *b, const double *dlogps);
 DPO_API dpo_result dpo_trainer_update(dpo_trainer *t, double *grad_norm);
-/* dpo_trainer_gradients - views of what has been added so far, named as the weights (full) or adapters;
-   complete (both uses of a tied matrix added up) from the call on. */
+/* dpo_trainer_gradients - views of what has been added so far, named as the weights (full) or adapters. Both uses of a
+   tied matrix are added up by the call: looked at in the middle of an update, its last bits differ from an update that
+   was not looked at. */
 DPO_API int64_t dpo_trainer_gradients(dpo_trainer *t, dpo_tensor *out, int64_t cap);
 /* dpo_trainer_zero - drop the gradients. */
 DPO_API dpo_result dpo_trainer_zero(dpo_trainer *t);
@@ -728,6 +731,8 @@ DPO_API float dpo_f32_from_f16(uint16_t x);
 #define DPO__X86 1
 #elif defined(__SSE2__)
 #include <xmmintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
 #ifdef __FAST_MATH__
@@ -1730,58 +1735,6 @@ static inline double dpo__num_cos(double x) {
     return n & 2 ? -r : r;
 }
 
-static inline double dpo__num_tanh(double x) {
-    static const double c[10] = {-0.33333333333333331,   0.13333333333332711,    -0.053968253967564703,
-                                 0.021869488499027596,   -0.0088632343903282517, 0.0035921064740206928,
-                                 -0.0014555734785919676, 0.00058799603058526417, -0.0002292070475044736,
-                                 6.865868846061235e-05};
-    double a = x < 0.0 ? -x : x, t;
-    if (!(a >= 0x1p-27)) return x;
-    if (a > 20.0) t = 1.0;
-    else if (a < 0.4) {
-        t = a * a;
-        t *= a * dpo__num_poly(c, 10, t);
-        t += a;
-    } else {
-        t = dpo__num_expm1(2.0 * a);
-        if (a < 1.0) t = t / (t + 2.0);
-        else t = 1.0 - 2.0 / (t + 2.0);
-    }
-    return x < 0.0 ? -t : t;
-}
-
-/* |x| < 1: x + x P(x^2); above: 1 - exp(-x^2) Q(t)/(1 + 2x), t = (x - 2.5)/(x + 2.5) */
-static inline double dpo__num_erf(double x) {
-    static const double p[13] = {0.12837916709551259,     -0.37612638903184098,    0.11283791670971086,
-                                 -0.026866170648026634,   0.0052239776526294733,   -0.00085483285311478989,
-                                 0.00012055385988917924,  -1.4926875770076388e-05, 1.6480955845965613e-06,
-                                 -1.6555921848213275e-07, 1.6004380545049715e-08,  -1.6427930184214415e-09,
-                                 1.4277161130320959e-10};
-    static const double q[17] = {1.2648381843668615,      -0.12235676308240434,    -0.099024539573603174,
-                                 0.15762991902321519,     -0.10296705603844118,    0.032760893269669702,
-                                 0.00093189281681440488,  -0.0043820783758131706,  0.00049186569492358273,
-                                 0.00063212470654451774,  -8.8476478009527602e-05, -0.00011352125009109729,
-                                 6.2419376021404043e-06,  2.2656448696274588e-05,  2.6861327407260324e-06,
-                                 -3.9507461030168062e-06, -1.5408212576765818e-06};
-    double a = x < 0.0 ? -x : x, t, e;
-    if (x != x) return x;
-    if (a < 1.0) {
-        t = a * a;
-        t = a * dpo__num_poly(p, 13, t);
-        t += a;
-    } else if (a > 6.0) t = 1.0;
-    else {
-        t = a * a;
-        e = dpo__num_exp(-t);
-        t = (a - 2.5) / (a + 2.5);
-        t = e * dpo__num_poly(q, 17, t);
-        a *= 2.0;
-        t /= 1.0 + a;
-        t = 1.0 - t;
-    }
-    return dpo__num_double(dpo__num_bits64(t) | (dpo__num_bits64(x) & 0x8000000000000000u));
-}
-
 static inline double dpo__num_sigmoid(double x) {
     double e = dpo__num_exp(x < 0.0 ? x : -x);
     return (x < 0.0 ? e : 1.0) / (1.0 + e);
@@ -1859,7 +1812,6 @@ DPO__INLINE dpo__lanes dpo__lanes_sign(dpo__lanes a, dpo__lanes b) {
 }
 /* the second operand where they compare equal or one is nan */
 DPO__INLINE dpo__lanes dpo__lanes_max(dpo__lanes a, dpo__lanes b) { DPO__LANEWISE(a.x[l] > b.x[l] ? a.x[l] : b.x[l]); }
-DPO__INLINE dpo__lanes dpo__lanes_min(dpo__lanes a, dpo__lanes b) { DPO__LANEWISE(a.x[l] < b.x[l] ? a.x[l] : b.x[l]); }
 
 /* the sixteen without the instruction: one test tells whether any of them needs care. SSE2 reads subnormals as zero. */
 /* Out of line: sixteen of it in every kernel would cost a minute to compile. */
@@ -1918,11 +1870,6 @@ DPO__INLINE dpo__lanes dpo__lanes_select_lt(dpo__lanes a, dpo__lanes b, dpo__lan
 }
 DPO__INLINE dpo__lanes dpo__lanes_select_le(dpo__lanes a, dpo__lanes b, dpo__lanes x, dpo__lanes y) {
     DPO__LANEWISE(dpo__num_choose(a.x[l] <= b.x[l], x.x[l], y.x[l]));
-}
-
-/* 2^k of whole numbers k, -126 <= k <= 127: 1.5*2^23 + k has k in its low bits */
-DPO__INLINE dpo__lanes dpo__lanes_pow2(dpo__lanes k) {
-    DPO__LANEWISE(dpo__num_float((dpo__num_bits(k.x[l] + 12582912.0f) << 23) + 0x3f800000u));
 }
 
 /* over the lanes, in a fixed tree: 8 + 8, 4 + 4, 2 + 2, 1 + 1 */
@@ -2345,136 +2292,61 @@ typedef void (*dpo__tile_fn)(int64_t k, const float *a, const float *b, float *c
    "along": src[i*ld + p], a transposition. May write up to 16 floats beyond the panel. */
 typedef void (*dpo__pack_fn)(float *dst, int width, const float *src, int64_t ld, int valid, int64_t k);
 
+/* Every row kernel once: X(result, return or nothing, name, parameters, arguments). The list makes the table's
+   members, and an instance of each for an instruction set. */
+#define DPO__ROW_KERNELS(X)                                                                                            \
+    X(float, return, dot, (int64_t n, const float *x, const float *y), n, x, y)                                        \
+    X(float, return, sum, (int64_t n, const float *x), n, x)                                                           \
+    X(float, return, variance, (int64_t n, const float *x, float mean), n, x, mean)                                    \
+    X(double, return, squares, (int64_t n, const float *x), n, x)                                                      \
+    X(void, , add, (int64_t n, float *y, const float *x), n, y, x)                                                     \
+    X(void, , axpy, (int64_t n, float *y, float a, const float *x), n, y, a, x)                                        \
+    X(void, , scale, (int64_t n, float *y, const float *x, float a), n, y, x, a)                                       \
+    X(void, , norm, (int64_t n, float *y, const float *x, const float *stats, const float *w, const float *b), n, y,   \
+      x, stats, w, b)                                                                                                  \
+    X(void, , norm_sums,                                                                                               \
+      (int64_t n, const float *dy, const float *x, const float *stats, const float *w, float *sums), n, dy, x, stats,  \
+      w, sums)                                                                                                         \
+    X(void, , norm_back,                                                                                               \
+      (int64_t n, float *dx, const float *dy, const float *x, const float *stats, const float *w, float g0, float g1,  \
+       int add),                                                                                                       \
+      n, dx, dy, x, stats, w, g0, g1, add)                                                                             \
+    X(void, , norm_grad, (int64_t n, float *dw, const float *dy, const float *x, const float *stats), n, dw, dy, x,    \
+      stats)                                                                                                           \
+    X(void, , attend, (int64_t n, float *s, float scale, float slope, float *stats), n, s, scale, slope, stats)        \
+    X(void, , attend_again, (int64_t n, float *s, float scale, float slope, const float *stats), n, s, scale, slope,   \
+      stats)                                                                                                           \
+    X(void, , attend_back, (int64_t n, float *dp, const float *p, float delta, float scale), n, dp, p, delta, scale)   \
+    X(void, , rotate, (int64_t n, float *a, float *b, const float *cosines, const float *sines, float turn), n, a, b,  \
+      cosines, sines, turn)                                                                                            \
+    X(void, , gelu, (int64_t n, float *y, const float *x), n, y, x)                                                    \
+    X(void, , gelu_back, (int64_t n, float *dx, const float *dy, const float *x), n, dx, dy, x)                        \
+    X(void, , gelu_tanh, (int64_t n, float *y, const float *x), n, y, x)                                               \
+    X(void, , gelu_tanh_back, (int64_t n, float *dx, const float *dy, const float *x), n, dx, dy, x)                   \
+    X(void, , swiglu, (int64_t n, float *y, const float *up, const float *gate), n, y, up, gate)                       \
+    X(void, , swiglu_back, (int64_t n, float *dup, float *dgate, const float *dy, const float *up, const float *gate), \
+      n, dup, dgate, dy, up, gate)                                                                                     \
+    X(void, , logsumexp, (int64_t n, const float *z, float *stats), n, z, stats)                                       \
+    X(void, , softmax_back, (int64_t n, float *z, const float *stats, float weight), n, z, stats, weight)              \
+    X(void, , adamw, (int64_t n, float *w, const float *g, float *m1, float *m2, const dpo__update *o), n, w, g, m1,   \
+      m2, o)                                                                                                           \
+    X(void, , rmsprop, (int64_t n, float *w, const float *g, float *m2, const dpo__update *o), n, w, g, m2, o)
+
 typedef struct dpo__kernels {
     const char *name;
     int mr, nr;
     dpo__tile_fn tile;
     dpo__pack_fn pack_along, pack_across;
-    float (*dot)(int64_t n, const float *x, const float *y);
-    float (*sum)(int64_t n, const float *x);
-    float (*variance)(int64_t n, const float *x, float mean);
-    double (*squares)(int64_t n, const float *x);
-    void (*add)(int64_t n, float *y, const float *x);
-    void (*axpy)(int64_t n, float *y, float a, const float *x);
-    void (*scale)(int64_t n, float *y, const float *x, float a);
-    void (*norm)(int64_t n, float *y, const float *x, const float *stats, const float *w, const float *b);
-    void (*norm_sums)(int64_t n, const float *dy, const float *x, const float *stats, const float *w, float *sums);
-    void (*norm_back)(int64_t n, float *dx, const float *dy, const float *x, const float *stats, const float *w,
-                      float g0, float g1, int add);
-    void (*norm_grad)(int64_t n, float *dw, const float *dy, const float *x, const float *stats);
-    void (*attend)(int64_t n, float *s, float scale, float slope, float *stats);
-    void (*attend_again)(int64_t n, float *s, float scale, float slope, const float *stats);
-    void (*attend_back)(int64_t n, float *dp, const float *p, float delta, float scale);
-    void (*rotate)(int64_t n, float *a, float *b, const float *cosines, const float *sines, float turn);
-    void (*gelu)(int64_t n, float *y, const float *x);
-    void (*gelu_back)(int64_t n, float *dx, const float *dy, const float *x);
-    void (*gelu_tanh)(int64_t n, float *y, const float *x);
-    void (*gelu_tanh_back)(int64_t n, float *dx, const float *dy, const float *x);
-    void (*swiglu)(int64_t n, float *y, const float *up, const float *gate);
-    void (*swiglu_back)(int64_t n, float *dup, float *dgate, const float *dy, const float *up, const float *gate);
-    void (*logsumexp)(int64_t n, const float *z, float *stats);
-    void (*softmax_back)(int64_t n, float *z, const float *stats, float weight);
-    void (*adamw)(int64_t n, float *w, const float *g, float *m1, float *m2, const dpo__update *o);
-    void (*rmsprop)(int64_t n, float *w, const float *g, float *m2, const dpo__update *o);
+#define X(result, give, name, parameters, ...) result(*name) parameters;
+    DPO__ROW_KERNELS(X)
+#undef X
 } dpo__kernels;
 
-/* One instance of every row kernel for an instruction set: S its name, T the target attribute, F
-   whether that target has FMA; and the function that enters them into a table. */
-#define DPO__ROW_KERNELS(S, T, F)                                                                                      \
-    T static float dpo__dot_##S(int64_t n, const float *x, const float *y) { return dpo__row_dot(F, n, x, y); }        \
-    T static float dpo__sum_##S(int64_t n, const float *x) { return dpo__row_sum(F, n, x); }                           \
-    T static float dpo__variance_##S(int64_t n, const float *x, float mean) {                                          \
-        return dpo__row_variance(F, n, x, mean);                                                                       \
-    }                                                                                                                  \
-    T static double dpo__squares_##S(int64_t n, const float *x) { return dpo__row_squares(F, n, x); }                  \
-    T static void dpo__add_##S(int64_t n, float *y, const float *x) { dpo__row_add(F, n, y, x); }                      \
-    T static void dpo__axpy_##S(int64_t n, float *y, float a, const float *x) { dpo__row_axpy(F, n, y, a, x); }        \
-    T static void dpo__scale_##S(int64_t n, float *y, const float *x, float a) { dpo__row_scale(F, n, y, x, a); }      \
-    T static void dpo__norm_##S(int64_t n, float *y, const float *x, const float *stats, const float *w,               \
-                                const float *b) {                                                                      \
-        dpo__row_norm(F, n, y, x, stats, w, b);                                                                        \
-    }                                                                                                                  \
-    T static void dpo__norm_sums_##S(int64_t n, const float *dy, const float *x, const float *stats, const float *w,   \
-                                     float *sums) {                                                                    \
-        dpo__row_norm_sums(F, n, dy, x, stats, w, sums);                                                               \
-    }                                                                                                                  \
-    T static void dpo__norm_back_##S(int64_t n, float *dx, const float *dy, const float *x, const float *stats,        \
-                                     const float *w, float g0, float g1, int add) {                                    \
-        dpo__row_norm_back(F, n, dx, dy, x, stats, w, g0, g1, add);                                                    \
-    }                                                                                                                  \
-    T static void dpo__norm_grad_##S(int64_t n, float *dw, const float *dy, const float *x, const float *stats) {      \
-        dpo__row_norm_grad(F, n, dw, dy, x, stats);                                                                    \
-    }                                                                                                                  \
-    T static void dpo__attend_##S(int64_t n, float *s, float scale, float slope, float *stats) {                       \
-        dpo__row_attend(F, n, s, scale, slope, stats);                                                                 \
-    }                                                                                                                  \
-    T static void dpo__attend_again_##S(int64_t n, float *s, float scale, float slope, const float *stats) {           \
-        dpo__row_attend_again(F, n, s, scale, slope, stats);                                                           \
-    }                                                                                                                  \
-    T static void dpo__attend_back_##S(int64_t n, float *dp, const float *p, float delta, float scale) {               \
-        dpo__row_attend_back(F, n, dp, p, delta, scale);                                                               \
-    }                                                                                                                  \
-    T static void dpo__rotate_##S(int64_t n, float *a, float *b, const float *cosines, const float *sines,             \
-                                  float turn) {                                                                        \
-        dpo__row_rotate(F, n, a, b, cosines, sines, turn);                                                             \
-    }                                                                                                                  \
-    T static void dpo__gelu_##S(int64_t n, float *y, const float *x) { dpo__row_gelu(F, n, y, x); }                    \
-    T static void dpo__gelu_back_##S(int64_t n, float *dx, const float *dy, const float *x) {                          \
-        dpo__row_gelu_back(F, n, dx, dy, x);                                                                           \
-    }                                                                                                                  \
-    T static void dpo__gelu_tanh_##S(int64_t n, float *y, const float *x) { dpo__row_gelu_tanh(F, n, y, x); }          \
-    T static void dpo__gelu_tanh_back_##S(int64_t n, float *dx, const float *dy, const float *x) {                     \
-        dpo__row_gelu_tanh_back(F, n, dx, dy, x);                                                                      \
-    }                                                                                                                  \
-    T static void dpo__swiglu_##S(int64_t n, float *y, const float *up, const float *gate) {                           \
-        dpo__row_swiglu(F, n, y, up, gate);                                                                            \
-    }                                                                                                                  \
-    T static void dpo__swiglu_back_##S(int64_t n, float *dup, float *dgate, const float *dy, const float *up,          \
-                                       const float *gate) {                                                            \
-        dpo__row_swiglu_back(F, n, dup, dgate, dy, up, gate);                                                          \
-    }                                                                                                                  \
-    T static void dpo__logsumexp_##S(int64_t n, const float *z, float *stats) { dpo__row_logsumexp(F, n, z, stats); }  \
-    T static void dpo__softmax_back_##S(int64_t n, float *z, const float *stats, float weight) {                       \
-        dpo__row_softmax_back(F, n, z, stats, weight);                                                                 \
-    }                                                                                                                  \
-    T static void dpo__adamw_##S(int64_t n, float *w, const float *g, float *m1, float *m2, const dpo__update *o) {    \
-        dpo__row_adamw(F, n, w, g, m1, m2, o);                                                                         \
-    }                                                                                                                  \
-    T static void dpo__rmsprop_##S(int64_t n, float *w, const float *g, float *m2, const dpo__update *o) {             \
-        dpo__row_rmsprop(F, n, w, g, m2, o);                                                                           \
-    }                                                                                                                  \
-    static void dpo__kernels_##S(dpo__kernels *k) {                                                                    \
-        k->name = #S;                                                                                                  \
-        k->dot = dpo__dot_##S;                                                                                         \
-        k->sum = dpo__sum_##S;                                                                                         \
-        k->variance = dpo__variance_##S;                                                                               \
-        k->squares = dpo__squares_##S;                                                                                 \
-        k->add = dpo__add_##S;                                                                                         \
-        k->axpy = dpo__axpy_##S;                                                                                       \
-        k->scale = dpo__scale_##S;                                                                                     \
-        k->norm = dpo__norm_##S;                                                                                       \
-        k->norm_sums = dpo__norm_sums_##S;                                                                             \
-        k->norm_back = dpo__norm_back_##S;                                                                             \
-        k->norm_grad = dpo__norm_grad_##S;                                                                             \
-        k->attend = dpo__attend_##S;                                                                                   \
-        k->attend_again = dpo__attend_again_##S;                                                                       \
-        k->attend_back = dpo__attend_back_##S;                                                                         \
-        k->rotate = dpo__rotate_##S;                                                                                   \
-        k->gelu = dpo__gelu_##S;                                                                                       \
-        k->gelu_back = dpo__gelu_back_##S;                                                                             \
-        k->gelu_tanh = dpo__gelu_tanh_##S;                                                                             \
-        k->gelu_tanh_back = dpo__gelu_tanh_back_##S;                                                                   \
-        k->swiglu = dpo__swiglu_##S;                                                                                   \
-        k->swiglu_back = dpo__swiglu_back_##S;                                                                         \
-        k->logsumexp = dpo__logsumexp_##S;                                                                             \
-        k->softmax_back = dpo__softmax_back_##S;                                                                       \
-        k->adamw = dpo__adamw_##S;                                                                                     \
-        k->rmsprop = dpo__rmsprop_##S;                                                                                 \
-    }
-
 /* The scalar set: the readable definition of everything. */
-DPO__ROW_KERNELS(scalar, , 0)
-
+#define X(result, give, name, parameters, ...)                                                                         \
+    static result dpo__##name##_scalar parameters { give dpo__row_##name(0, __VA_ARGS__); }
+DPO__ROW_KERNELS(X)
+#undef X
 static void dpo__tile_scalar(int64_t k, const float *a, const float *b, float *c, int64_t c_row, const float *init,
                              int64_t init_row) {
     int64_t p;
@@ -2508,8 +2380,11 @@ static void dpo__pack_across(float *dst, int width, const float *src, int64_t ld
 #ifdef DPO__X86
 #define DPO__AVX2   __attribute__((target("avx2,fma")))
 #define DPO__AVX512 __attribute__((target("avx2,fma,avx512f,avx512vl,avx512dq,avx512bw")))
-DPO__ROW_KERNELS(avx2, DPO__AVX2, 1)
-DPO__ROW_KERNELS(avx512, DPO__AVX512, 1)
+#define X(result, give, name, parameters, ...)                                                                         \
+    DPO__AVX2 static result dpo__##name##_avx2 parameters { give dpo__row_##name(1, __VA_ARGS__); }                    \
+    DPO__AVX512 static result dpo__##name##_avx512 parameters { give dpo__row_##name(1, __VA_ARGS__); }
+DPO__ROW_KERNELS(X)
+#undef X
 
 /* 6 x 16 for AVX2: twelve accumulators of 8. */
 #define DPO__EACH6(X) X(0) X(1) X(2) X(3) X(4) X(5)
@@ -2683,7 +2558,10 @@ static int dpo__kernels_choose(dpo__kernels *k, int simd) {
     if ((simd == DPO_SIMD_AUTO || simd == DPO_SIMD_AVX512) && __builtin_cpu_supports("avx512f") &&
         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
         __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("fma")) {
-        dpo__kernels_avx512(k);
+        k->name = "avx512";
+#define X(result, give, name, parameters, ...) k->name = dpo__##name##_avx512;
+        DPO__ROW_KERNELS(X)
+#undef X
         k->mr = 12;
         k->nr = 32;
         k->tile = dpo__tile_avx512;
@@ -2692,7 +2570,10 @@ static int dpo__kernels_choose(dpo__kernels *k, int simd) {
     }
     if ((simd == DPO_SIMD_AUTO || simd == DPO_SIMD_AVX2) && __builtin_cpu_supports("avx2") &&
         __builtin_cpu_supports("fma")) {
-        dpo__kernels_avx2(k);
+        k->name = "avx2";
+#define X(result, give, name, parameters, ...) k->name = dpo__##name##_avx2;
+        DPO__ROW_KERNELS(X)
+#undef X
         k->mr = 6;
         k->nr = 16;
         k->tile = dpo__tile_avx2;
@@ -2701,7 +2582,10 @@ static int dpo__kernels_choose(dpo__kernels *k, int simd) {
     }
 #endif
     if (simd != DPO_SIMD_AUTO && simd != DPO_SIMD_SCALAR) return 0;
-    dpo__kernels_scalar(k);
+    k->name = "scalar";
+#define X(result, give, name, parameters, ...) k->name = dpo__##name##_scalar;
+    DPO__ROW_KERNELS(X)
+#undef X
     k->mr = 4;
     k->nr = 16;
     k->tile = dpo__tile_scalar;
@@ -5317,8 +5201,9 @@ struct dpo_model {
     dpo_model_config config;
     int64_t n_params, n_values;
     dpo__param *params;
-    int32_t *of;   /* [layers + 1][DPO__N_TENSORS]: index of a parameter; row `layers`: the model's */
-    float *slopes; /* ALiBi [H], else NULL */
+    int32_t *of;        /* [layers + 1][DPO__N_TENSORS]: index of a parameter; row `layers`: the model's */
+    float *slopes;      /* ALiBi [H] as in the file, else NULL */
+    float *slopes_used; /* divided by alibi_factor */
     int slopes_in_file, no_prefix;
     char *config_text; /* as read, NULL if made from a struct */
     dpo__lora *lora;
@@ -5391,6 +5276,7 @@ static void dpo__model_layout(dpo__arena *a, const dpo_model_config *k, dpo_mode
     m->params = DPO__CARVE(a, dpo__param, n);
     m->of = DPO__CARVE(a, int32_t, index);
     m->slopes = DPO__CARVE(a, float, k->position == DPO_POSITION_ALIBI ? k->num_attention_heads : 0);
+    m->slopes_used = DPO__CARVE(a, float, k->position == DPO_POSITION_ALIBI ? k->num_attention_heads : 0);
     if (a->base) {
         for (i = 0; i < index; i++) m->of[i] = -1;
         dpo__model_list(m);
@@ -5398,7 +5284,7 @@ static void dpo__model_layout(dpo__arena *a, const dpo_model_config *k, dpo_mode
             m->params[i].data = DPO__CARVE(a, float, m->params[i].count);
             m->n_values += m->params[i].count;
         }
-        if (k->position != DPO_POSITION_ALIBI) m->slopes = NULL;
+        if (k->position != DPO_POSITION_ALIBI) m->slopes = m->slopes_used = NULL;
         *out = m;
         *values = m->n_values;
         return;
@@ -5485,12 +5371,15 @@ static int dpo__config_activation(dpo__config_reader *r, const char *key, const 
     dpo__config_unsupported(r, key, name, "gelu, gelu_new, gelu_pytorch_tanh and swiglu");
     return 0;
 }
-static void dpo__config_rope(dpo__config_reader *r, dpo_model_config *k) {
+static void dpo__config_rope(dpo__config_reader *r, dpo_model_config *k, double *partial) {
     int64_t at = dpo__config_find(r, 0, "rope_scaling"), p = dpo__config_find(r, 0, "rope_parameters");
     char kind[40];
     if (at < 0) at = p; /* newer configurations keep theta in there, too */
     if (at < 0 || r->failed) return;
+    if (dpo__json_type(&r->json, at) != '{')
+        dpo__config_unsupported(r, "rope_scaling", "no object", "an object or null");
     k->rope_theta = dpo__config_number(r, at, "rope_theta", k->rope_theta);
+    if (k->family == DPO_GPT_NEOX) *partial = dpo__config_number(r, at, "partial_rotary_factor", *partial);
     if (dpo__json_find(&r->json, at, "rope_type") >= 0)
         dpo__config_text(r, at, "rope_type", kind, sizeof kind, "default");
     else dpo__config_text(r, at, "type", kind, sizeof kind, "default");
@@ -5536,7 +5425,7 @@ static void dpo__config_neox(dpo__config_reader *r, dpo_model_config *k) {
     k->tie_word_embeddings = dpo__config_bool(r, "tie_word_embeddings", 0);
     k->rope_theta = dpo__config_number(r, 0, "rotary_emb_base", dpo__config_number(r, 0, "rope_theta", 10000.0));
     pct = dpo__config_number(r, 0, "rotary_pct", dpo__config_number(r, 0, "partial_rotary_factor", 0.25));
-    dpo__config_rope(r, k);
+    dpo__config_rope(r, k, &pct);
     if (r->failed) return;
     k->head_dim = k->hidden_size / k->num_attention_heads;
     if (!(pct >= 0 && pct <= 1)) {
@@ -5572,7 +5461,8 @@ static void dpo__config_gpt2(dpo__config_reader *r, dpo_model_config *k) {
     at = dpo__config_find(r, 0, "alibi_scaling");
     if (at >= 0) {
         k->alibi_factor = dpo__config_number(r, at, "factor", 0.0);
-        k->alibi_train_length = dpo__config_number(r, at, "train_seq_len", 0.0);
+        if (dpo__config_find(r, at, "train_seq_len") >= 0)
+            dpo__config_unsupported(r, "alibi_scaling", "train_seq_len", "a fixed \"factor\"");
     }
     /* Two spellings of the muP scales: today's, and the first revisions'. */
     k->embedding_scale =
@@ -5593,6 +5483,7 @@ static void dpo__config_gpt2(dpo__config_reader *r, dpo_model_config *k) {
 }
 static void dpo__config_llama(dpo__config_reader *r, dpo_model_config *k) {
     int qwen = k->family == DPO_QWEN2;
+    double whole = 1.0;
     char act[40];
     k->hidden_size = (int)dpo__config_int(r, "hidden_size", 0, 1, DPO__DIM);
     k->num_hidden_layers = (int)dpo__config_int(r, "num_hidden_layers", 0, 1, 9999);
@@ -5609,7 +5500,7 @@ static void dpo__config_llama(dpo__config_reader *r, dpo_model_config *k) {
     k->mlp_bias = qwen ? 0 : dpo__config_bool(r, "mlp_bias", 0);
     k->tie_word_embeddings = dpo__config_bool(r, "tie_word_embeddings", 0);
     k->rope_theta = dpo__config_number(r, 0, "rope_theta", 10000.0);
-    dpo__config_rope(r, k);
+    dpo__config_rope(r, k, &whole);
     dpo__config_text(r, 0, "hidden_act", act, sizeof act, "silu");
     if (strcmp(act, "silu") && strcmp(act, "swish"))
         dpo__config_unsupported(r, "hidden_act", act, "silu for this family");
@@ -5623,6 +5514,7 @@ static void dpo__config_llama(dpo__config_reader *r, dpo_model_config *k) {
 /* What holds for every family; also the guard for configurations that were filled in by hand. */
 static dpo_result dpo__config_check(dpo_context *c, const char *path, const dpo_model_config *k) {
     const char *why = NULL;
+    int gpt2 = k->family == DPO_GPT2 || k->family == DPO_BTLM, llama = k->family == DPO_LLAMA || k->family == DPO_QWEN2;
     if (k->family < DPO_GPT_NEOX || k->family > DPO_QWEN2) why = "family is not one of DPO_GPT_NEOX...";
     else if (k->vocab_size < 2 || k->hidden_size < 1 || k->num_hidden_layers < 1 || k->num_attention_heads < 1 ||
              k->num_key_value_heads < 1 || k->head_dim < 1 || k->intermediate_size < 1 ||
@@ -5631,6 +5523,22 @@ static dpo_result dpo__config_check(dpo_context *c, const char *path, const dpo_
     else if (k->vocab_size > 16 * DPO__DIM || k->hidden_size > DPO__DIM || k->num_hidden_layers > 9999 ||
              k->num_attention_heads > 4096 || k->head_dim > DPO__DIM || k->intermediate_size > 16 * DPO__DIM)
         why = "a size is beyond what this version holds";
+    else if ((int64_t)k->num_attention_heads * k->head_dim > 16 * DPO__DIM || k->num_key_value_heads > 4096)
+        why = "heads times head size is beyond what this version holds";
+    else if (k->qkv != (k->family == DPO_GPT_NEOX ? DPO_QKV_HEADS
+                        : gpt2                    ? DPO_QKV_THIRDS
+                                                  : DPO_QKV_SEPARATE) ||
+             (k->norm == DPO_NORM_RMS) != llama || (k->conv1d != 0) != gpt2 ||
+             (gpt2 ? k->position != DPO_POSITION_LEARNED && k->position != DPO_POSITION_ALIBI
+                   : k->position != DPO_POSITION_ROPE) ||
+             k->activation < DPO_GELU || k->activation > DPO_SWIGLU ||
+             (k->activation == DPO_SWIGLU ? k->family == DPO_GPT_NEOX : llama) || k->rope_scaling < DPO_ROPE_PLAIN ||
+             k->rope_scaling > DPO_ROPE_LLAMA3)
+        why = "norm, positions, activation, q/k/v layout or storage is not one that this family has";
+    else if (k->rope_scaling != DPO_ROPE_PLAIN && !(k->rope_factor > 0)) why = "rope_factor must be positive";
+    else if (!(k->width_scale > 0 && k->width_scale < 1e6) || !(k->alibi_factor >= 0 && k->alibi_factor < 1e6) ||
+             !(k->initializer_range >= 0 && k->initializer_range < 1e6))
+        why = "width_scale, alibi_factor or initializer_range is not a usable number";
     else if (k->num_attention_heads % k->num_key_value_heads)
         why = "num_key_value_heads must divide num_attention_heads";
     else if (k->qkv != DPO_QKV_SEPARATE && k->num_key_value_heads != k->num_attention_heads)
@@ -5675,7 +5583,7 @@ static dpo_result dpo__config_parse(dpo_context *c, const char *path, const char
     f = (int)dpo__config_find(&r, 0, "eos_token_id");
     if (dpo__json_type(&r.json, f) == '[') {
         int64_t first = dpo__json_count(&r.json, f) ? dpo__json_first(&r.json, f) : -1, v = -1;
-        if (first < 0 || !dpo__json_int64(&r.json, first, &v)) v = -1;
+        if (first < 0 || !dpo__json_int64(&r.json, first, &v) || v < 0 || v > 16 * DPO__DIM) v = -1;
         k->eos_token_id = (int)v;
     } else k->eos_token_id = (int)dpo__config_int(&r, "eos_token_id", -1, -1, 16 * DPO__DIM);
     k->initializer_range = dpo__config_number(&r, 0, "initializer_range", 0.02);
@@ -5821,6 +5729,13 @@ static void dpo__alibi_slopes(float *to, int n) {
     }
 }
 
+/* After slopes were set. */
+static void dpo__alibi_scale(dpo_model *m) {
+    int i;
+    for (i = 0; m->slopes && i < m->config.num_attention_heads; i++)
+        m->slopes_used[i] = m->config.alibi_factor > 0 ? m->slopes[i] / (float)m->config.alibi_factor : m->slopes[i];
+}
+
 /* Memory for a configuration's model; values are not set. */
 static dpo_model *dpo__model_new(dpo_context *c, const dpo_model_config *k) {
     dpo__arena a;
@@ -5834,6 +5749,7 @@ static dpo_model *dpo__model_new(dpo_context *c, const dpo_model_config *k) {
     dpo__model_layout(&a, k, &m, &values);
     m->c = c;
     if (m->slopes) dpo__alibi_slopes(m->slopes, k->num_attention_heads);
+    dpo__alibi_scale(m);
     return m;
 }
 
@@ -6008,6 +5924,7 @@ DPO_API dpo_model *dpo_model_load(dpo_context *c, const char *dir) {
             r = dpo__fail(c, DPO_E_FORMAT, "%.400s: tensor %s is missing; config.json asks for it", dir,
                           dpo__model_file_name(m, &m->params[i]));
     dpo__put(c, seen);
+    dpo__alibi_scale(m);
     if (r) {
         dpo_model_free(m);
         return NULL;
@@ -6108,8 +6025,20 @@ static dpo_result dpo__model_save_config(const dpo_model *m, const char *path, i
     char made[4096];
     const char *text = m->config_text;
     size_t n, from = 0, to = 0;
-    if (!text) {
-        dpo__config_write(&m->config, made, sizeof made);
+    if (!text) { /* made in a program: config.json must be able to say all of it */
+        dpo_model_config back;
+        const dpo_model_config *k = &m->config;
+        n = dpo__config_write(k, made, sizeof made);
+        if (dpo__config_parse(c, path, made, n, &back)) return c->error.code;
+        if (back.attention_scale - k->attention_scale > 1e-9 || k->attention_scale - back.attention_scale > 1e-9 ||
+            back.qkv_bias != k->qkv_bias || back.attention_bias != k->attention_bias || back.mlp_bias != k->mlp_bias ||
+            back.activation != k->activation || back.position != k->position || back.rotary_dim != k->rotary_dim ||
+            back.alibi_factor != k->alibi_factor || back.parallel_residual != k->parallel_residual)
+            return dpo__fail(
+                c, DPO_E_UNSUPPORTED,
+                "%.400s: this model's biases, positions or attention scale are none that a config.json of its "
+                "family can state; choose the family's own",
+                path);
         text = made;
     }
     n = strlen(text);
@@ -6479,7 +6408,7 @@ static dpo__attention dpo__run_attention(const dpo__run *r, int64_t layer, const
     l.stats = s->attend;
     l.max_path = r->cap.path;
     l.scratch = r->scratch;
-    l.slopes = r->m->slopes;
+    l.slopes = r->m->slopes_used;
     if (r->cache_k) {
         l.cache_k = r->cache_k + layer * r->cache_rows * kd;
         l.cache_v = r->cache_v + layer * r->cache_rows * kd;
@@ -6820,6 +6749,7 @@ static dpo__run *dpo__run_open(dpo_model *m, const dpo__shape *cap, int64_t head
     dpo__arena a;
     dpo__run plan, *r = NULL;
     int64_t kd = (int64_t)m->config.num_key_value_heads * m->config.head_dim;
+    dpo__fpenv env;
     int pass;
     memset(&a, 0, sizeof a);
     memset(&plan, 0, sizeof plan);
@@ -6841,7 +6771,9 @@ static dpo__run *dpo__run_open(dpo_model *m, const dpo__shape *cap, int64_t head
     }
     r = (dpo__run *)(void *)a.base; /* it was carved first */
     if (!cache_rows) r->cache_k = r->cache_v = NULL;
+    env = dpo__fp_enter();
     dpo__run_tables(r);
+    dpo__fp_leave(env);
     return r;
 }
 
@@ -6871,8 +6803,8 @@ DPO_API dpo_result dpo_model_logps(dpo_model *m, const dpo_batch *b, double *log
     dpo__run *r;
     if (!m) return DPO_E_ARG;
     if (m->c->error.code) return m->c->error.code;
-    env = dpo__fp_enter();
     r = dpo__model_pass(m, b, "dpo_model_logps", logps);
+    env = dpo__fp_enter();
     if (r && !dpo__run_forward(r, b)) dpo__run_head(r, logps, NULL, 0, NULL, NULL, NULL);
     dpo__fp_leave(env);
     dpo__put(m->c, r);
@@ -6884,8 +6816,8 @@ DPO_API dpo_result dpo_model_logits(dpo_model *m, const dpo_batch *b, float *log
     int64_t i, n;
     if (!m) return DPO_E_ARG;
     if (m->c->error.code) return m->c->error.code;
-    env = dpo__fp_enter();
     r = dpo__model_pass(m, b, "dpo_model_logits", logits);
+    env = dpo__fp_enter();
     if (r && !dpo__run_forward(r, b))
         for (i = 0; i < b->n_targets; i += n) {
             dpo__linear w;
@@ -7137,6 +7069,7 @@ DPO_API dpo_model *dpo_lora_merge(const dpo_model *m) {
         most = dpo__max64(most, m->params[i].columns ? m->params[i].count : 0);
     }
     if (m->slopes) memcpy(to->slopes, m->slopes, (size_t)m->config.num_attention_heads * sizeof(float));
+    dpo__alibi_scale(to);
     to->slopes_in_file = m->slopes_in_file;
     to->no_prefix = m->no_prefix;
     delta = (float *)dpo__get(m->c, (size_t)most * sizeof(float), "a merged matrix");
@@ -7188,6 +7121,8 @@ static dpo_result dpo__lora_read_config(dpo_context *c, const char *path, dpo_lo
     k->lora_alpha = dpo__config_number(&r, 0, "lora_alpha", (double)k->r);
     k->use_rslora = dpo__config_bool(&r, "use_rslora", 0);
     if (dpo__config_bool(&r, "use_dora", 0)) dpo__config_unsupported(&r, "use_dora", "true", "plain LoRA");
+    if (dpo__config_bool(&r, "lora_bias", 0))
+        dpo__config_unsupported(&r, "lora_bias", "true", "adapters without biases");
     dpo__config_text(&r, 0, "bias", kind, sizeof kind, "none");
     if (strcmp(kind, "none")) dpo__config_unsupported(&r, "bias", kind, "none");
     for (i = 0; i < 3; i++) {
@@ -7679,6 +7614,7 @@ struct dpo_data {
     dpo__item *items;
     int64_t n, cap;
     double *reference;     /* [n,2]; NaN = not computed */
+    int reference_whole;   /* none of them is */
     uint64_t reference_of; /* hash of the weights they came from */
 };
 
@@ -7749,6 +7685,20 @@ DPO_API void dpo_data_free(dpo_data *d) {
     dpo__put(c, d);
 }
 
+/* One more item, from id `first` on; what was computed for the old ones is void. */
+static void dpo__data_item_add(dpo_data *d, int64_t first, int64_t prompt, int64_t chosen, int64_t rejected) {
+    dpo__item *t = &d->items[d->n++];
+    t->first = first;
+    t->prompt = (int32_t)prompt;
+    t->chosen = (int32_t)chosen;
+    t->rejected = (int32_t)rejected;
+    d->report.prompt_tokens += prompt;
+    d->report.chosen_tokens += chosen;
+    d->report.rejected_tokens += rejected;
+    dpo__put(d->c, d->reference);
+    d->reference = NULL;
+    d->reference_whole = 0;
+}
 /* The last item's ids stand behind d->n_ids; truncates and keeps or counts it. */
 static void dpo__data_keep(dpo_data *d, int64_t prompt, int64_t chosen, int64_t rejected, int ends) {
     const dpo_data_options *o = &d->options;
@@ -7783,24 +7733,14 @@ static void dpo__data_keep(dpo_data *d, int64_t prompt, int64_t chosen, int64_t 
         memmove(p, p + (prompt - np), (size_t)np * sizeof *p);
     memmove(p + np, c, (size_t)nc * sizeof *p);
     memmove(p + np + nc, r, (size_t)nr * sizeof *p);
-    d->items[d->n].first = d->n_ids;
-    d->items[d->n].prompt = (int32_t)np;
-    d->items[d->n].chosen = (int32_t)nc;
-    d->items[d->n].rejected = (int32_t)nr;
+    dpo__data_item_add(d, d->n_ids, np, nc, nr);
     d->n_ids += np + nc + nr;
-    d->n++;
     d->report.kept++;
-    d->report.prompt_tokens += np;
-    d->report.chosen_tokens += nc;
-    d->report.rejected_tokens += nr;
 }
-/* Room for one more item of so many ids; what was computed for the old items is void. */
-static dpo_result dpo__data_room(dpo_data *d, int64_t ids) {
+/* Room for so many more ids and items. */
+static dpo_result dpo__data_room(dpo_data *d, int64_t ids, int64_t items) {
     dpo_result r = dpo__data_grow(d->c, (void **)&d->ids, d->n_ids, &d->cap_ids, ids, sizeof *d->ids);
-    if (!r) r = dpo__data_grow(d->c, (void **)&d->items, d->n, &d->cap, 1, sizeof *d->items);
-    dpo__put(d->c, d->reference);
-    d->reference = NULL;
-    return r;
+    return r ? r : dpo__data_grow(d->c, (void **)&d->items, d->n, &d->cap, items, sizeof *d->items);
 }
 
 DPO_API dpo_result dpo_data_add_tokens(dpo_data *d, const int32_t *prompt, int64_t n_prompt, const int32_t *chosen,
@@ -7811,7 +7751,7 @@ DPO_API dpo_result dpo_data_add_tokens(dpo_data *d, const int32_t *prompt, int64
     if (n_prompt < 0 || n_chosen < 0 || n_rejected < 0 || n_prompt > INT32_MAX / 4 || n_chosen > INT32_MAX / 4 ||
         n_rejected > INT32_MAX / 4 || (n_prompt && !prompt) || (n_chosen && !chosen) || (n_rejected && !rejected))
         return dpo__fail(d->c, DPO_E_ARG, "dpo_data_add_tokens: negative counts or missing pointers");
-    if (dpo__data_room(d, n_prompt + n_chosen + n_rejected)) return d->c->error.code;
+    if (dpo__data_room(d, n_prompt + n_chosen + n_rejected, 1)) return d->c->error.code;
     d->report.rows++;
     if (!n_chosen || (rejected && !n_rejected)) {
         d->report.empty_response++;
@@ -7841,7 +7781,7 @@ DPO_API dpo_result dpo_data_add(dpo_data *d, const char *prompt, size_t prompt_b
         return dpo__fail(d->c, DPO_E_ARG, "dpo_data_add: a text is NULL, or longer than 2 GB");
     most = n[0] + n[1] + n[2] + 2;
     if (most > INT32_MAX / 2) return dpo__fail(d->c, DPO_E_ARG, "dpo_data_add: a row of over 1 GB of tokens");
-    if (dpo__data_room(d, most)) return d->c->error.code;
+    if (dpo__data_room(d, most, 1)) return d->c->error.code;
     d->report.rows++;
     if (dpo__text_blank(chosen, chosen_bytes) || (rejected && dpo__text_blank(rejected, rejected_bytes))) {
         d->report.empty_response++;
@@ -7876,19 +7816,13 @@ DPO_API dpo_result dpo_data_add_text(dpo_data *d, const char *text, size_t bytes
         d->report.empty_response++;
         return DPO_OK;
     }
-    if (dpo__data_room(d, n + 1)) return d->c->error.code;
+    if (dpo__data_room(d, n + 1, n / d->options.max_length + 1)) return d->c->error.code;
     dpo_encode(d->t, text, bytes, d->ids + d->n_ids, n);
     d->ids[d->n_ids + n++] = d->t->eos;
     for (at = 0; at < n; at += piece) {
         piece = dpo__min64(d->options.max_length, n - at);
         if (piece < 2) break; /* one id alone has no target */
-        if (dpo__data_grow(d->c, (void **)&d->items, d->n, &d->cap, 1, sizeof *d->items)) return d->c->error.code;
-        d->items[d->n].first = d->n_ids + at;
-        d->items[d->n].prompt = 0;
-        d->items[d->n].chosen = (int32_t)piece;
-        d->items[d->n].rejected = 0;
-        d->n++;
-        d->report.chosen_tokens += piece;
+        dpo__data_item_add(d, d->n_ids + at, 0, piece, 0);
     }
     d->n_ids += n;
     d->report.kept++;
@@ -7902,7 +7836,8 @@ typedef struct dpo__rows {
     dpo__json j;
     char *text[3]; /* prompt, chosen, rejected, unescaped */
     int64_t cap[3], n[3];
-    const char *why; /* of the first bad line */
+    const char *why; /* of this reading's first bad line */
+    int64_t first_bad;
 } dpo__rows;
 
 /* The string at `key` into slot i; 0 if it is not there, -1 if it is no string, -2 without memory. */
@@ -7918,8 +7853,9 @@ static int dpo__rows_field(dpo__rows *r, const char *key, int i) {
 static void dpo__rows_bad(dpo__rows *r, int64_t *counter, int64_t line, const char *why) {
     ++*counter;
     r->d->report.rows++;
-    if (!r->d->report.first_bad_line) {
-        r->d->report.first_bad_line = line;
+    if (!r->d->report.first_bad_line) r->d->report.first_bad_line = line;
+    if (!r->first_bad) {
+        r->first_bad = line;
         r->why = why;
     }
 }
@@ -7990,9 +7926,9 @@ DPO_API dpo_result dpo_data_read_text(dpo_data *d, const char *name, const char 
                          name, (long)d->report.bad_json, (long)d->report.missing_field, d->field[0], d->field[1],
                          (long)d->report.empty_response, (long)d->report.identical, (long)d->report.prompt_too_long,
                          r.why ? "; first: " : "", r.why ? r.why : "");
-    if (d->report.first_bad_line && r.why)
-        dpo__log(d->c, DPO_LOG_WARNING, "%s: line %ld is not used: %s (%ld such rows in all)", name,
-                 (long)d->report.first_bad_line, r.why, (long)(d->report.bad_json + d->report.missing_field));
+    if (r.first_bad)
+        dpo__log(d->c, DPO_LOG_WARNING, "%s: line %ld is not used: %s (%ld such rows in all)", name, (long)r.first_bad,
+                 r.why, (long)(d->report.bad_json + d->report.missing_field));
     return DPO_OK;
 }
 DPO_API dpo_result dpo_data_read(dpo_data *d, const char *path) {
@@ -8279,6 +8215,11 @@ static dpo_result dpo__generation_draw(dpo__generation *t, int64_t from, int64_t
         int64_t item = t->item[from + i];
         double u = t->g->temperature > 0 ? dpo__random_unit(t->g->seed, (uint64_t)item, (uint64_t)n_out[item]) : 0.0;
         if (h.scale != 1.0f) t->r->c->kernels.scale(h.vocab, z, z, h.scale);
+        if (!(t->r->c->kernels.squares(h.vocab, z) < (double)INFINITY))
+            return dpo__fail(t->r->c, DPO_E_NONFINITE,
+                             "generation: the logits of prompt %ld are not finite; the model is "
+                             "damaged or its training diverged",
+                             (long)item);
         t->last[from + i] = dpo__sample(z, h.vocab, t->g->temperature, u);
         t->length[from + i] += t->segments[i].length;
     }
@@ -8366,6 +8307,7 @@ static dpo_result dpo__generate_check(const dpo_model *m, const int32_t *const *
         if (n_prompt[i] < 1 || n_prompt[i] > INT32_MAX / 2)
             return dpo__fail(c, DPO_E_ARG, "dpo_generate: prompt %ld has %ld ids; at least one is needed", (long)i,
                              (long)n_prompt[i]);
+        if (!prompts[i]) return dpo__fail(c, DPO_E_ARG, "dpo_generate: prompt %ld is NULL", (long)i);
         for (k = 0; k < n_prompt[i]; k++)
             if (prompts[i][k] < 0 || prompts[i][k] >= m->config.vocab_size)
                 return dpo__fail(c, DPO_E_SHAPE,
@@ -8374,7 +8316,7 @@ static dpo_result dpo__generate_check(const dpo_model *m, const int32_t *const *
                                  (long)i, (long)prompts[i][k], m->config.vocab_size);
         *longest = dpo__max64(*longest, n_prompt[i]);
     }
-    return dpo__model_path(m, *longest + 1);
+    return dpo__model_path(m, *longest);
 }
 DPO_API dpo_result dpo_generate(dpo_model *m, const int32_t *const *prompts, const int64_t *n_prompt, int64_t n,
                                 const dpo_generate_config *g, int32_t *out, int64_t *n_out) {
@@ -8391,8 +8333,8 @@ DPO_API dpo_result dpo_generate(dpo_model *m, const int32_t *const *prompts, con
     batch = dpo__min64(k.batch ? k.batch : DPO__GENERATE_BATCH, n);
     path = longest + k.max_new_tokens;
     if (m->config.position == DPO_POSITION_LEARNED) path = dpo__min64(path, m->config.max_position_embeddings);
-    env = dpo__fp_enter();
     t = dpo__generation_open(m, batch, dpo__max64(dpo__max64(longest, batch), DPO__GENERATE_ROWS), path);
+    env = dpo__fp_enter();
     for (i = 0; i < n; i++) n_out[i] = 0;
     for (i = 0; t && i < n && !code; i += batch) {
         t->g = &k;
@@ -8485,6 +8427,7 @@ struct dpo_trainer {
     int64_t *order, *items;
     int64_t step, steps, examples, tokens, order_epoch;
     int64_t n_items; /* of the data when this trainer was made for them */
+    const dpo__lora *lora;
     /* the step at hand, for the weigh callback */
     int64_t micro_first, batch_items, batch_targets;
     const int64_t *batch;
@@ -8612,7 +8555,15 @@ static dpo_result dpo__reference_room(dpo_data *d, uint64_t of) {
     if (!d->reference) return DPO_E_MEMORY;
     for (i = 0; i < 2 * d->n; i++) d->reference[i] = DPO__UNKNOWN;
     d->reference_of = of;
+    d->reference_whole = 0;
     return DPO_OK;
+}
+/* After some were filled in: are all known now? */
+static void dpo__reference_scan(dpo_data *d) {
+    int64_t i;
+    for (i = 0; i < 2 * d->n; i++)
+        if (d->reference[i] != d->reference[i]) return;
+    d->reference_whole = 1;
 }
 /* Log-probs of the builder's items by the model without adapters. */
 static dpo_result dpo__reference_micro(dpo__run *run, const dpo__builder *b, double *logps) {
@@ -8634,6 +8585,29 @@ static dpo_result dpo__reference_finite(dpo_context *c, const double *logps, int
                              (long)(item + i / 2));
     return DPO_OK;
 }
+/* All of a data set, on a workspace and a builder that its longest example fits. */
+static dpo_result dpo__reference_pass(dpo__run *run, dpo__builder *b, double *logps, dpo_data *d, dpo__fpenv env) {
+    dpo_context *c = run->c;
+    int64_t i, first;
+    dpo_result r = dpo__reference_room(d, dpo_model_hash(run->m));
+    for (i = 0; i < d->n && !r;) {
+        if (dpo__cancelled(c, env))
+            r = dpo__fail(c, DPO_E_CANCELLED, "the reference pass was cancelled at example %ld of %ld", (long)i,
+                          (long)d->n);
+        if (r) break;
+        dpo__builder_reset(b);
+        for (first = i; i < d->n && dpo__builder_add(b, d, i, DPO_PREFERENCE); i++) {
+        }
+        if (i == first) r = dpo__fail(c, DPO_E_SHAPE, "reference: example %ld does not fit a micro-batch", (long)i);
+        if (!r) r = dpo__reference_micro(run, b, logps);
+        if (!r) r = dpo__reference_finite(c, logps, b->used.sequences, first);
+        if (r) break;
+        memcpy(d->reference + 2 * first, logps, (size_t)b->used.sequences * sizeof(double));
+        dpo__progress(c, env, "reference log-probs", i, d->n);
+    }
+    if (!r) d->reference_whole = 1;
+    return r;
+}
 DPO_API dpo_result dpo_reference_compute(dpo_model *m, dpo_data *d) {
     dpo_context *c;
     dpo__shape most, cap;
@@ -8641,8 +8615,7 @@ DPO_API dpo_result dpo_reference_compute(dpo_model *m, dpo_data *d) {
     dpo__builder b;
     dpo__arena a;
     double *logps = NULL;
-    dpo__fpenv env;
-    int64_t i, first;
+    int pass;
     dpo_result r;
     if (!m || !d) return DPO_E_ARG;
     c = m->c;
@@ -8651,44 +8624,24 @@ DPO_API dpo_result dpo_reference_compute(dpo_model *m, dpo_data *d) {
     if (r) return r;
     cap = dpo__micro_shape(&most, dpo__min64(1024, most.rows * d->n), d->n, DPO_PREFERENCE);
     memset(&a, 0, sizeof a);
-    dpo__builder_layout(&a, &cap, &b);
-    (void)DPO__CARVE(&a, double, cap.sequences);
-    a.base = (uint8_t *)dpo__get(c, a.used, "reference batches");
-    if (!a.base) return DPO_E_MEMORY;
-    a.used = 0;
-    dpo__builder_layout(&a, &cap, &b);
-    logps = DPO__CARVE(&a, double, cap.sequences);
-    env = dpo__fp_enter();
-    run = dpo__run_open(m, &cap, dpo__min64(DPO__HEAD_ROWS, cap.targets), 0);
-    if (!run || dpo__reference_room(d, dpo_model_hash(m))) r = c->error.code;
-    for (i = 0; i < d->n && !r;) {
-        dpo__builder_reset(&b);
-        for (first = i; i < d->n && dpo__builder_add(&b, d, i, DPO_PREFERENCE); i++) {
-        }
-        r = dpo__reference_micro(run, &b, logps);
-        if (!r) r = dpo__reference_finite(c, logps, b.used.sequences, first);
-        if (r) break;
-        memcpy(d->reference + 2 * first, logps, (size_t)b.used.sequences * sizeof(double));
-        dpo__progress(c, env, "reference log-probs", i, d->n);
-        if (i < d->n && dpo__cancelled(c, env))
-            r = dpo__fail(c, DPO_E_CANCELLED, "the reference pass was cancelled at example %ld of %ld", (long)i,
-                          (long)d->n);
+    for (pass = 0; pass < 2; pass++) {
+        a.used = 0;
+        dpo__builder_layout(&a, &cap, &b);
+        logps = DPO__CARVE(&a, double, cap.sequences);
+        if (!pass && !(a.base = (uint8_t *)dpo__get(c, a.used, "reference batches"))) return DPO_E_MEMORY;
     }
-    dpo__fp_leave(env);
+    run = dpo__run_open(m, &cap, dpo__min64(DPO__HEAD_ROWS, cap.targets), 0);
+    if (run) {
+        dpo__fpenv env = dpo__fp_enter();
+        r = dpo__reference_pass(run, &b, logps, d, env);
+        dpo__fp_leave(env);
+    } else r = c->error.code;
     dpo__put(c, run);
     dpo__put(c, a.base);
-    if (r) {
-        dpo__put(c, d->reference);
-        d->reference = NULL;
-    }
     return r;
 }
 DPO_API const double *dpo_reference_of(const dpo_data *d) {
-    int64_t i;
-    if (!d || !d->reference) return NULL;
-    for (i = 0; i < 2 * d->n; i++) /* NaN: a trainer that computes them as it goes has not met all */
-        if (d->reference[i] != d->reference[i]) return NULL;
-    return d->reference;
+    return d && d->reference && d->reference_whole ? d->reference : NULL;
 }
 
 /* Keys as text, so that a file can say what it was made from. */
@@ -8731,6 +8684,7 @@ DPO_API dpo_result dpo_reference_load(const dpo_model *m, dpo_data *d, const cha
     dpo__st st;
     const dpo__st_entry *e;
     uint64_t of;
+    double *fresh = NULL;
     int i;
     dpo_result r;
     if (!m || !d) return DPO_E_ARG;
@@ -8751,15 +8705,26 @@ DPO_API dpo_result dpo_reference_load(const dpo_model *m, dpo_data *d, const cha
     e = dpo__st_find(&st, "reference_logps");
     if (!r && (!e || e->dtype != DPO_F64 || e->ndim != 2 || e->shape[0] != d->n || e->shape[1] != 2))
         r = dpo__fail(d->c, DPO_E_FORMAT, "%.400s: no tensor reference_logps of F64 [%ld,2] in it", path, (long)d->n);
-    if (!r) r = dpo__reference_room(d, of);
-    if (!r) r = dpo__st_read_raw(&st, e, d->reference);
-    if (!r) r = dpo__reference_finite(d->c, d->reference, 2 * d->n, 0);
-    if (r) {
-        dpo__put(d->c, d->reference);
-        d->reference = NULL;
-    }
+    if (!r && !(fresh = (double *)dpo__get(d->c, (size_t)d->n * 2 * sizeof(double), "reference log-probs")))
+        r = DPO_E_MEMORY;
+    if (!r) r = dpo__st_read_raw(&st, e, fresh);
+    if (!r) r = dpo__reference_finite(d->c, fresh, 2 * d->n, 0);
     dpo__st_close(&st);
-    return r;
+    if (r) { /* what was known before stays */
+        dpo__put(d->c, fresh);
+        return r;
+    }
+    dpo__put(d->c, d->reference);
+    d->reference = fresh;
+    d->reference_of = of;
+    d->reference_whole = 1;
+    return DPO_OK;
+}
+
+/* Room for evaluation data, too. */
+static void dpo__train_fit(const dpo__shape *most, dpo_train_config *k) {
+    k->max_rows = dpo__max64(k->max_rows, most->rows);
+    k->max_path = dpo__max64(k->max_path, most->path);
 }
 
 /* --- creation ------------------------------------------------------------------------------------------ */
@@ -8784,12 +8749,13 @@ static dpo_result dpo__train_check(dpo_context *c, const dpo_train_config *k) {
     else if (!(k->adam_beta1 >= 0 && k->adam_beta1 < 1) || !(k->adam_beta2 >= 0 && k->adam_beta2 < 1) ||
              !(k->rmsprop_alpha >= 0 && k->rmsprop_alpha < 1))
         why = "adam_beta1, adam_beta2 and rmsprop_alpha must lie from 0 to below 1";
-    else if (!(k->adam_epsilon > 0) || !(k->adam_epsilon < 1)) why = "adam_epsilon must lie between 0 and 1";
+    else if (!(k->adam_epsilon >= 1e-30) || !(k->adam_epsilon < 1)) why = "adam_epsilon must lie between 1e-30 and 1";
     else if (!(k->weight_decay >= 0) || !(k->weight_decay < 1e6)) why = "weight_decay must be a number from 0";
     else if (!(k->max_grad_norm >= 0)) why = "max_grad_norm must be a number from 0";
     else if (k->eval_size < 0 || k->micro_rows < 0 || k->max_rows < 0 || k->max_targets < 0 || k->max_segments < 0 ||
-             k->max_path < 0 || k->micro_rows > INT32_MAX / 4)
-        why = "sizes must not be negative";
+             k->max_path < 0 || k->micro_rows > INT32_MAX / 4 || k->max_rows > INT32_MAX / 4 ||
+             k->max_targets > INT32_MAX / 4 || k->max_segments > INT32_MAX / 4 || k->max_path > INT32_MAX / 4)
+        why = "sizes must lie from 0 to 2^29";
     else if (k->objective == DPO_PREFERENCE && (!(o->beta > 0) || !(o->beta < 1e6)))
         why = "beta must be a positive number";
     else if (!(o->label_smoothing >= 0 && o->label_smoothing < 0.5))
@@ -8825,6 +8791,26 @@ static int dpo__trainer_needs_reference(const dpo_trainer *t) {
     return t->k.objective == DPO_PREFERENCE && !t->k.loss_options.reference_free && dpo_loss_needs_reference(t->k.loss);
 }
 
+/* Reference log-probs of the training data. Adapters off give them as training goes; full fine-tuning needs them
+   before weights move, and computes them on the trainer's own workspace. */
+static dpo_result dpo__trainer_reference_open(dpo_trainer *t) {
+    dpo_data *d = t->data;
+    uint64_t hash = dpo_model_hash(t->m);
+    dpo__fpenv env;
+    dpo_result r;
+    if (dpo_reference_of(d)) {
+        if (d->reference_of != hash)
+            dpo__log(t->c, DPO_LOG_WARNING,
+                     "the data's reference log-probs are another model's, not those of the weights "
+                     "that training starts from");
+        return DPO_OK;
+    }
+    if (t->m->lora) return dpo__reference_room(d, hash);
+    env = dpo__fp_enter();
+    r = dpo__reference_pass(&t->run, &t->builder, t->logps, d, env);
+    dpo__fp_leave(env);
+    return r;
+}
 DPO_API dpo_trainer *dpo_trainer_create(dpo_model *m, dpo_data *data, const dpo_train_config *config) {
     dpo_train_config k;
     dpo_trainer plan, *t;
@@ -8850,13 +8836,12 @@ DPO_API dpo_trainer *dpo_trainer_create(dpo_model *m, dpo_data *data, const dpo_
     t->k = k;
     t->order_epoch = -1;
     t->n_items = data ? data->n : 0;
+    t->lora = m->lora;
     dpo__trainer_bind(t);
     env = dpo__fp_enter();
     dpo__run_tables(&t->run);
     dpo__fp_leave(env);
-    /* Adapters off give the reference as training goes; full fine-tuning needs it before weights move. */
-    if (data && dpo__trainer_needs_reference(t) && !dpo_reference_of(data) &&
-        (m->lora ? !data->reference && dpo__reference_room(data, dpo_model_hash(m)) : dpo_reference_compute(m, data))) {
+    if (data && dpo__trainer_needs_reference(t) && dpo__trainer_reference_open(t)) {
         dpo__put(c, t);
         return NULL;
     }
@@ -8884,6 +8869,18 @@ static void dpo__trainer_slots(dpo_trainer *t, const dpo_batch *b) {
         }
         t->slots[n] = *slot;
     }
+}
+/* Whether a batch of the caller's finds room for its tokens; the trainer's own batches always do. */
+static dpo_result dpo__trainer_slots_fit(const dpo_trainer *t, const dpo_batch *b) {
+    int64_t n, more = 0;
+    if (!t->embed_grad || t->used_slots + b->n_rows <= t->embed_slots) return DPO_OK;
+    for (n = 0; n < b->n_rows; n++) more += t->slot_of[b->tokens[n]] < 0; /* repeated ones count again: a bound */
+    if (t->used_slots + more <= t->embed_slots) return DPO_OK;
+    return dpo__fail(
+        t->c, DPO_E_SHAPE,
+        "dpo_trainer_backward: with this batch an update would use up to %ld different tokens, this trainer "
+        "has room for %ld; raise its batch_size, or make it without data",
+        (long)(t->used_slots + more), (long)t->embed_slots);
 }
 /* Adds the embedding's share of a tied matrix to the head's: once, head + embedding. */
 static void dpo__trainer_tie(dpo_trainer *t) {
@@ -8947,11 +8944,25 @@ static dpo_result dpo__trainer_move(dpo_trainer *t, double *grad_norm) {
 
 /* --- level 2: batches of the caller's --------------------------------------------------------------------- */
 
+/* The model must be as it was when the trainer was made. */
+static dpo_result dpo__trainer_usable(const dpo_trainer *t, const char *who) {
+    if (t->c->error.code) return t->c->error.code;
+    if (t->m->lora != t->lora)
+        return dpo__fail(t->c, DPO_E_STATE, "%s: adapters were attached after this trainer was made; make a new one",
+                         who);
+    if (t->lora && !t->lora->on)
+        return dpo__fail(t->c, DPO_E_STATE,
+                         "%s: the adapters are switched off, nothing would be learnt; switch them on "
+                         "with dpo_lora_enable",
+                         who);
+    return DPO_OK;
+}
 static dpo_result dpo__trainer_ready(const dpo_trainer *t, const char *who, const dpo_batch *b) {
     dpo__shape s;
     dpo_result r;
     if (!t) return DPO_E_ARG;
-    if (t->c->error.code) return t->c->error.code;
+    r = dpo__trainer_usable(t, who);
+    if (r) return r;
     if (!b) return dpo__fail(t->c, DPO_E_ARG, "%s: the batch must not be NULL", who);
     r = dpo__batch_check(t->c, b, t->m->config.vocab_size, 0, &s);
     if (!r) r = dpo__model_path(t->m, s.path);
@@ -8992,6 +9003,8 @@ DPO_API dpo_result dpo_trainer_backward(dpo_trainer *t, const dpo_batch *b, cons
                              (long)i);
         t->weights[i] = dlogps[i];
     }
+    r = dpo__trainer_slots_fit(t, b);
+    if (r) return r;
     env = dpo__fp_enter();
     r = dpo__run_forward(&t->run, b);
     if (!r) {
@@ -9007,7 +9020,8 @@ DPO_API dpo_result dpo_trainer_update(dpo_trainer *t, double *grad_norm) {
     dpo__fpenv env;
     dpo_result r;
     if (!t) return DPO_E_ARG;
-    if (t->c->error.code) return t->c->error.code;
+    r = dpo__trainer_usable(t, "dpo_trainer_update");
+    if (r) return r;
     env = dpo__fp_enter();
     r = dpo__trainer_move(t, &norm);
     dpo__fp_leave(env);
@@ -9121,7 +9135,9 @@ static dpo_result dpo__trainer_reference(dpo_trainer *t, int64_t n) {
     int64_t i, item;
     int missing = 0;
     dpo_result r;
-    if (!dpo__trainer_needs_reference(t)) return DPO_OK;
+    if (!dpo__trainer_needs_reference(t) || t->data->reference_whole) return DPO_OK;
+    if (!t->data->reference) /* rows were added since: the count check stands before this */
+        return dpo__fail(t->c, DPO_E_STATE, "the reference log-probs of the data were dropped; make a new trainer");
     for (i = 0; i < n; i++) {
         item = t->batch[t->micro_first + i];
         missing |= t->data->reference[2 * item] != t->data->reference[2 * item];
@@ -9171,14 +9187,16 @@ static dpo_result dpo__trainer_pass(dpo_trainer *t, const int64_t *items, int64_
         t->sum.batch_tokens += (int64_t)it->prompt + it->chosen + (t->k.objective == DPO_PREFERENCE ? it->rejected : 0);
     }
     for (i = 0; i < n && !r;) {
+        if (dpo__cancelled(t->c, t->env))
+            return dpo__fail(t->c, DPO_E_CANCELLED, "cancelled within %s after update %ld; nothing of it was applied",
+                             backward ? "the update" : "the evaluation", (long)t->step);
         dpo__builder_reset(&t->builder);
         for (first = i; i < n && dpo__builder_add(&t->builder, t->data, items[i], t->k.objective); i++) {
         }
         t->micro_first = first;
-        r = dpo__trainer_micro(t, i - first, backward);
-        if (!r && i < n && dpo__cancelled(t->c, t->env))
-            r = dpo__fail(t->c, DPO_E_CANCELLED, "cancelled within update %ld; nothing of it was applied",
-                          (long)t->step + 1);
+        r = i > first
+                ? dpo__trainer_micro(t, i - first, backward)
+                : dpo__fail(t->c, DPO_E_SHAPE, "example %ld does not fit this trainer's micro-batches", (long)items[i]);
     }
     return r;
 }
@@ -9205,7 +9223,11 @@ static dpo_result dpo__trainer_update_on(dpo_trainer *t, const int64_t *items, i
     double lr = dpo__schedule(&t->k, t->step, t->steps), norm = 0.0;
     dpo_metrics m;
     dpo_result r = DPO_OK;
-    if (dpo__trainer_needs_reference(t) && !t->data->reference) r = dpo__reference_room(t->data, dpo_model_hash(t->m));
+    if (dpo__trainer_needs_reference(t) && !t->m->lora && !dpo_reference_of(t->data))
+        r = dpo__fail(t->c, DPO_E_STATE,
+                      "update %ld: the reference log-probs of the data were dropped after this trainer was made; call "
+                      "dpo_reference_compute on the model it started from, or make a new trainer",
+                      (long)t->step + 1);
     if (!r) r = dpo__trainer_pass(t, items, n, 1);
     if (!r && !(t->loss_sum - t->loss_sum == 0.0))
         r = dpo__fail(t->c, DPO_E_NONFINITE,
@@ -9220,6 +9242,8 @@ static dpo_result dpo__trainer_update_on(dpo_trainer *t, const int64_t *items, i
     if (r) return r;
     t->examples += n;
     t->tokens += t->sum.batch_tokens;
+    if (dpo__trainer_needs_reference(t) && !t->data->reference_whole && t->examples >= t->n_items)
+        dpo__reference_scan(t->data); /* adapters: every example was met once */
     dpo__trainer_report(t, n, &m);
     m.grad_norm = norm;
     m.learning_rate = lr;
@@ -9230,7 +9254,8 @@ DPO_API dpo_result dpo_trainer_step_on(dpo_trainer *t, const int64_t *items, int
     int64_t i;
     dpo_result r;
     if (!t) return DPO_E_ARG;
-    if (t->c->error.code) return t->c->error.code;
+    r = dpo__trainer_usable(t, "dpo_trainer_step");
+    if (r) return r;
     if (!t->data || !items || n < 1)
         return dpo__fail(t->c, DPO_E_ARG, "dpo_trainer_step_on: needs a trainer with data, and items");
     if (t->data->n != t->n_items)
@@ -9274,22 +9299,25 @@ DPO_API dpo_result dpo_trainer_evaluate(dpo_trainer *t, dpo_data *eval, dpo_metr
     int64_t *order, n;
     dpo_result r;
     if (!t || !eval) return DPO_E_ARG;
-    if (t->c->error.code) return t->c->error.code;
+    r = t->m->lora == t->lora ? DPO_OK : dpo__trainer_usable(t, "dpo_trainer_evaluate");
+    if (!r) r = t->c->error.code;
+    if (r) return r;
     r = dpo__data_fits(eval, t->m, t->k.objective, &most);
     if (r) return r;
-    if (most.rows > t->cap.rows || most.path > t->cap.path)
-        return dpo__fail(t->c, DPO_E_SHAPE,
-                         "evaluation: its longest example has %ld rows and a path of %ld, this "
-                         "trainer has room for %ld and %ld; raise its options max_rows and "
-                         "max_path",
-                         (long)most.rows, (long)most.path, (long)t->cap.rows, (long)t->cap.path);
-    if (dpo__trainer_needs_reference(t) && !t->m->lora && !dpo_reference_of(eval))
-        return dpo__fail(t->c, DPO_E_STATE,
-                         "evaluation: the reference log-probs of these examples are not "
-                         "known; call dpo_reference_compute before training");
-    if (dpo__trainer_needs_reference(t) && t->m->lora && !eval->reference &&
-        dpo__reference_room(eval, dpo_model_hash(t->m)))
-        return t->c->error.code;
+    if (most.rows > t->cap.rows || most.path > t->cap.path || most.targets > t->cap.targets || t->cap.segments < 3)
+        return dpo__fail(
+            t->c, DPO_E_SHAPE,
+            "evaluation: its longest example has %ld rows, %ld targets and a path of %ld, this trainer has "
+            "room for %ld, %ld and %ld; raise its options max_rows, max_targets and max_path",
+            (long)most.rows, (long)most.targets, (long)most.path, (long)t->cap.rows, (long)t->cap.targets,
+            (long)t->cap.path);
+    if (dpo__trainer_needs_reference(t) && !dpo_reference_of(eval)) {
+        if (!t->m->lora)
+            return dpo__fail(t->c, DPO_E_STATE,
+                             "evaluation: the reference log-probs of these examples are not known; call "
+                             "dpo_reference_compute before training");
+        if (dpo__reference_room(eval, dpo_model_hash(t->m))) return t->c->error.code;
+    }
     order = (int64_t *)dpo__get(t->c, (size_t)eval->n * sizeof *order, "an evaluation");
     if (!order) return DPO_E_MEMORY;
     n = t->k.eval_size ? dpo__min64(t->k.eval_size, eval->n) : eval->n;
@@ -9353,18 +9381,15 @@ static dpo_result dpo__train_evaluate(dpo_trainer *t, dpo_data *eval) {
 DPO_API dpo_result dpo_train(dpo_model *m, dpo_data *data, dpo_data *eval, const dpo_train_config *config) {
     dpo_trainer *t;
     dpo_train_config k = config ? *config : dpo_train_defaults(DPO_PREFERENCE);
+    dpo__shape most;
     dpo_metrics s;
     char line[1024];
     dpo_result r = DPO_OK;
     if (!m || !data) return DPO_E_ARG;
     if (m->c->error.code) return m->c->error.code;
-    if (eval) {
-        dpo__shape most;
-        r = dpo__data_fits(eval, m, k.objective, &most);
-        if (r) return r;
-        k.max_rows = dpo__max64(k.max_rows, most.rows);
-        k.max_path = dpo__max64(k.max_path, most.path);
-    }
+    if (eval) r = dpo__data_fits(eval, m, k.objective, &most);
+    if (r) return r;
+    if (eval) dpo__train_fit(&most, &k);
     t = dpo_trainer_create(m, data, &k);
     if (!t) return m->c->error.code;
     if (eval && dpo__trainer_needs_reference(t) && !m->lora && !dpo_reference_of(eval))
@@ -9460,6 +9485,7 @@ DPO_API dpo_result dpo_plan_train(dpo_context *c, const dpo_model_config *config
                                   const dpo_train_config *t, const dpo_data *data, const dpo_data *eval,
                                   dpo_plan *out) {
     dpo__trainer_sizes z;
+    dpo__shape most;
     dpo_trainer plan;
     dpo_train_config k;
     dpo__arena a;
@@ -9475,7 +9501,9 @@ DPO_API dpo_result dpo_plan_train(dpo_context *c, const dpo_model_config *config
     if (dpo__config_check(c, "dpo_plan_train", config) || dpo__train_check(c, &k)) return c->error.code;
     m = dpo__plan_model(c, config, lora, &weights, &adapters);
     if (!m) return c->error.code;
-    r = dpo__trainer_sizes_of(m, data, &k, &plan);
+    r = eval ? dpo__data_fits(eval, m, k.objective, &most) : DPO_OK;
+    if (!r && eval) dpo__train_fit(&most, &k);
+    if (!r) r = dpo__trainer_sizes_of(m, data, &k, &plan);
     if (!r) {
         memset(&a, 0, sizeof a);
         memset(out, 0, sizeof *out);
@@ -10090,8 +10118,18 @@ DPO_API float dpo_math_exp(float x) { return dpo__math_lane(x, 0); }
 DPO_API float dpo_math_log(float x) { return dpo__math_lane(x, 1); }
 DPO_API float dpo_math_tanh(float x) { return dpo__math_lane(x, 2); }
 DPO_API float dpo_math_erf(float x) { return dpo__math_lane(x, 3); }
-DPO_API double dpo_math_sin(double x) { return dpo__num_sin(x); }
-DPO_API double dpo_math_cos(double x) { return dpo__num_cos(x); }
+DPO_API double dpo_math_sin(double x) {
+    dpo__fpenv env = dpo__fp_enter();
+    x = dpo__num_sin(x);
+    dpo__fp_leave(env);
+    return x;
+}
+DPO_API double dpo_math_cos(double x) {
+    dpo__fpenv env = dpo__fp_enter();
+    x = dpo__num_cos(x);
+    dpo__fp_leave(env);
+    return x;
+}
 DPO_API uint16_t dpo_bf16_from_f32(float x) { return dpo__num_bf16_from(x); }
 DPO_API float dpo_f32_from_bf16(uint16_t x) { return dpo__num_bf16_to(x); }
 DPO_API uint16_t dpo_f16_from_f32(float x) { return dpo__num_f16_from(x); }

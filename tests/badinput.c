@@ -278,7 +278,7 @@ static void bad_models(void) {
     memfs_drop(memfs_find(fs, "m/model.safetensors"));
     load_case("no weights", DPO_E_IO, "model.safetensors", "m");
     memfs_text(fs, "m/pytorch_model.bin", "PK");
-    load_case("weights in a .bin only", DPO_E_UNSUPPORTED, "pytorch_model.bin", "convert");
+    load_case("weights in a .bin only", DPO_E_UNSUPPORTED, "pytorch_model.bin", "safetensors");
     reset();
     load_case("no directory", DPO_E_IO, "m/config.json", "open");
     good_dir();

@@ -13,7 +13,7 @@ typedef struct memfs_file {
     char path[200]; /* "" = free */
     uint8_t *data;
     size_t size, capacity;
-    int handles;
+    int handles, dirty; /* dirty: written since the last sync */
 } memfs_file;
 
 typedef struct memfs {
@@ -21,6 +21,8 @@ typedef struct memfs {
     int64_t ops, fail_at; /* operation fail_at (counted from 1) fails, once or from then on */
     int transient, fail_code;
     int handles;
+    int unsynced; /* files that were renamed before they were synced, or not followed by a sync of the directory */
+    int renamed;
     const char *deny; /* paths that begin so cannot be written */
     dpo_io io;
 } memfs;
@@ -94,11 +96,13 @@ MAYBE_UNUSED static int memfs_read(void *user, void *file, uint64_t offset, void
 MAYBE_UNUSED static int memfs_write(void *user, void *file, const void *from, size_t bytes) {
     int e = memfs_fault((memfs *)user);
     memfs_append((memfs_file *)file, from, e ? bytes / 2 : bytes); /* a failing write got half way */
+    ((memfs_file *)file)->dirty = 1;
     return e;
 }
 MAYBE_UNUSED static int memfs_sync(void *user, void *file) {
-    (void)file;
-    return memfs_fault((memfs *)user);
+    int e = memfs_fault((memfs *)user);
+    if (!e) ((memfs_file *)file)->dirty = 0;
+    return e;
 }
 MAYBE_UNUSED static int memfs_close(void *user, void *file) {
     memfs *m = (memfs *)user;
@@ -113,6 +117,8 @@ MAYBE_UNUSED static int memfs_rename(void *user, const char *from, const char *t
     if (e) return e;
     if (!f) return MEMFS_ENOENT;
     if (old) memfs_drop(old);
+    m->unsynced += f->dirty;
+    m->renamed = 1;
     strcpy(f->path, to);
     return 0;
 }
@@ -130,6 +136,7 @@ MAYBE_UNUSED static int memfs_make_dir(void *user, const char *path) {
 }
 MAYBE_UNUSED static int memfs_sync_dir(void *user, const char *path) {
     (void)path;
+    ((memfs *)user)->renamed = 0;
     return memfs_fault((memfs *)user);
 }
 

@@ -384,6 +384,28 @@ static void test_nonfinite_weights(void) {
     world_close(&w);
 }
 
+/* A loss that is finite, and gradients that are not. */
+static void test_nonfinite_gradients(void) {
+    int lora;
+    for (lora = 0; lora < 2; lora++) {
+        tiny_run r = run_of(4, 1, lora);
+        world w;
+        dpo_batch b;
+        int64_t items[2] = {0, 1};
+        double huge[4] = {1e300, -1e300, 0.25, 0.1}, norm = 0;
+        uint64_t before;
+        if (!world_open(&w, &r)) return;
+        before = tiny_hash(w.m, 1);
+        CHECK_OK(w.c, dpo_trainer_batch(w.t, items, 2, &b));
+        CHECK_OK(w.c, dpo_trainer_backward(w.t, &b, huge));
+        CHECK(dpo_trainer_update(w.t, &norm) == DPO_E_NONFINITE && strstr(dpo_error(w.c), "gradient"));
+        CHECK(tiny_hash(w.m, 1) == before);
+        dpo_clear(w.c);
+        CHECK_OK(w.c, dpo_trainer_step(w.t, NULL)); /* the bad gradients are gone */
+        world_close(&w);
+    }
+}
+
 /* ------------------------------------------------------------------ the caller's floating-point state */
 #if defined(__SSE2__)
 static unsigned fp_state(void) { return __builtin_ia32_stmxcsr() & 0xffc0u; }
@@ -584,6 +606,7 @@ static void test_files_model_round_trip(void) {
             dpo_context *c = tiny_open(fs, NULL, 1, 0);
             dpo_model *m = tiny_model(c, fs, f, 5), *back, *twice;
             CHECK_OK(c, dpo_model_save(m, "dir", types[k]));
+            CHECK(fs->unsynced == 0 && fs->renamed == 0); /* synced before the rename, the directory after it */
             CHECK(memfs_count(fs, ".tmp") == 0 && memfs_find(fs, "dir/config.json") &&
                   memfs_find(fs, "dir/model.safetensors"));
             back = dpo_model_load(c, "dir");

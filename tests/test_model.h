@@ -148,6 +148,38 @@ static void test_identity_start(void) {
         start_case(f, 1);
     }
 }
+/* With adapters the reference is the model without them, in dpo_reference_compute and in a trainer's own steps. */
+static void test_identity_reference(void) {
+    int f;
+    for (f = 0; f < TINY_FAMILIES; f++) {
+        memfs *fs = memfs_new();
+        dpo_context *c = tiny_open(fs, NULL, 1, 0);
+        dpo_model *base = tiny_model(c, fs, f, 5), *m = tiny_model(c, fs, f, 5);
+        dpo_data *d[3];
+        tiny_run r;
+        dpo_train_config k;
+        dpo_trainer *t;
+        int i;
+        memset(&r, 0, sizeof r);
+        r.pairs = 1;
+        r.steps = 2;
+        r.batch = TINY_PAIRS / 2;
+        k = tiny_config(&r);
+        tiny_lora(c, m, f, 3, 1, 9);
+        for (i = 0; i < 3; i++) d[i] = tiny_data(c, 1, 0, TINY_PAIRS);
+        CHECK_OK(c, dpo_reference_compute(base, d[0]));
+        CHECK_OK(c, dpo_reference_compute(m, d[1]));
+        t = dpo_trainer_create(m, d[2], &k);
+        if (CHECK_OK(c, t ? 0 : -1)) {
+            while (!dpo_trainer_done(t)) CHECK_OK(c, dpo_trainer_step(t, NULL)); /* each pair once */
+            for (i = 1; i < 3; i++)
+                if (CHECK(d[i]->reference != NULL))
+                    CHECK_SAME(dpo_reference_of(d[0]), d[i]->reference, sizeof(double) * 2 * TINY_PAIRS);
+        }
+        dpo_close(c);
+        memfs_free(fs);
+    }
+}
 /* The same pairs, answers swapped: every margin is the negative of what it was, bit for bit. */
 static void test_identity_swap(void) {
     int f, k;
@@ -409,7 +441,7 @@ static void test_same_is_not_constant(void) {
     CHECK(h != tiny_train(&o));
 }
 /* dpo_trainer_step = the same examples through the level-2 calls, for a loss worked out by hand. */
-static void test_same_step_by_hand(void) {
+static void step_by_hand(double sft_weight, double smoothing) {
     int f;
     for (f = 0; f < TINY_FAMILIES; f++) {
         memfs *fs = memfs_new();
@@ -422,8 +454,10 @@ static void test_same_step_by_hand(void) {
         dpo_metrics s;
         dpo_batch x;
         int64_t items[TINY_PAIRS], i;
-        double logps[2 * TINY_PAIRS], weights[2 * TINY_PAIRS], norm;
+        double logps[2 * TINY_PAIRS], weights[2 * TINY_PAIRS], norm, loss = 0;
         k.shuffle = 0;
+        k.loss_options.sft_weight = sft_weight;
+        k.loss_options.label_smoothing = smoothing;
         ta = dpo_trainer_create(a, d, &k);
         tb = dpo_trainer_create(b, d, &k);
         if (!CHECK_OK(c, ta && tb ? 0 : -1)) return;
@@ -435,10 +469,15 @@ static void test_same_step_by_hand(void) {
         for (i = 0; i < TINY_PAIRS; i++) {
             const double *ref = dpo_reference_of(d);
             dpo_pair p = pair_of(logps[2 * i], logps[2 * i + 1], ref[2 * i], ref[2 * i + 1], 1, 1);
-            (void)dpo_loss_by_name("sigmoid")(&p, &k.loss_options, &weights[2 * i], &weights[2 * i + 1]);
+            loss += dpo_loss_by_name("sigmoid")(&p, &k.loss_options, &weights[2 * i], &weights[2 * i + 1]) / TINY_PAIRS;
             weights[2 * i] *= 1.0 / TINY_PAIRS;
             weights[2 * i + 1] *= 1.0 / TINY_PAIRS;
+            if (sft_weight > 0) { /* the chosen answers' NLL, a mean over all their tokens */
+                weights[2 * i] -= sft_weight / (double)dpo_data_report_of(d).chosen_tokens;
+                loss -= sft_weight * logps[2 * i] / (double)dpo_data_report_of(d).chosen_tokens;
+            }
         }
+        CHECK_NEAR(s.loss, loss, 1e-12 * loss);
         CHECK_OK(c, dpo_trainer_batch(tb, items, TINY_PAIRS, &x));
         CHECK_OK(c, dpo_trainer_backward(tb, &x, weights));
         CHECK_OK(c, dpo_trainer_update(tb, &norm));
@@ -446,6 +485,55 @@ static void test_same_step_by_hand(void) {
         CHECK(dpo_model_hash(a) == dpo_model_hash(b));
         dpo_close(c);
         memfs_free(fs);
+    }
+}
+static void test_same_step_by_hand(void) {
+    step_by_hand(0.0, 0.0);
+    step_by_hand(0.3, 0.1);
+}
+/* Gradients of one backward call for everything = of a call for each tree, bit for bit. */
+static void test_same_backward_in_pieces(void) {
+    int f, i, lora;
+    for (f = 0; f < 2 * TINY_FAMILIES; f++) {
+        memfs *fs = memfs_new();
+        dpo_context *c = tiny_open(fs, NULL, 1, 0);
+        dpo_model *m = tiny_model(c, fs, f / 2, 5);
+        dpo_train_config k = dpo_train_defaults(DPO_SFT);
+        dpo_trainer *t[2];
+        dpo_tensor *g[2];
+        forest *all = SCRATCH(forest, 1), *apart = SCRATCH(forest, 1);
+        double weights[2 * TINY_PAIRS];
+        int64_t n = 0;
+        lora = f & 1;
+        if (lora) tiny_lora(c, m, f / 2, 3, 1, 9);
+        k.max_steps = 1;
+        k.max_rows = k.max_targets = 512;
+        k.max_segments = k.max_path = 64;
+        for (i = 0; i < 2 * TINY_PAIRS; i++) weights[i] = rng_normal();
+        for (i = 0; i < TINY_PAIRS; i++) shared_forests(all, apart, i, 2 * i);
+        forest_sort(all);
+        for (i = 0; i < 2; i++) {
+            t[i] = dpo_trainer_create(m, NULL, &k);
+            if (!CHECK_OK(c, t[i] ? 0 : -1)) return;
+        }
+        CHECK_OK(c, dpo_trainer_backward(t[0], &all->b, weights));
+        for (i = 0; i < TINY_PAIRS; i++) {
+            forest *one = SCRATCH(forest, 1);
+            shared_forests(one, apart, i, 0);
+            forest_sort(one);
+            CHECK_OK(c, dpo_trainer_backward(t[1], &one->b, weights + 2 * i));
+            memset(apart, 0, sizeof *apart);
+        }
+        for (i = 0; i < 2; i++) {
+            n = dpo_trainer_gradients(t[i], NULL, 0);
+            g[i] = SCRATCH(dpo_tensor, n);
+            n = dpo_trainer_gradients(t[i], g[i], n);
+        }
+        for (i = 0; i < n; i++)
+            CHECK_CASE(!memcmp(g[0][i].data, g[1][i].data, (size_t)tensor_count(&g[0][i]) * 4), g[0][i].name);
+        dpo_close(c);
+        memfs_free(fs);
+        scratch_free();
     }
 }
 

@@ -277,7 +277,7 @@ typedef struct loader {
     int format;
     int64_t line, rows, bad, max_rows;
     struct {
-        const char *why;
+        char why[96];
         int64_t count, first;
     } reason[16];
     int reasons;
@@ -296,14 +296,16 @@ static int buffer_keep(text_buffer *b, const char *text, size_t n) {
     return 0;
 }
 
-/* Counts a row that cannot be used; reasons are constant texts. */
-static void loader_bad(loader *l, const char *why) {
+/* Counts a row that cannot be used: what of it, and why. */
+static void loader_bad(loader *l, const char *field, const char *why) {
+    char text[96];
     int i;
-    for (i = 0; i < l->reasons && strcmp(l->reason[i].why, why); i++) {}
+    snprintf(text, sizeof text, "%s%s%s", field, *field ? ": " : "", why);
+    for (i = 0; i < l->reasons && strcmp(l->reason[i].why, text); i++) {}
     l->bad++;
     if (i == 16) return;
     if (i == l->reasons) {
-        l->reason[i].why = why;
+        memcpy(l->reason[i].why, text, sizeof text);
         l->reason[i].count = 0;
         l->reason[i].first = l->line;
         l->reasons++;
@@ -335,13 +337,14 @@ static dpo_data *loader_side(const loader *l, const char *prompt, size_t n) {
 static void loader_add_hh(loader *l, const char *row, size_t n) {
     hh_pair pair;
     int sft = l->u->s.t.objective == DPO_SFT, status;
-    const char *why = loader_field(l, row, n, "chosen", 0);
-    if (!why) why = loader_field(l, row, n, "rejected", 1);
+    const char *why = loader_field(l, row, n, "chosen", 0), *field = "chosen";
+    if (!why) why = loader_field(l, row, n, field = "rejected", 1);
     if (!why) {
         status = (int)hh_split(l->field[0].text, l->field[0].size, l->field[1].text, l->field[1].size, &pair);
         if (status != HH_OK) why = hh_status_text(status);
+        field = "";
     }
-    if (why) loader_bad(l, why);
+    if (why) loader_bad(l, field, why);
     else dpo_data_add(loader_side(l, pair.prompt, pair.prompt_len), pair.prompt, pair.prompt_len, pair.chosen,
                       pair.chosen_len, sft ? NULL : pair.rejected, sft ? 0 : pair.rejected_len);
 }
@@ -349,20 +352,21 @@ static void loader_add_hh(loader *l, const char *row, size_t n) {
 static void loader_add_pair(loader *l, const char *row, size_t n) {
     int sft = l->u->s.t.objective == DPO_SFT;
     const text_buffer *f = l->field;
-    const char *why = loader_field(l, row, n, "prompt", 0);
-    if (!why) why = loader_field(l, row, n, "chosen", 1);
-    if (why && sft && !loader_field(l, row, n, "prompt", 0) &&
-        (!loader_field(l, row, n, "response", 1) || !loader_field(l, row, n, "completion", 1)))
-        why = NULL;
-    if (!why && !sft) why = loader_field(l, row, n, "rejected", 2);
-    if (why) loader_bad(l, why);
+    const char *why = loader_field(l, row, n, "prompt", 0), *field = "prompt";
+    if (!why) {
+        why = loader_field(l, row, n, field = "chosen", 1);
+        /* rows for SFT alone call the answer so */
+        if (why && sft && (!loader_field(l, row, n, "response", 1) || !loader_field(l, row, n, "completion", 1))) why = NULL;
+    }
+    if (!why && !sft) why = loader_field(l, row, n, field = "rejected", 2);
+    if (why) loader_bad(l, field, why);
     else dpo_data_add(loader_side(l, f[0].text, f[0].size), f[0].text, f[0].size, f[1].text, f[1].size,
                       sft ? NULL : f[2].text, sft ? 0 : f[2].size);
 }
 
 static void loader_add_text(loader *l, const char *row, size_t n) {
     const char *why = loader_field(l, row, n, "text", 0);
-    if (why) loader_bad(l, why);
+    if (why) loader_bad(l, "text", why);
     else dpo_data_add_text(loader_side(l, l->field[0].text, l->field[0].size), l->field[0].text, l->field[0].size);
 }
 
@@ -622,12 +626,25 @@ static int adapter_shape(run *u, dpo_lora_config *lora, char *targets, size_t ca
     return 0;
 }
 
+/* The trainer is made for the training data; an evaluation example may be longer, and must fit it too. */
+static void fit_evaluation(run *u) {
+    int64_t i, prompt, chosen, rejected, n = u->eval ? dpo_data_count(u->eval) : 0;
+    for (i = 0; i < n; i++) {
+        int64_t path;
+        dpo_data_item(u->eval, i, NULL, &prompt, NULL, &chosen, NULL, &rejected);
+        path = prompt + (chosen > rejected ? chosen : rejected);
+        if (path > u->s.t.max_path) u->s.t.max_path = path;
+        if (prompt + chosen + rejected > u->s.t.max_rows) u->s.t.max_rows = prompt + chosen + rejected;
+    }
+}
+
 static int make_plan(run *u) {
     dpo_lora_config lora = dpo_lora_defaults(u->config.family);
     char targets[1024], text[4096];
     lora.r = u->s.lora_r;
     lora.lora_alpha = u->s.lora_alpha;
     if (u->s.targets) lora.target_modules = u->s.targets;
+    fit_evaluation(u);
     if (u->s.adapter && adapter_shape(u, &lora, targets, sizeof targets)) return 1;
     if (dpo_plan_train(u->c, &u->config, run_lora(u) ? &lora : NULL, &u->s.t, u->train, u->eval, &u->plan)) return run_fail(u);
     if (u->s.quiet && !u->s.plan) return 0;
@@ -639,17 +656,19 @@ static int make_plan(run *u) {
 
 /* ---- what is printed -------------------------------------------------------------------------------------------- */
 
-/* Build, numerics version, and every setting that has a value: what somebody needs to repeat the run. */
+/* Build, numerics version, and every setting that has a value and a meaning here: what it takes to repeat the run. */
 static void print_settings(run *u) {
     size_t used = 0, cap = 8192;
     char *text = (char *)malloc(cap), value[512];
-    int i;
+    int i, matters = 1;
     printf("%s\n", dpo_build_info(u->c));
     if (!text) return;
     used += (size_t)snprintf(text, cap, "%s with", u->s.t.objective == DPO_SFT ? "sft" : "dpo");
     for (i = 0; i < u->s.option_count && used < cap; i++) {
         const cli_option *o = &u->s.options[i];
-        if (o->kind == CLI_IS_HEADING) continue;
+        if (o->kind == CLI_IS_HEADING)
+            matters = !(o->name[0] == 'P' && u->s.t.objective == DPO_SFT) && !(o->name[0] == 'L' && !run_lora(u));
+        if (o->kind == CLI_IS_HEADING || !matters) continue;
         cli_default(o, value, sizeof value);
         if (value[0] && (o->kind != CLI_IS_FLAG || *(const int *)o->value))
             used += (size_t)snprintf(text + used, cap - used, " --%s %s", o->name, o->kind == CLI_IS_FLAG ? "" : value);
@@ -810,6 +829,8 @@ static int finish(run *u) {
     uint64_t hash = 0;
     if (u->evaluated != m->step && !cli_stopped() && evaluate(u)) return 1;
     cli_live_clear();
+    if (!m->step && u->lost_metrics)
+        return cli_die("%s/metrics.jsonl cannot be written: %s; nothing was trained", u->s.output, strerror(u->lost_metrics));
     if (!m->step) return cli_die("stopped before the first update; no model was written");
     if (save_result(u, 1)) return 1;
     if (!u->s.quiet) {
@@ -891,6 +912,6 @@ int main(int argc, char **argv) {
     code = run_all(&u);
     if (u.metrics) fclose(u.metrics);
     dpo_close(u.c);
-    if (fflush(stdout) || ferror(stdout)) code = 1;
+    if (fflush(stdout) || ferror(stdout)) return cli_die("the output could not be written");
     return code;
 }
