@@ -290,8 +290,8 @@ DPO_API dpo_data *dpo_data_create(dpo_context *c, const dpo_tokenizer *t, const 
 DPO_API dpo_result dpo_data_add(dpo_data *d, const char *prompt, size_t prompt_bytes, const char *chosen,
                                 size_t chosen_bytes, const char *rejected, size_t rejected_bytes);
 
-/* dpo_data_add_tokens - the same from ids, taken as they are (the caller ends its responses). The ids must not be views of
-   this data set's own items: it may move them. */
+/* dpo_data_add_tokens - the same from ids, taken as they are (the caller ends its responses). The ids must not be views
+   of this data set's own items: it may move them. */
 DPO_API dpo_result dpo_data_add_tokens(dpo_data *d, const int32_t *prompt, int64_t n_prompt, const int32_t *chosen,
                                        int64_t n_chosen, const int32_t *rejected, int64_t n_rejected);
 
@@ -1847,7 +1847,7 @@ DPO__INLINE dpo__lanes dpo__lanes_fma(int fused, dpo__lanes a, dpo__lanes b, dpo
     return r;
 }
 
-/* Correctly rounded by IEEE 754. sqrtf sets errno and so is not vectorised; x86-64 and aarch64 have this in their base. */
+/* Correctly rounded by IEEE 754. sqrtf sets errno and so is not vectorised; x86-64 and aarch64 have these at least. */
 DPO__INLINE dpo__lanes dpo__lanes_sqrt(dpo__lanes a) {
     int l;
 #if defined(__SSE2__)
@@ -5209,7 +5209,7 @@ struct dpo_model {
     dpo__lora *lora;
 };
 
-static const char *dpo__family_names[6] = {"", "gpt_neox", "btlm", "gpt2", "llama", "qwen2"};
+static const char *const dpo__family_names[6] = {"", "gpt_neox", "btlm", "gpt2", "llama", "qwen2"};
 
 static dpo__param *dpo__model_param(const dpo_model *m, int64_t layer, int id) {
     int32_t i = m->of[layer * DPO__N_TENSORS + id];

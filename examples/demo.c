@@ -13,7 +13,7 @@
 #include <math.h>
 
 enum {
-    DOCUMENTS = 6000,       /* to pretrain on, about 200 bytes each */
+    DOCUMENTS = 8000,       /* to pretrain on, about 200 bytes each */
     ANSWERS = 1500,         /* for SFT */
     PAIRS = 2000,           /* for DPO */
     HELDOUT_DOCUMENTS = 64,
@@ -91,10 +91,10 @@ static int train(demo *d, int stage, dpo_data *data, dpo_train_config *t, int *t
     char line[200];
     t->sft_reduction = DPO_TOKEN_MEAN;
     t->optimizer = DPO_ADAMW;
-    t->adam_beta2 = 0.99;
+    t->adam_beta2 = 0.95;
     t->weight_decay = 0.01;
     t->max_grad_norm = 1;
-    t->schedule = DPO_COSINE;
+    t->schedule = DPO_LINEAR;
     t->warmup_steps = 20;
     t->seed = SEED;
     t->eval_size = 0;
@@ -254,7 +254,7 @@ static int run(demo *d, int *training, const char *output) {
     d->heldout_pairs = make_pairs(d, WORLD_HELDOUT, 0, HELDOUT_PAIRS, 0);
     if (dpo_status(d->c)) return 1;
 
-    t.batch_size = 16;
+    t.batch_size = 4; /* small batches, many updates: a small model learns most that way */
     t.learning_rate = 3e-3;
     if (train(d, PRETRAINED, d->documents, &t, training) || measure_stage(d, PRETRAINED, output)) return 1;
     t.learning_rate = 5e-4;

@@ -31,13 +31,13 @@ cp $out/unit.c $out/unit.cpp
 # 0 warnings, whatever compiles it.
 for cc in gcc clang; do
     if ! has $cc; then skip "$cc"; continue; fi
-    for std in c99 c11 gnu17; do check "$cc -std=$std" $cc -std=$std -O1 $warn -I. -c $out/unit.c -o $out/unit.o; done
+    for std in c11 gnu17; do check "$cc -std=$std" $cc -std=$std -O0 $warn -I. -c $out/unit.c -o $out/unit.o; done
     check "$cc -O3 -march=native -std=gnu17" $cc -std=gnu17 -O3 -march=native $warn -I. -c $out/unit.c -o $out/native-$cc.o
     check "$cc -O2 -std=c99" $cc -std=c99 -O2 $warn -I. -c $out/unit.c -o $out/plain-$cc.o
 done
 for cxx in g++ clang++; do
     if ! has $cxx; then skip "$cxx"; continue; fi
-    check "$cxx -std=c++17" $cxx -std=c++17 -O1 $warn -I. -c $out/unit.cpp -o $out/unit.o
+    check "$cxx -std=c++17" $cxx -std=c++17 -O0 $warn -I. -c $out/unit.cpp -o $out/unit.o
 done
 cat >$out/option.c <<'C'
 #define DPO_IMPLEMENTATION
@@ -45,7 +45,7 @@ cat >$out/option.c <<'C'
 int main(int argc, char **argv) { return argc < 2 || !strstr(dpo_build_info(NULL), argv[1]); }
 C
 for option in DPO_NO_STDIO DPO_NO_THREADS DPO_NO_SIMD DPO_STATIC; do
-    check "option $option" ${CC:-cc} -std=c99 -O1 $warn -I. -D$option $out/option.c -o $out/option -lm -lpthread
+    check "option $option" ${CC:-cc} -std=c99 -O0 $warn -I. -D$option $out/option.c -o $out/option -lm -lpthread
     check "option $option is in the build info" $out/option $option
 done
 

@@ -16,7 +16,7 @@ if ! command -v nm >/dev/null 2>&1; then
     exit 0
 fi
 printf '#define DPO_IMPLEMENTATION\n#include "%s/dpo.h"\n' "$(pwd)" > "$dir/dpo.c"
-"$cc" -std=c99 -O0 -fno-pie -ffp-contract=off "$@" -c "$dir/dpo.c" -o "$dir/dpo.o" || {
+"$cc" -std=c99 -O1 -fno-pie -ffp-contract=off "$@" -c "$dir/dpo.c" -o "$dir/dpo.o" || {
     echo "$cc cannot compile dpo.h"
     echo "0 passed, 1 failed"
     exit 1
