@@ -8871,16 +8871,21 @@ static void dpo__trainer_slots(dpo_trainer *t, const dpo_batch *b) {
     }
 }
 /* Whether a batch of the caller's finds room for its tokens; the trainer's own batches always do. */
-static dpo_result dpo__trainer_slots_fit(const dpo_trainer *t, const dpo_batch *b) {
+static dpo_result dpo__trainer_slots_fit(dpo_trainer *t, const dpo_batch *b) {
     int64_t n, more = 0;
-    if (!t->embed_grad || t->used_slots + b->n_rows <= t->embed_slots) return DPO_OK;
-    for (n = 0; n < b->n_rows; n++) more += t->slot_of[b->tokens[n]] < 0; /* repeated ones count again: a bound */
+    if (!t->embed_grad || t->embed_slots >= t->m->config.vocab_size) return DPO_OK;
+    for (n = 0; n < b->n_rows; n++) /* each new token is marked when it is met first */
+        if (t->slot_of[b->tokens[n]] == -1) {
+            t->slot_of[b->tokens[n]] = -2;
+            more++;
+        }
+    for (n = 0; n < b->n_rows; n++)
+        if (t->slot_of[b->tokens[n]] == -2) t->slot_of[b->tokens[n]] = -1;
     if (t->used_slots + more <= t->embed_slots) return DPO_OK;
-    return dpo__fail(
-        t->c, DPO_E_SHAPE,
-        "dpo_trainer_backward: with this batch an update would use up to %ld different tokens, this trainer "
-        "has room for %ld; raise its batch_size, or make it without data",
-        (long)(t->used_slots + more), (long)t->embed_slots);
+    return dpo__fail(t->c, DPO_E_SHAPE,
+                     "dpo_trainer_backward: with this batch an update would use %ld different tokens, this trainer has "
+                     "room for %ld; raise its batch_size, or make it without data",
+                     (long)(t->used_slots + more), (long)t->embed_slots);
 }
 /* Adds the embedding's share of a tied matrix to the head's: once, head + embedding. */
 static void dpo__trainer_tie(dpo_trainer *t) {
