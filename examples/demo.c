@@ -13,12 +13,12 @@
 #include <math.h>
 
 enum {
-    DOCUMENTS = 8000,       /* to pretrain on, about 200 bytes each */
-    ANSWERS = 6000,         /* for SFT */
-    PAIRS = 2000,           /* for DPO */
+    DOCUMENTS = 8000, /* to pretrain on, about 200 bytes each */
+    ANSWERS = 6000,   /* for SFT */
+    PAIRS = 2000,     /* for DPO */
     HELDOUT_DOCUMENTS = 64,
     HELDOUT_PAIRS = 256,
-    QUESTIONS = 256,        /* held out; asked after each stage */
+    QUESTIONS = 256, /* held out; asked after each stage */
     SHOWN = 3,
     ANSWER_BYTES = 160,
     SEED = 1
@@ -134,7 +134,7 @@ static int measure(demo *d, int objective, dpo_data *data, dpo_metrics *m) {
     return dpo_status(d->c) != DPO_OK;
 }
 
-/* Asks all questions, once each, at temperature 1, with the same random numbers after each stage. */
+/* Asks all questions, once each, at temperature 0.7, with the same random numbers after each stage. */
 static int ask(demo *d, stage_result *r) {
     static int32_t ids[QUESTIONS][WORLD_PROMPT_MAX], out[QUESTIONS * ANSWER_BYTES];
     const int32_t *prompts[QUESTIONS];
@@ -170,7 +170,8 @@ static int measure_stage(demo *d, int stage, const char *output) {
     if (measure(d, DPO_SFT, d->heldout_documents, &m)) return 1;
     r->text_loss = m.loss;
     /* The SFT model is the reference, so from there on pairs can be asked about; at SFT itself every pair is a tie. */
-    if (stage == SFT && (dpo_reference_compute(d->m, d->pairs) || dpo_reference_compute(d->m, d->heldout_pairs))) return 1;
+    if (stage == SFT && (dpo_reference_compute(d->m, d->pairs) || dpo_reference_compute(d->m, d->heldout_pairs)))
+        return 1;
     if (stage >= SFT) {
         if (measure(d, DPO_PREFERENCE, d->heldout_pairs, &m)) return 1;
         r->has_pairs = 1;
@@ -204,7 +205,8 @@ static const char *share(char *out, size_t cap, int k, int n) {
 static void print_table(const demo *d) {
     char a[64], b[64];
     int i, k;
-    printf("\n%-11s %12s   %-24s %-24s %10s\n", "stage", "text loss", "rewards/accuracies", "answers accepted", "training");
+    printf("\n%-11s %12s   %-24s %-24s %10s\n", "stage", "text loss", "rewards/accuracies", "answers accepted",
+           "training");
     for (i = 0; i < 3; i++) {
         const stage_result *r = &d->stage[i];
         if (!r->has_pairs) snprintf(a, sizeof a, "-");
@@ -213,11 +215,13 @@ static void print_table(const demo *d) {
         printf("%-11s %12.4f   %-24s %-24s %10s\n", stage_name[i], r->text_loss, a,
                share(b, sizeof b, r->accepted, QUESTIONS), cli_duration(r->seconds));
     }
-    printf("\ntext loss: nats a byte on %d held-out documents. rewards/accuracies: share of %d held-out pairs whose better\n"
-           "answer gained more log-probability over the reference, the SFT model, than the worse one did; chance is 0.5.\n"
-           "answers accepted: share of %d answers to held-out questions, sampled at temperature 0.7, that the rule of\n"
-           "world.h accepts: the right fact, kindly, and nothing else. [ ]: Wilson's 95 %% intervals.\n",
-           HELDOUT_DOCUMENTS, HELDOUT_PAIRS, QUESTIONS);
+    printf(
+        "\ntext loss: nats a byte on %d held-out documents. rewards/accuracies: share of %d held-out pairs whose "
+        "better\n"
+        "answer gained more log-probability over the reference, the SFT model, than the worse one did; chance is 0.5.\n"
+        "answers accepted: share of %d answers to held-out questions, sampled at temperature 0.7, that the rule of\n"
+        "world.h accepts: the right fact, kindly, and nothing else. [ ]: Wilson's 95 %% intervals.\n",
+        HELDOUT_DOCUMENTS, HELDOUT_PAIRS, QUESTIONS);
     for (i = 0; i < SHOWN; i++) {
         char question[WORLD_PROMPT_MAX];
         const char *why;

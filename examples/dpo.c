@@ -3,15 +3,15 @@
  *     cc -O2 -DDPO_IMPLEMENTATION examples/dpo.c -o dpo -lm -lpthread && ./dpo [OUTPUT_DIR]
  *
  * Run it where examples/tiny.json lies. A file instead of the little world: dpo_data_read(data, "pairs.jsonl").
- * Last line: LASTLINE */
+ * Last line: held-out pairs: rewards/accuracies 0.6094, margins 0.3009 */
 #include "../dpo.h"
 #include "world.h"
 #include <stdio.h>
 
-/* The library never prints; what it has to say comes here. */
+/* The library never prints; what it has to say comes here: a line for each update (left out) and each evaluation. */
 static void print_line(void *user, int level, const char *line) {
     (void)user;
-    printf("%s%s\n", level == DPO_LOG_WARNING ? "warning: " : "", line);
+    if (level == DPO_LOG_WARNING || strstr(line, "eval_")) printf("%s\n", line);
 }
 
 /* Rows of a prompt, a better and a worse answer; SFT looks at the better one alone. */
@@ -76,7 +76,9 @@ int main(int argc, char **argv) {
     dpo_trainer_evaluate(judge, heldout, &metrics);
     failed = dpo_status(c) != DPO_OK;
     if (failed) puts(dpo_error(c));
-    else printf("held-out pairs: rewards/accuracies %.4f, margins %.4f\n", metrics.rewards_accuracies, metrics.rewards_margins);
+    else
+        printf("held-out pairs: rewards/accuracies %.4f, margins %.4f\n", metrics.rewards_accuracies,
+               metrics.rewards_margins);
     dpo_close(c);
     return failed;
 }

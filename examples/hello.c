@@ -2,7 +2,7 @@
  *
  *     cc -O2 -DDPO_IMPLEMENTATION examples/hello.c -o hello -lm -lpthread && ./hello
  *
- * Run it where examples/tiny.json lies. Last line: LASTLINE */
+ * Run it where examples/tiny.json lies. Last line: .].,..a */
 #include "../dpo.h"
 #include <stdio.h>
 

@@ -8,7 +8,7 @@
  *     x = [E[a], E[b]]     h = W1 x + b1     y = gelu(h)     z = W2 y + b2     logp = log softmax(H z)[a + b mod 7]
  *
  * Backward goes the same way in reverse; each backward function takes the gradient of its output and gives that of its
- * input. Last line: LASTLINE */
+ * input. Last line: loss 0.0609 after 300 steps */
 #include "../dpo.h"
 #include <stdio.h>
 #include <string.h>
@@ -20,11 +20,13 @@ typedef struct {
     float e[P * D], w1[F * 2 * D], b1[F], w2[D * F], b2[D], head[P * D];
 } weights;
 
-static float x[N * 2 * D], h[N * F], y[N * F], z[N * D];                                /* forward */
-static float dx[N * 2 * D], dh[N * F], dy[N * F], dz[N * D];                            /* and backward */
+static float x[N * 2 * D], h[N * F], y[N * F], z[N * D];     /* forward */
+static float dx[N * 2 * D], dh[N * F], dy[N * F], dz[N * D]; /* and backward */
 static weights w, g;
 
-static dpo_tensor matrix(float *data, int64_t rows, int64_t columns) { return dpo_tensor_f32(data, rows, columns, 0, 0); }
+static dpo_tensor matrix(float *data, int64_t rows, int64_t columns) {
+    return dpo_tensor_f32(data, rows, columns, 0, 0);
+}
 
 static dpo_linear linear(float *weight, float *bias, int64_t out, int64_t in) {
     dpo_linear l;
@@ -48,7 +50,8 @@ static void backward(dpo_context *c, const int32_t *ids, const int32_t *sum, con
     dpo_linear first = linear(w.w1, w.b1, F, 2 * D), second = linear(w.w2, w.b2, D, F);
     dpo_linear dfirst = linear(g.w1, g.b1, F, 2 * D), dsecond = linear(g.w2, g.b2, D, F);
     memset(&g, 0, sizeof g); /* gradients of weights are added to what is there */
-    dpo_head_backward(c, matrix(dz, N, D), matrix(g.head, P, D), dlogps, matrix(z, N, D), matrix(w.head, P, D), sum, 1.0);
+    dpo_head_backward(c, matrix(dz, N, D), matrix(g.head, P, D), dlogps, matrix(z, N, D), matrix(w.head, P, D), sum,
+                      1.0);
     dpo_linear_backward(c, matrix(dy, N, F), &dsecond, matrix(dz, N, D), matrix(y, N, F), &second);
     dpo_gelu_backward(c, matrix(dh, N, F), matrix(dy, N, F), matrix(h, N, F), DPO_GELU);
     dpo_linear_backward(c, matrix(dx, N, 2 * D), &dfirst, matrix(dh, N, F), matrix(x, N, 2 * D), &first);

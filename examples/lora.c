@@ -3,7 +3,7 @@
  *
  *     cc -O2 -DDPO_IMPLEMENTATION examples/lora.c -o lora -lm -lpthread && ./lora [OUTPUT_DIR]
  *
- * Run it where examples/tiny.json lies. OUTPUT_DIR gets a PEFT adapter. Last line: LASTLINE */
+ * Run it where examples/tiny.json lies. OUTPUT_DIR gets a PEFT adapter. Last line: held-out pairs: rewards/accuracies 0.6250, margins 0.2227 */
 #include "../dpo.h"
 #include "world.h"
 #include <stdio.h>
@@ -70,7 +70,8 @@ int main(int argc, char **argv) {
     else {
         printf("the model's own weights have %s; the merged model's differ: %s\n",
                dpo_model_hash(m) == before ? "not moved" : "MOVED", dpo_model_hash(merged) != before ? "yes" : "NO");
-        printf("held-out pairs: rewards/accuracies %.4f, margins %.4f\n", metrics.rewards_accuracies, metrics.rewards_margins);
+        printf("held-out pairs: rewards/accuracies %.4f, margins %.4f\n", metrics.rewards_accuracies,
+               metrics.rewards_margins);
     }
     dpo_close(c);
     return failed;

@@ -3,15 +3,15 @@
  *     cc -O2 -DDPO_IMPLEMENTATION examples/sft.c -o sft -lm -lpthread && ./sft [OUTPUT_DIR]
  *
  * Run it where examples/tiny.json lies. A file instead of the little world: dpo_data_read(data, "pairs.jsonl").
- * Last line: LASTLINE */
+ * Last line: loss on held-out answers: 1.9944 nats a byte */
 #include "../dpo.h"
 #include "world.h"
 #include <stdio.h>
 
-/* The library never prints; what it has to say comes here. */
+/* The library never prints; what it has to say comes here: a line for each update (left out) and each evaluation. */
 static void print_line(void *user, int level, const char *line) {
     (void)user;
-    printf("%s%s\n", level == DPO_LOG_WARNING ? "warning: " : "", line);
+    if (level == DPO_LOG_WARNING || strstr(line, "eval_")) printf("%s\n", line);
 }
 
 /* Rows of a prompt and the answer to learn. */

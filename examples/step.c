@@ -5,7 +5,7 @@
  * Task: multiple choice. A question is the root of a tree, its four choices are its children, so the question is computed
  * once. The model gives the log-probability s[k] of each choice; the loss is -log softmax(s)[gold], whose derivative with
  * respect to s[k] is softmax(s)[k] - [k = gold]. Chance is ln 4 = 1.3863. Run it where examples/tiny.json lies.
- * Last line: LASTLINE */
+ * Last line: last ten steps: loss 0.0997, 154 of 160 right */
 #include "../dpo.h"
 #include "world.h"
 #include <stdio.h>
@@ -48,7 +48,8 @@ static dpo_batch questions(uint64_t step) {
         for (k = 0; k < 4; k++) put_segment(&b, root, item.choice[k]);
         /* Targets come in row order: the question's last row predicts the first byte of all four choices ... */
         for (k = 0; k < 4; k++)
-            put_target(&b, segments[root].first + segments[root].length - 1, (unsigned char)item.choice[k][0], 4 * i + k);
+            put_target(&b, segments[root].first + segments[root].length - 1, (unsigned char)item.choice[k][0],
+                       4 * i + k);
         for (k = 0; k < 4; k++) /* ... and each choice's rows its further ones. */
             for (j = 1; item.choice[k][j]; j++)
                 put_target(&b, segments[root + 1 + k].first + j - 1, (unsigned char)item.choice[k][j], 4 * i + k);

@@ -58,13 +58,20 @@
 #include <string.h>
 
 #define WORLD_VERSION      1
-#define WORLD_DOCUMENT_MAX 640    /* bytes that hold any document, with its ending 0 */
-#define WORLD_PROMPT_MAX   128    /* likewise any prompt */
-#define WORLD_ANSWER_MAX   160    /* and any answer */
+#define WORLD_DOCUMENT_MAX 640 /* bytes that hold any document, with its ending 0 */
+#define WORLD_PROMPT_MAX   128 /* likewise any prompt */
+#define WORLD_ANSWER_MAX   160 /* and any answer */
 
 enum { WORLD_TRAIN = 0, WORLD_HELDOUT = 1 };
-enum { WORLD_HOME = 0, WORLD_HAT = 1, WORLD_FOOD = 2, WORLD_TRADE = 3, WORLD_KINDS = 4 };    /* what can be asked */
-enum { WORLD_VILLAGERS = 24, WORLD_WORDINGS = 4, WORLD_OPENINGS = 3, WORLD_SAYINGS = 2, WORLD_PHRASES = 6, WORLD_GOOD = 6 };
+enum { WORLD_HOME = 0, WORLD_HAT = 1, WORLD_FOOD = 2, WORLD_TRADE = 3, WORLD_KINDS = 4 }; /* what can be asked */
+enum {
+    WORLD_VILLAGERS = 24,
+    WORLD_WORDINGS = 4,
+    WORLD_OPENINGS = 3,
+    WORLD_SAYINGS = 2,
+    WORLD_PHRASES = 6,
+    WORLD_GOOD = 6
+};
 
 typedef struct {
     const char *name, *animal, *fact[WORLD_KINDS];
@@ -72,42 +79,42 @@ typedef struct {
 
 typedef struct {
     char prompt[WORLD_PROMPT_MAX], chosen[WORLD_ANSWER_MAX], rejected[WORLD_ANSWER_MAX];
-    int chosen_score, rejected_score;    /* chosen_score > rejected_score; world_score gives the same */
+    int chosen_score, rejected_score; /* chosen_score > rejected_score; world_score gives the same */
 } world_pair_text;
 
 typedef struct {
-    char context[64], choice[4][32];     /* a choice begins with a space and goes on from the context */
-    int gold;                            /* 0..3, the right one */
+    char context[64], choice[4][32]; /* a choice begins with a space and goes on from the context */
+    int gold;                        /* 0..3, the right one */
 } world_choice_text;
 
 /* ---- the village ------------------------------------------------------------------------------------------------ */
 
 static inline const world_villager *world_villager_at(int i) {
     static const world_villager table[WORLD_VILLAGERS] = {
-        {"Ada",  "ant",    {"barn",   "red",    "cake",   "baker"}},
-        {"Ben",  "badger", {"cave",   "brown",  "honey",  "singer"}},
-        {"Cleo", "cat",    {"inn",    "black",  "bread",  "teacher"}},
-        {"Dot",  "duck",   {"mill",   "red",    "pie",    "weaver"}},
-        {"Ella", "elk",    {"shed",   "green",  "rice",   "sailor"}},
-        {"Finn", "fox",    {"tower",  "blue",   "soup",   "baker"}},
-        {"Gus",  "goose",  {"attic",  "brown",  "plums",  "piper"}},
-        {"Hal",  "hare",   {"castle", "black",  "cheese", "doctor"}},
-        {"Ivy",  "ibis",   {"tower",  "brown",  "beans",  "potter"}},
-        {"Jan",  "jay",    {"cellar", "pink",   "jam",    "farmer"}},
-        {"Kit",  "kiwi",   {"garden", "yellow", "apples", "doctor"}},
-        {"Lou",  "lamb",   {"inn",    "white",  "beans",  "weaver"}},
-        {"Mia",  "mole",   {"cellar", "green",  "nuts",   "miller"}},
-        {"Ned",  "newt",   {"attic",  "white",  "pie",    "painter"}},
-        {"Otto", "otter",  {"boat",   "yellow", "plums",  "sailor"}},
-        {"Pip",  "pig",    {"barn",   "pink",   "apples", "tailor"}},
-        {"Quin", "quail",  {"cave",   "red",    "rice",   "painter"}},
-        {"Rob",  "robin",  {"mill",   "blue",   "cheese", "teacher"}},
-        {"Sue",  "swan",   {"hut",    "yellow", "bread",  "tailor"}},
-        {"Tom",  "toad",   {"garden", "green",  "soup",   "miller"}},
-        {"Val",  "vole",   {"shed",   "blue",   "jam",    "piper"}},
-        {"Wil",  "wren",   {"boat",   "pink",   "cake",   "singer"}},
-        {"Yan",  "yak",    {"castle", "white",  "honey",  "potter"}},
-        {"Zoe",  "zebra",  {"hut",    "black",  "nuts",   "farmer"}},
+        {"Ada", "ant", {"barn", "red", "cake", "baker"}},
+        {"Ben", "badger", {"cave", "brown", "honey", "singer"}},
+        {"Cleo", "cat", {"inn", "black", "bread", "teacher"}},
+        {"Dot", "duck", {"mill", "red", "pie", "weaver"}},
+        {"Ella", "elk", {"shed", "green", "rice", "sailor"}},
+        {"Finn", "fox", {"tower", "blue", "soup", "baker"}},
+        {"Gus", "goose", {"attic", "brown", "plums", "piper"}},
+        {"Hal", "hare", {"castle", "black", "cheese", "doctor"}},
+        {"Ivy", "ibis", {"tower", "brown", "beans", "potter"}},
+        {"Jan", "jay", {"cellar", "pink", "jam", "farmer"}},
+        {"Kit", "kiwi", {"garden", "yellow", "apples", "doctor"}},
+        {"Lou", "lamb", {"inn", "white", "beans", "weaver"}},
+        {"Mia", "mole", {"cellar", "green", "nuts", "miller"}},
+        {"Ned", "newt", {"attic", "white", "pie", "painter"}},
+        {"Otto", "otter", {"boat", "yellow", "plums", "sailor"}},
+        {"Pip", "pig", {"barn", "pink", "apples", "tailor"}},
+        {"Quin", "quail", {"cave", "red", "rice", "painter"}},
+        {"Rob", "robin", {"mill", "blue", "cheese", "teacher"}},
+        {"Sue", "swan", {"hut", "yellow", "bread", "tailor"}},
+        {"Tom", "toad", {"garden", "green", "soup", "miller"}},
+        {"Val", "vole", {"shed", "blue", "jam", "piper"}},
+        {"Wil", "wren", {"boat", "pink", "cake", "singer"}},
+        {"Yan", "yak", {"castle", "white", "honey", "potter"}},
+        {"Zoe", "zebra", {"hut", "black", "nuts", "farmer"}},
     };
     return &table[i];
 }
@@ -118,8 +125,10 @@ static inline const world_villager *world_villager_at(int i) {
 static inline const char *world_wording_at(int kind, int i) {
     static const char *const table[WORLD_KINDS][WORLD_WORDINGS] = {
         {"Where does @ live?", "Where is the home of @?", "Where can I find @?", "Where does & sleep?"},
-        {"Which hat does @ wear?", "What colour is the hat of @?", "Which hat belongs to @?", "Which colour does & wear?"},
-        {"What does @ like to eat?", "Which food does @ love?", "What shall I cook for @?", "What does & eat for lunch?"},
+        {"Which hat does @ wear?", "What colour is the hat of @?", "Which hat belongs to @?",
+         "Which colour does & wear?"},
+        {"What does @ like to eat?", "Which food does @ love?", "What shall I cook for @?",
+         "What does & eat for lunch?"},
         {"What work does @ do?", "What is the trade of @?", "How does @ earn a living?", "What does & work as?"},
     };
     return table[kind][i];
@@ -159,9 +168,15 @@ typedef struct {
     uint64_t key, count;
 } world_stream;
 
-enum { WORLD_SALT_DOCUMENT = 1, WORLD_SALT_QUESTION = 2, WORLD_SALT_ANSWER = 3, WORLD_SALT_CHOICE = 4, WORLD_SALT_SPLIT = 5 };
+enum {
+    WORLD_SALT_DOCUMENT = 1,
+    WORLD_SALT_QUESTION = 2,
+    WORLD_SALT_ANSWER = 3,
+    WORLD_SALT_CHOICE = 4,
+    WORLD_SALT_SPLIT = 5
+};
 
-static inline uint64_t world_mix(uint64_t x) {    /* splitmix64 */
+static inline uint64_t world_mix(uint64_t x) { /* splitmix64 */
     x += 0x9E3779B97F4A7C15u;
     x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9u;
     x = (x ^ (x >> 27)) * 0x94D049BB133111EBu;
@@ -185,8 +200,8 @@ static inline int world_draw(world_stream *s, int n) {
 
 typedef struct {
     char *out;
-    size_t cap, length;    /* length counts on beyond cap, as snprintf does */
-    uint64_t hash;         /* of all bytes put */
+    size_t cap, length; /* length counts on beyond cap, as snprintf does */
+    uint64_t hash;      /* of all bytes put */
 } world_text;
 
 static inline world_text world_text_on(char *out, size_t cap) {
@@ -212,17 +227,11 @@ static inline void world_put(world_text *t, const char *s) {
     while (*s) world_put_byte(t, *s++);
 }
 
-static inline char world_upper(char c) {
-    return c >= 'a' && c <= 'z' ? (char)(c - 'a' + 'A') : c;
-}
+static inline char world_upper(char c) { return c >= 'a' && c <= 'z' ? (char)(c - 'a' + 'A') : c; }
 
-static inline char world_lower(char c) {
-    return c >= 'A' && c <= 'Z' ? (char)(c - 'A' + 'a') : c;
-}
+static inline char world_lower(char c) { return c >= 'A' && c <= 'Z' ? (char)(c - 'A' + 'a') : c; }
 
-static inline int world_is_letter(char c) {
-    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
-}
+static inline int world_is_letter(char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'); }
 
 /* Writes a pattern's text about villager a (and b); upper case where the pattern begins with the value. */
 static inline void world_put_pattern(world_text *t, const char *pattern, int a, int b, const char *value) {
@@ -325,9 +334,9 @@ static inline void world_put_ramble(world_text *t, world_stream *s, const world_
     int saying = world_draw(s, WORLD_SAYINGS), form = world_draw(s, 4);
     if (form == 0) world_put_phrase(t, WORLD_KIND_PHRASE, world_draw(s, 3));
     world_put_saying(t, q, saying, value);
-    if (form < 3) {      /* says it again */
+    if (form < 3) { /* says it again */
         world_put_saying(t, q, form == 2 ? saying : 1 - saying, value);
-    } else {             /* says what nobody asked */
+    } else { /* says what nobody asked */
         world_put(t, " ");
         world_put_fact(t, s, q->villager, (q->kind + 1 + world_draw(s, 3)) % WORLD_KINDS, 0);
     }
@@ -337,7 +346,7 @@ static inline void world_put_endless(world_text *t, world_stream *s, const world
     static const char *const tail[4] = {" and", " and then", " and so on and so on", ", you know,"};
     const char *p = world_saying_at(q->kind, world_draw(s, WORLD_SAYINGS));
     char open[64];
-    size_t n = strlen(p) - 1;    /* without its full stop */
+    size_t n = strlen(p) - 1; /* without its full stop */
     if (world_draw(s, 2)) world_put_phrase(t, WORLD_KIND_PHRASE, world_draw(s, 3));
     if (n > sizeof open - 1) n = sizeof open - 1;
     memcpy(open, p, n);
@@ -348,7 +357,7 @@ static inline void world_put_endless(world_text *t, world_stream *s, const world
 }
 
 static inline void world_put_evasion(world_text *t, world_stream *s) {
-    int tone = world_draw(s, 4), sort = tone & 1, phrase = world_draw(s, 3);    /* alone; something before; after */
+    int tone = world_draw(s, 4), sort = tone & 1, phrase = world_draw(s, 3); /* alone; something before; after */
     if (tone == 1) world_put_phrase(t, sort, phrase);
     world_put_phrase(t, WORLD_EVASION, world_draw(s, WORLD_PHRASES));
     if (tone > 1) world_put_phrase(t, sort, 3 + phrase);
@@ -361,14 +370,14 @@ static inline int world_put_answer(world_text *t, world_stream *s, const world_a
     int behaviour = 0, u = world_draw(s, 100);
     while (u >= share[behaviour]) u -= share[behaviour++];
     switch (behaviour) {
-        case 0: world_put_toned(t, s, q, WORLD_KIND_PHRASE, right); break;
-        case 1: world_put_saying(t, q, world_draw(s, WORLD_SAYINGS + 1), right); break;
-        case 2: world_put_toned(t, s, q, WORLD_RUDE_PHRASE, right); break;
-        case 3: world_put_ramble(t, s, q, right); break;
-        case 4: world_put_endless(t, s, q, right); break;
-        case 5: world_put_evasion(t, s); break;
-        case 6: world_put_toned(t, s, q, WORLD_KIND_PHRASE, world_draw_wrong(s, q->villager, q->kind)); break;
-        default: world_put_toned(t, s, q, WORLD_RUDE_PHRASE, world_draw_wrong(s, q->villager, q->kind)); break;
+    case 0: world_put_toned(t, s, q, WORLD_KIND_PHRASE, right); break;
+    case 1: world_put_saying(t, q, world_draw(s, WORLD_SAYINGS + 1), right); break;
+    case 2: world_put_toned(t, s, q, WORLD_RUDE_PHRASE, right); break;
+    case 3: world_put_ramble(t, s, q, right); break;
+    case 4: world_put_endless(t, s, q, right); break;
+    case 5: world_put_evasion(t, s); break;
+    case 6: world_put_toned(t, s, q, WORLD_KIND_PHRASE, world_draw_wrong(s, q->villager, q->kind)); break;
+    default: world_put_toned(t, s, q, WORLD_RUDE_PHRASE, world_draw_wrong(s, q->villager, q->kind)); break;
     }
     return score[behaviour];
 }
@@ -446,7 +455,8 @@ static inline void world_put_group(world_text *t, world_stream *s) {
 /* One villager meets another. */
 static inline void world_put_story(world_text *t, world_stream *s) {
     static const char *const story[6] = {
-        "^ is at home in the 0 today. & comes to see ~ and brings a basket of 2. ~ loves 2. They talk until the moon is up.",
+        "^ is at home in the 0 today. & comes to see ~ and brings a basket of 2. ~ loves 2. They talk until the moon "
+        "is up.",
         "It is market day in Puddle. & meets ^, who works as a 3. ~ wears a 1 hat and eats 2. It is a good day.",
         "One night & hears a song from the 0. It is ^, for ~ lives in the 0. The song is all about 2, for ~ loves 2.",
         "^ has lost a hat. My hat is 1, says ~. & finds the 1 hat in the 0, where ~ lives. Thank you, says ~.",
@@ -528,7 +538,7 @@ static inline void world_choice(uint64_t seed, uint64_t index, world_choice_text
     int a = world_draw(&s, WORLD_VILLAGERS), kind = world_draw(&s, WORLD_KINDS), i, j;
     const char *p = world_saying_at(kind, world_draw(&s, WORLD_SAYINGS)), *tail = strchr(p, '*'), *value[4];
     char head[64];
-    size_t n = tail ? (size_t)(tail - p) - 1 : 0;    /* without the space before the value */
+    size_t n = tail ? (size_t)(tail - p) - 1 : 0; /* without the space before the value */
     world_text t = world_text_on(item->context, sizeof item->context);
     memcpy(head, p, n);
     head[n] = 0;
@@ -540,7 +550,8 @@ static inline void world_choice(uint64_t seed, uint64_t index, world_choice_text
         } else {
             do {
                 value[i] = world_draw_wrong(&s, a, kind);
-                for (j = 0; j < i && strcmp(value[j], value[i]) != 0; j++) {}
+                for (j = 0; j < i && strcmp(value[j], value[i]) != 0; j++) {
+                }
             } while (j < i);
         }
         t = world_text_on(item->choice[i], sizeof item->choice[i]);
@@ -554,7 +565,8 @@ static inline void world_choice(uint64_t seed, uint64_t index, world_choice_text
 
 /* Does the text p..end say the pattern, case aside? Gives who and which value: *villager < 0 where the pattern names nobody,
    *value empty where it has none or the text has no letters there. */
-static inline int world_match(const char *pattern, const char *p, const char *end, int *villager, const char **value, size_t *length) {
+static inline int world_match(const char *pattern, const char *p, const char *end, int *villager, const char **value,
+                              size_t *length) {
     *villager = -1;
     *value = p;
     *length = 0;
@@ -574,7 +586,7 @@ static inline int world_match(const char *pattern, const char *p, const char *en
             *villager = i;
             animal = world_villager_at(i)->animal;
             for (n = 0; n < 5 && p + n < end && world_lower(p[n]) == " the "[n];) n++;
-            if (n == 5) {    /* " the badger", if it is one */
+            if (n == 5) { /* " the badger", if it is one */
                 for (n = 0; animal[n] && p + 5 + n < end && world_lower(p[5 + n]) == animal[n];) n++;
                 if (!animal[n]) p += 5 + n;
             }
@@ -608,7 +620,7 @@ static inline int world_read_question(const char *prompt, world_asked *q) {
     }
     if (strncmp(p, human + 2, strlen(human) - 2) == 0) p += strlen(human) - 2;
     end = strstr(p, assistant);
-    if (end) {    /* nothing may follow but white space */
+    if (end) { /* nothing may follow but white space */
         if (end[strlen(assistant) + strspn(end + strlen(assistant), " \n")]) return 0;
     } else {
         end = p + strlen(p);
@@ -630,8 +642,8 @@ static inline int world_read_question(const char *prompt, world_asked *q) {
 
 /* What an answer consists of. */
 typedef struct {
-    int sentences, right, wrong, aside, garbled, again, ended;    /* aside: true, but not what was asked */
-    unsigned said[3];                                             /* the phrases of each sort, a bit each */
+    int sentences, right, wrong, aside, garbled, again, ended; /* aside: true, but not what was asked */
+    unsigned said[3];                                          /* the phrases of each sort, a bit each */
 } world_findings;
 
 /* Is the sentence p..end, its last byte included, a fact? */
@@ -645,13 +657,14 @@ static inline int world_read_fact(const world_asked *q, const char *p, const cha
             const char *saying = world_saying_at(kind, i);
             char open[64];
             size_t n = strlen(saying) - 1;
-            memcpy(open, saying, n);    /* without its full stop: "!" will do as well */
+            memcpy(open, saying, n); /* without its full stop: "!" will do as well */
             open[n] = 0;
             if (i == WORLD_SAYINGS && kind != q->kind) continue;
             if (!world_match(open, p, end - 1, &villager, &value, &length)) continue;
-            if (i == WORLD_SAYINGS) {    /* a bare answer must at least be somebody's */
+            if (i == WORLD_SAYINGS) { /* a bare answer must at least be somebody's */
                 int known = 0, j;
-                for (j = 0; j < WORLD_VILLAGERS; j++) known |= world_same_word(world_villager_at(j)->fact[kind], value, length);
+                for (j = 0; j < WORLD_VILLAGERS; j++)
+                    known |= world_same_word(world_villager_at(j)->fact[kind], value, length);
                 if (!known) continue;
                 villager = q->villager;
             }
@@ -708,8 +721,9 @@ static inline world_findings world_read_answer(const world_asked *q, const char 
 
 /* 0 (worst) to WORLD_GOOD; *reason, unless reason is NULL, is set to a constant phrase. */
 static inline int world_score(const char *prompt, const char *answer, const char **reason) {
-    static const char *const phrase[9] = {"no such question", "wrong fact", "garbled", "does not end", "does not answer",
-                                          "rambles", "unkind", "curt", "good"};
+    static const char *const phrase[9] = {
+        "no such question", "wrong fact", "garbled", "does not end", "does not answer",
+        "rambles",          "unkind",     "curt",    "good"};
     static const int score[9] = {0, 0, 0, 2, 2, 3, 4, 5, WORLD_GOOD};
     world_asked q;
     int known = world_read_question(prompt, &q), verdict = 0, kindly = 0;

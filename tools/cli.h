@@ -60,14 +60,14 @@
 /* ---- the program's state ---------------------------------------------------------------------------------------- */
 
 typedef struct cli_state {
-    const char *name;       /* of the program, for messages */
-    char line[512];         /* the live line as last given */
+    const char *name; /* of the program, for messages */
+    char line[512];   /* the live line as last given */
     size_t line_len;
-    int shown;              /* on a terminal: it stands there now */
-    int pending;            /* it was not shown yet */
+    int shown;   /* on a terminal: it stands there now */
+    int pending; /* it was not shown yet */
     double drawn_at;
-    int drawn;              /* drawn_at is set */
-    char figures[8][32];    /* cli_count and its like write here in turn */
+    int drawn;           /* drawn_at is set */
+    char figures[8][32]; /* cli_count and its like write here in turn */
     unsigned figure;
 } cli_state;
 
@@ -99,7 +99,10 @@ static inline uint64_t cli_peak_memory(void) {
     char line[128];
     unsigned long long kb = 0;
     while (f && fgets(line, sizeof line, f))
-        if (!strncmp(line, "VmHWM:", 6)) { kb = strtoull(line + 6, NULL, 10); break; }
+        if (!strncmp(line, "VmHWM:", 6)) {
+            kb = strtoull(line + 6, NULL, 10);
+            break;
+        }
     if (f) fclose(f);
     if (kb) return (uint64_t)kb * 1024;
 #endif
@@ -127,7 +130,10 @@ static inline char *cli_figure(void) { return cli_this.figures[cli_this.figure++
 static inline const char *cli_number(double v) {
     char *s = cli_figure();
     int digits;
-    if (v > -1e15 && v < 1e15 && v == (double)(int64_t)v) { snprintf(s, 32, "%.0f", v); return s; }
+    if (v > -1e15 && v < 1e15 && v == (double)(int64_t)v) {
+        snprintf(s, 32, "%.0f", v);
+        return s;
+    }
     for (digits = 6; digits <= 17; digits++) {
         snprintf(s, 32, "%.*g", digits, v);
         if (strtod(s, NULL) == v) break;
@@ -151,7 +157,10 @@ static inline const char *cli_bytes(uint64_t n) { /* 999 B, 1.2 GB; powers of 10
     char *s = cli_figure();
     double v = (double)n;
     int u = 0;
-    while (u < 6 && v >= (u ? 999.5 : 1000.0)) { v /= 1000; u++; }
+    while (u < 6 && v >= (u ? 999.5 : 1000.0)) {
+        v /= 1000;
+        u++;
+    }
     snprintf(s, 32, u && v < 99.95 ? "%.1f %s" : "%.0f %s", v, unit[u]);
     return s;
 }
@@ -165,7 +174,10 @@ static inline const char *cli_duration(double seconds) { /* 3.4 s, 42 s, 2 min 0
     else if (t < 60) snprintf(s, 32, "%llu s", t);
     else if (t < 3600) snprintf(s, 32, "%llu min %02llu s", t / 60, t % 60);
     else if ((t = (t + 30) / 60) < 1440) snprintf(s, 32, "%llu h %02llu min", t / 60, t % 60);
-    else { t = (t + 30) / 60; snprintf(s, 32, "%llu d %02llu h", t / 24, t % 24); }
+    else {
+        t = (t + 30) / 60;
+        snprintf(s, 32, "%llu d %02llu h", t / 24, t % 24);
+    }
     return s;
 }
 
@@ -276,7 +288,8 @@ CLI_PRINTF static inline void cli_note(const char *format, ...) {
 
 static inline void cli_on_signal(int number) {
     (void)number;
-    if (cli_signals) _Exit(130); /* the second time: at once; files are replaced atomically, so nothing is half written */
+    if (cli_signals)
+        _Exit(130); /* the second time: at once; files are replaced atomically, so nothing is half written */
     cli_signals = 1;
 }
 
@@ -336,46 +349,64 @@ static inline void cli_json_number(FILE *f, double v) { fputs(v - v == 0 ? cli_n
 
 /* ---- options ---------------------------------------------------------------------------------------------------- */
 
-enum { CLI_IS_HEADING, CLI_IS_FLAG, CLI_IS_INT, CLI_IS_UINT64, CLI_IS_BYTES, CLI_IS_DOUBLE, CLI_IS_STRING, CLI_IS_WORD };
+enum {
+    CLI_IS_HEADING,
+    CLI_IS_FLAG,
+    CLI_IS_INT,
+    CLI_IS_UINT64,
+    CLI_IS_BYTES,
+    CLI_IS_DOUBLE,
+    CLI_IS_STRING,
+    CLI_IS_WORD
+};
 
 typedef struct cli_option {
     int kind;
-    const char *name;       /* without dashes; a heading's text */
-    const char *aliases;    /* further names, separated by spaces */
-    void *value;            /* int (flag, int, word), uint64_t (uint64, bytes), double, const char * */
-    const char *words;      /* word: the choices "a|b|c", the value becomes 0, 1, 2; else what --help calls the value */
-    double low, high;       /* permitted, both included; an infinite end permits that infinity itself, NaN never is */
-    const char *help;       /* what it does, in a line */
-    int given;              /* set by cli_parse: the user gave it */
+    const char *name;    /* without dashes; a heading's text */
+    const char *aliases; /* further names, separated by spaces */
+    void *value;         /* int (flag, int, word), uint64_t (uint64, bytes), double, const char * */
+    const char *words;   /* word: the choices "a|b|c", the value becomes 0, 1, 2; else what --help calls the value */
+    double low, high;    /* permitted, both included; an infinite end permits that infinity itself, NaN never is */
+    const char *help;    /* what it does, in a line */
+    int given;           /* set by cli_parse: the user gave it */
 } cli_option;
 
 #define CLI_NO_MIN  (-DBL_MAX)
 #define CLI_NO_MAX  DBL_MAX
-#define CLI_ABOVE_0 DBL_MIN     /* as `low`: 0 itself is not permitted */
+#define CLI_ABOVE_0 DBL_MIN /* as `low`: 0 itself is not permitted */
 
-#define CLI_HEADING(text) {CLI_IS_HEADING, text, "", NULL, "", 0, 0, "", 0}
-#define CLI_FLAG(name, at, aliases, help) {CLI_IS_FLAG, name, aliases, at, "", 0, 1, help, 0}
-#define CLI_INT(name, at, low, high, aliases, help) {CLI_IS_INT, name, aliases, at, "N", low, high, help, 0}
-#define CLI_UINT64(name, at, aliases, help) {CLI_IS_UINT64, name, aliases, at, "N", 0, CLI_NO_MAX, help, 0}
-#define CLI_BYTES(name, at, aliases, help) {CLI_IS_BYTES, name, aliases, at, "SIZE", 0, CLI_NO_MAX, help, 0}
-#define CLI_DOUBLE(name, at, low, high, aliases, help) {CLI_IS_DOUBLE, name, aliases, at, "X", low, high, help, 0}
-#define CLI_STRING(name, at, what, aliases, help) {CLI_IS_STRING, name, aliases, at, what, 0, 0, help, 0}
-#define CLI_WORD(name, at, words, aliases, help) {CLI_IS_WORD, name, aliases, at, words, 0, 0, help, 0}
+#define CLI_HEADING(text)                                                                                              \
+    { CLI_IS_HEADING, text, "", NULL, "", 0, 0, "", 0 }
+#define CLI_FLAG(name, at, aliases, help)                                                                              \
+    { CLI_IS_FLAG, name, aliases, at, "", 0, 1, help, 0 }
+#define CLI_INT(name, at, low, high, aliases, help)                                                                    \
+    { CLI_IS_INT, name, aliases, at, "N", low, high, help, 0 }
+#define CLI_UINT64(name, at, aliases, help)                                                                            \
+    { CLI_IS_UINT64, name, aliases, at, "N", 0, CLI_NO_MAX, help, 0 }
+#define CLI_BYTES(name, at, aliases, help)                                                                             \
+    { CLI_IS_BYTES, name, aliases, at, "SIZE", 0, CLI_NO_MAX, help, 0 }
+#define CLI_DOUBLE(name, at, low, high, aliases, help)                                                                 \
+    { CLI_IS_DOUBLE, name, aliases, at, "X", low, high, help, 0 }
+#define CLI_STRING(name, at, what, aliases, help)                                                                      \
+    { CLI_IS_STRING, name, aliases, at, what, 0, 0, help, 0 }
+#define CLI_WORD(name, at, words, aliases, help)                                                                       \
+    { CLI_IS_WORD, name, aliases, at, words, 0, 0, help, 0 }
 #define CLI_COUNT(options) ((int)(sizeof(options) / sizeof(options)[0]))
 
 enum { CLI_ARGUMENTS = 256 };
 
 typedef struct cli_program {
     const char *name, *version, *usage, *about;
-    const char *argument[CLI_ARGUMENTS];    /* what is no option, in order */
-    int argument_count, argument_max;       /* argument_max may be lowered before cli_parse */
+    const char *argument[CLI_ARGUMENTS]; /* what is no option, in order */
+    int argument_count, argument_max;    /* argument_max may be lowered before cli_parse */
     cli_option *options;
     int option_count;
-    int exit_code;                          /* for main to return when cli_parse says so */
+    int exit_code; /* for main to return when cli_parse says so */
 } cli_program;
 
 /* usage: what follows the name, "MODEL_DIR DATA [options]"; about: a sentence or two for --help. */
-static inline cli_program cli_program_make(const char *name, const char *version, const char *usage, const char *about) {
+static inline cli_program cli_program_make(const char *name, const char *version, const char *usage,
+                                           const char *about) {
     cli_program p;
     memset(&p, 0, sizeof p);
     p.name = cli_this.name = name;
@@ -439,8 +470,8 @@ static inline int cli_distance(const char *a, size_t n, const char *b, size_t m)
             int same = cli_same(a + i - 1, 1, b + j - 1, 1), d = one[j - 1] + !same;
             if (one[j] + 1 < d) d = one[j] + 1;
             if (now[j - 1] + 1 < d) d = now[j - 1] + 1;
-            if (i > 1 && j > 1 && !same && cli_same(a + i - 1, 1, b + j - 2, 1) && cli_same(a + i - 2, 1, b + j - 1, 1) &&
-                two[j - 2] + 1 < d)
+            if (i > 1 && j > 1 && !same && cli_same(a + i - 1, 1, b + j - 2, 1) &&
+                cli_same(a + i - 2, 1, b + j - 1, 1) && two[j - 2] + 1 < d)
                 d = two[j - 2] + 1;
             now[j] = d;
         }
@@ -454,7 +485,7 @@ static inline int cli_distance(const char *a, size_t n, const char *b, size_t m)
 typedef struct cli_guess {
     const char *name, *no;
     size_t len;
-    int distance;           /* to beat */
+    int distance; /* to beat */
 } cli_guess;
 
 static inline void cli_guess_names(cli_guess *g, const char *names, int flag, const char *name, size_t n) {
@@ -462,10 +493,20 @@ static inline void cli_guess_names(cli_guess *g, const char *names, int flag, co
     while ((len = cli_next(&names, len, ' ')) > 0) {
         int d = cli_distance(name, n, names, len), no = flag && n > 3 && cli_same(name, 3, "no-", 3);
         if (len > n && n >= 4 && d > 2 && cli_same(name, n, names, n)) d = 2; /* its beginning */
-        if (d < g->distance) { g->distance = d; g->name = names; g->len = len; g->no = ""; }
+        if (d < g->distance) {
+            g->distance = d;
+            g->name = names;
+            g->len = len;
+            g->no = "";
+        }
         if (!no) continue;
         d = cli_distance(name + 3, n - 3, names, len);
-        if (d < g->distance) { g->distance = d; g->name = names; g->len = len; g->no = "no-"; }
+        if (d < g->distance) {
+            g->distance = d;
+            g->name = names;
+            g->len = len;
+            g->no = "no-";
+        }
     }
 }
 
@@ -481,8 +522,7 @@ static inline int cli_unknown(cli_program *p, const char *name, size_t n) {
         cli_guess_names(&g, o->name, o->kind == CLI_IS_FLAG, name, n);
         cli_guess_names(&g, o->aliases, o->kind == CLI_IS_FLAG, name, n);
     }
-    if (g.len)
-        return cli_die("unknown option --%.*s; did you mean --%s%.*s?", (int)n, name, g.no, (int)g.len, g.name);
+    if (g.len) return cli_die("unknown option --%.*s; did you mean --%s%.*s?", (int)n, name, g.no, (int)g.len, g.name);
     return cli_die("unknown option --%.*s; %s --help lists them", (int)n, name, p->name);
 }
 
@@ -553,7 +593,10 @@ static inline int cli_read_bytes(const char *s, uint64_t *v) {
     int power;
     if (letter) {
         unit++;
-        if (*unit == 'i') { base = 1024; unit++; }
+        if (*unit == 'i') {
+            base = 1024;
+            unit++;
+        }
         for (power = (int)(letter - letters) + 1; power; power--) scale *= (uint64_t)base;
     }
     if (*unit == 'B' || *unit == 'b') unit++;
@@ -594,14 +637,20 @@ static inline int cli_set(cli_option *o, const char *s) {
     double d = 0;
     uint64_t u = 0;
     if (ok) switch (o->kind) {
-        case CLI_IS_FLAG: i = cli_read_flag(s); ok = i >= 0; break;
-        case CLI_IS_WORD: i = cli_read_word(s, o->words); ok = i >= 0; break;
+        case CLI_IS_FLAG:
+            i = cli_read_flag(s);
+            ok = i >= 0;
+            break;
+        case CLI_IS_WORD:
+            i = cli_read_word(s, o->words);
+            ok = i >= 0;
+            break;
         case CLI_IS_INT: ok = cli_read_int(s, &i) && i >= o->low && i <= o->high; break;
         case CLI_IS_UINT64: ok = cli_read_uint64(s, strlen(s), &u); break;
         case CLI_IS_BYTES: ok = cli_read_bytes(s, &u); break;
         case CLI_IS_DOUBLE: ok = cli_read_double(s, &d) && d >= o->low && d <= o->high; break;
         default: break;
-    }
+        }
     if (!ok) {
         cli_expected(o, expected, sizeof expected);
         return s ? cli_die("--%s expects %s, got '%s'", o->name, expected, s)
@@ -625,8 +674,13 @@ static inline void cli_wrap(FILE *f, const char *text, int at, int indent, int w
     while ((len = cli_next(&s, len, ' ')) > 0) {
         int columns = 0, bytes = (int)len, i;
         for (i = 0; i < bytes; i++) columns += ((unsigned char)s[i] & 0xC0u) != 0x80u;
-        if (!first && at + 1 + columns >= width) { fprintf(f, "\n%*s", indent, ""); at = indent; }
-        else if (!first) { fputc(' ', f); at++; }
+        if (!first && at + 1 + columns >= width) {
+            fprintf(f, "\n%*s", indent, "");
+            at = indent;
+        } else if (!first) {
+            fputc(' ', f);
+            at++;
+        }
         fprintf(f, "%.*s", bytes, s);
         at += columns;
         first = 0;
@@ -641,18 +695,18 @@ static inline void cli_default(const cli_option *o, char *s, size_t cap) {
     int i;
     s[0] = 0;
     switch (o->kind) {
-        case CLI_IS_FLAG: snprintf(s, cap, "%s", *(const int *)o->value ? "on" : "off"); break;
-        case CLI_IS_INT: snprintf(s, cap, "%d", *(const int *)o->value); break;
-        case CLI_IS_UINT64: snprintf(s, cap, "%llu", (unsigned long long)*(const uint64_t *)o->value); break;
-        case CLI_IS_BYTES: snprintf(s, cap, "%s", cli_bytes(*(const uint64_t *)o->value)); break;
-        case CLI_IS_DOUBLE: snprintf(s, cap, "%s", cli_number(*(const double *)o->value)); break;
-        case CLI_IS_STRING:
-            string = *(const char *const *)o->value;
-            if (string) snprintf(s, cap, "%s", string);
-            break;
-        default:
-            for (i = *(const int *)o->value; i >= 0 && (len = cli_next(&at, len, '|')) > 0; i--)
-                if (i == 0) snprintf(s, cap, "%.*s", (int)len, at);
+    case CLI_IS_FLAG: snprintf(s, cap, "%s", *(const int *)o->value ? "on" : "off"); break;
+    case CLI_IS_INT: snprintf(s, cap, "%d", *(const int *)o->value); break;
+    case CLI_IS_UINT64: snprintf(s, cap, "%llu", (unsigned long long)*(const uint64_t *)o->value); break;
+    case CLI_IS_BYTES: snprintf(s, cap, "%s", cli_bytes(*(const uint64_t *)o->value)); break;
+    case CLI_IS_DOUBLE: snprintf(s, cap, "%s", cli_number(*(const double *)o->value)); break;
+    case CLI_IS_STRING:
+        string = *(const char *const *)o->value;
+        if (string) snprintf(s, cap, "%s", string);
+        break;
+    default:
+        for (i = *(const int *)o->value; i >= 0 && (len = cli_next(&at, len, '|')) > 0; i--)
+            if (i == 0) snprintf(s, cap, "%.*s", (int)len, at);
     }
 }
 
@@ -664,13 +718,15 @@ static inline void cli_help_option(FILE *f, const cli_option *o, int width) {
     size_t len = 0;
     at = fprintf(f, "  --%s%s%s", o->name, o->words[0] ? " " : "", o->kind == CLI_IS_WORD ? "WORD" : o->words);
     if (at < 0) return; /* the output is gone; what is left to print is too */
-    if (at > COLUMN - 2) { fputc('\n', f); at = 0; }
+    if (at > COLUMN - 2) {
+        fputc('\n', f);
+        at = 0;
+    }
     fprintf(f, "%*s", COLUMN - at, "");
     cli_default(o, value, sizeof value);
     n = snprintf(text, sizeof text, "%s%s%s", o->help, o->kind == CLI_IS_WORD ? ": " : "",
                  o->kind == CLI_IS_WORD ? o->words : "");
-    if (n < (int)sizeof text && value[0])
-        n += snprintf(text + n, sizeof text - (size_t)n, " (default %s)", value);
+    if (n < (int)sizeof text && value[0]) n += snprintf(text + n, sizeof text - (size_t)n, " (default %s)", value);
     while (n < (int)sizeof text && (len = cli_next(&alias, len, ' ')) > 0)
         n += snprintf(text + n, sizeof text - (size_t)n, " [--%.*s]", (int)len, alias);
     cli_wrap(f, text, COLUMN, COLUMN, width);
@@ -695,8 +751,14 @@ static inline void cli_help(const cli_program *p, FILE *f) {
 static inline int cli_asked(cli_program *p, int argc, char **argv) {
     int i;
     for (i = 1; i < argc && strcmp(argv[i], "--"); i++) {
-        if (!strcmp(argv[i], "--version")) { printf("%s %s\n", p->name, p->version); return 1; }
-        if (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h")) { cli_help(p, stdout); return 1; }
+        if (!strcmp(argv[i], "--version")) {
+            printf("%s %s\n", p->name, p->version);
+            return 1;
+        }
+        if (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h")) {
+            cli_help(p, stdout);
+            return 1;
+        }
     }
     return 0;
 }
@@ -719,7 +781,10 @@ static inline int cli_parse_option(cli_program *p, int argc, char **argv, int *i
     if (o->kind == CLI_IS_FLAG && !value) { /* only `true` and `false` are taken: `--lora 1` would be ambiguous */
         if (!next || strspn(next, "TtFf") != 1 || cli_read_flag(next) < 0) return cli_set(o, "true");
     }
-    if (!value && next && strncmp(next, "--", 2)) { value = next; ++*i; }
+    if (!value && next && strncmp(next, "--", 2)) {
+        value = next;
+        ++*i;
+    }
     return cli_set(o, value);
 }
 
@@ -735,9 +800,15 @@ static inline int cli_parse(cli_program *p, cli_option *options, int option_coun
     if (cli_asked(p, argc, argv)) return 1;
     for (i = 1; i < argc; i++) {
         const char *s = argv[i];
-        if (!only_arguments && !strcmp(s, "--")) { only_arguments = 1; continue; }
+        if (!only_arguments && !strcmp(s, "--")) {
+            only_arguments = 1;
+            continue;
+        }
         if (!only_arguments && s[0] == '-' && s[1] == '-') {
-            if (cli_parse_option(p, argc, argv, &i)) { p->exit_code = 1; return 1; }
+            if (cli_parse_option(p, argc, argv, &i)) {
+                p->exit_code = 1;
+                return 1;
+            }
             continue;
         }
         if (!only_arguments && s[0] == '-' && s[1]) { /* "-" alone is an argument: standard input */
@@ -745,8 +816,9 @@ static inline int cli_parse(cli_program *p, cli_option *options, int option_coun
             return 1;
         }
         if (p->argument_count >= p->argument_max || p->argument_count >= CLI_ARGUMENTS) {
-            p->exit_code = cli_die("expected at most %d arguments, got '%s' besides; usage: %s %s",
-                                   p->argument_max < CLI_ARGUMENTS ? p->argument_max : CLI_ARGUMENTS, s, p->name, p->usage);
+            p->exit_code =
+                cli_die("expected at most %d arguments, got '%s' besides; usage: %s %s",
+                        p->argument_max < CLI_ARGUMENTS ? p->argument_max : CLI_ARGUMENTS, s, p->name, p->usage);
             return 1;
         }
         p->argument[p->argument_count++] = s;

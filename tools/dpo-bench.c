@@ -8,7 +8,7 @@ typedef struct bench_shape {
     const char *name;
     int layers, hidden, heads;
 } bench_shape;
-static const bench_shape shapes[] = {{"14m", 6, 128, 4},     {"31m", 6, 256, 8},    {"70m", 6, 512, 8},
+static const bench_shape shapes[] = {{"14m", 6, 128, 4},     {"31m", 6, 256, 8},     {"70m", 6, 512, 8},
                                      {"160m", 12, 768, 12},  {"410m", 24, 1024, 16}, {"1b", 16, 2048, 8},
                                      {"1.4b", 24, 2048, 16}, {"2.8b", 32, 2560, 32}};
 
@@ -71,7 +71,8 @@ static int bench_step(const bench_options *o, int objective) {
     double best = 1e30, at, took, tokens;
     size_t i, n = sizeof shapes / sizeof shapes[0];
     int64_t step;
-    for (i = 0; i < n && strcmp(shapes[i].name, o->model); i++) {}
+    for (i = 0; i < n && strcmp(shapes[i].name, o->model); i++) {
+    }
     if (i == n) return cli_die("unknown --model %s; known are 14m 31m 70m 160m 410m 1b 1.4b 2.8b", o->model);
     if (objective == DPO_PREFERENCE && o->prompt >= o->seq) return cli_die("--prompt must be smaller than --seq");
     memset(&desc, 0, sizeof desc);

@@ -94,15 +94,20 @@ static int settings_parse(settings *s, cli_program *p, int argc, char **argv) {
         CLI_STRING("output", &s->output, "DIR", "output_dir", "where the result and metrics.jsonl go"),
         CLI_STRING("train", &s->train, "FILE", "train_file dataset_name", "training data, plain or .gz"),
         CLI_STRING("eval", &s->eval, "FILE", "eval_file", "evaluation data; without it a part of --train is held out"),
-        CLI_DOUBLE("eval-fraction", &s->eval_fraction, 0, 0.9, "", "the part held out, by a hash of the prompt; 0: none"),
-        CLI_WORD("format", &s->format, "auto|pairs|hh|text", "", "pairs: JSON lines of prompt, chosen, rejected (or prompt, "
+        CLI_DOUBLE("eval-fraction", &s->eval_fraction, 0, 0.9, "",
+                   "the part held out, by a hash of the prompt; 0: none"),
+        CLI_WORD("format", &s->format, "auto|pairs|hh|text", "",
+                 "pairs: JSON lines of prompt, chosen, rejected (or prompt, "
                  "response); hh: of two whole dialogues; text: plain, or JSON lines of text"),
         CLI_INT("max-length", &s->data.max_length, 2, FOREVER, "max_seq_length", "tokens of prompt + response"),
-        CLI_INT("max-prompt-length", &s->data.max_prompt_length, 1, FOREVER, "", "what --truncation ref leaves of a prompt"),
-        CLI_WORD("truncation", &s->data.truncation, "ref|end", "truncation_mode", "as the DPO reference code, or at the end"),
+        CLI_INT("max-prompt-length", &s->data.max_prompt_length, 1, FOREVER, "",
+                "what --truncation ref leaves of a prompt"),
+        CLI_WORD("truncation", &s->data.truncation, "ref|end", "truncation_mode",
+                 "as the DPO reference code, or at the end"),
         CLI_INT("max-rows", &s->max_rows, 0, FOREVER, "", "read no more rows of --train; 0: all"),
         CLI_HEADING("Training"),
-        CLI_WORD("recipe", &s->recipe, "ref|paper|trl", "", "start from these settings: the DPO reference code's, the "
+        CLI_WORD("recipe", &s->recipe, "ref|paper|trl", "",
+                 "start from these settings: the DPO reference code's, the "
                  "paper's, TRL's; single options go before"),
         CLI_DOUBLE("learning-rate", &s->t.learning_rate, 0, 100, "lr", "of every weight (muP widths aside)"),
         CLI_INT("epochs", &s->epochs, 1, FOREVER, "num_train_epochs", "passes over the data"),
@@ -120,30 +125,37 @@ static int settings_parse(settings *s, cli_program *p, int argc, char **argv) {
         CLI_DOUBLE("adam-epsilon", &s->t.adam_epsilon, CLI_ABOVE_0, 1, "", "of AdamW and RMSprop"),
         CLI_DOUBLE("rmsprop-alpha", &s->t.rmsprop_alpha, 0, 0.9999999, "", "of RMSprop"),
         CLI_UINT64("seed", &s->t.seed, "", "of the data's order and of random weights"),
-        CLI_WORD("sft-reduction", &s->t.sft_reduction, "token_mean|sequence_sum", "", "sft: mean over the batch's tokens, "
+        CLI_WORD("sft-reduction", &s->t.sft_reduction, "token_mean|sequence_sum", "",
+                 "sft: mean over the batch's tokens, "
                  "or sum over each answer and mean over answers"),
         CLI_WORD("precision", &s->precision, "fp32|mixed|bf16|fp16", "", "of weights and products"),
         CLI_HEADING("Preferences (dpo)"),
         CLI_DOUBLE("beta", &s->t.loss_options.beta, CLI_ABOVE_0, 1e6, "", "how strongly the reference holds"),
         CLI_WORD("loss", &s->loss, s->losses, "loss_type", "of a pair"),
-        CLI_DOUBLE("label-smoothing", &s->t.loss_options.label_smoothing, 0, 0.5, "", "share of labels taken to be wrong"),
-        CLI_DOUBLE("sft-weight", &s->t.loss_options.sft_weight, 0, 1e6, "rpo_alpha", "adds so much of the chosen answers' "
+        CLI_DOUBLE("label-smoothing", &s->t.loss_options.label_smoothing, 0, 0.5, "",
+                   "share of labels taken to be wrong"),
+        CLI_DOUBLE("sft-weight", &s->t.loss_options.sft_weight, 0, 1e6, "rpo_alpha",
+                   "adds so much of the chosen answers' "
                    "negative log-likelihood per token"),
         CLI_DOUBLE("gamma", &s->t.loss_options.gamma, 0, 1e6, "simpo_gamma", "SimPO's margin"),
         CLI_DOUBLE("lambda", &s->t.loss_options.lambda, 0, 1e6, "dpop_lambda", "DPOP's penalty"),
         CLI_DOUBLE("tau", &s->t.loss_options.tau, CLI_ABOVE_0, 1e6, "discopop_tau", "DiscoPOP's temperature"),
-        CLI_FLAG("reference-free", &s->t.loss_options.reference_free, "", "take the reference's log-probabilities as 0"),
-        CLI_STRING("reference-file", &s->reference_file, "FILE", "", "keep the reference's log-probabilities here (those of "
+        CLI_FLAG("reference-free", &s->t.loss_options.reference_free, "",
+                 "take the reference's log-probabilities as 0"),
+        CLI_STRING("reference-file", &s->reference_file, "FILE", "",
+                   "keep the reference's log-probabilities here (those of "
                    "the evaluation data in FILE.eval) and use them again when they fit"),
         CLI_HEADING("LoRA"),
         CLI_INT("lora-r", &s->lora_r, 0, 65536, "", "rank of the adapters; 0: train all weights"),
         CLI_DOUBLE("lora-alpha", &s->lora_alpha, CLI_ABOVE_0, 1e6, "", "their scale is alpha / r"),
-        CLI_STRING("lora-targets", &s->targets, "A,B", "lora_target_modules", "modules that get one; PEFT's by default"),
+        CLI_STRING("lora-targets", &s->targets, "A,B", "lora_target_modules",
+                   "modules that get one; PEFT's by default"),
         CLI_FLAG("rslora", &s->rslora, "use_rslora", "scale alpha / sqrt(r) instead"),
         CLI_STRING("adapter", &s->adapter, "DIR", "", "go on from this PEFT adapter"),
         CLI_FLAG("merge", &s->merge, "", "at the end write the merged model too"),
         CLI_HEADING("The run"),
-        CLI_INT("eval-every", &s->eval_every, 0, FOREVER, "", "evaluate and save each time after so many examples; 0: at "
+        CLI_INT("eval-every", &s->eval_every, 0, FOREVER, "",
+                "evaluate and save each time after so many examples; 0: at "
                 "the end only"),
         CLI_INT("eval-steps", &s->eval_steps, 0, FOREVER, "", "the same, in updates; 0: see --eval-every"),
         CLI_INT("eval-size", &s->eval_size, 0, FOREVER, "", "evaluation examples used, the same each time; 0: all"),
@@ -170,11 +182,13 @@ static int settings_check(settings *s) {
     if (!s->output && !s->plan) return cli_die("expected --output DIR, where the trained model goes");
     if (s->precision) return cli_die("--precision %s: this version computes in fp32 only", precision[s->precision]);
     if (s->lora_r > 0 && s->adapter)
-        return cli_die("--lora-r %d with --adapter %s: the adapter has a rank of its own; leave --lora-r out", s->lora_r,
-                       s->adapter);
+        return cli_die("--lora-r %d with --adapter %s: the adapter has a rank of its own; leave --lora-r out",
+                       s->lora_r, s->adapter);
     if (s->merge && !s->lora_r && !s->adapter) return cli_die("--merge is for LoRA: give --lora-r or --adapter too");
-    if (s->reference_file && s->t.objective == DPO_SFT) return cli_die("--reference-file is for dpo; sft has no reference");
-    if (batch > FOREVER) return cli_die("--batch-size %d times %d is more than %d", s->batch_size, s->accumulation, FOREVER);
+    if (s->reference_file && s->t.objective == DPO_SFT)
+        return cli_die("--reference-file is for dpo; sft has no reference");
+    if (batch > FOREVER)
+        return cli_die("--batch-size %d times %d is more than %d", s->batch_size, s->accumulation, FOREVER);
     s->t.loss = dpo_loss_by_name(dpo_loss_name(s->loss));
     s->t.num_train_epochs = s->epochs;
     s->t.max_steps = s->max_steps;
@@ -192,14 +206,14 @@ typedef struct run {
     dpo_context *c;
     dpo_model *m;
     dpo_model_config config;
-    dpo_data *train, *eval;  /* eval: NULL if there is none */
+    dpo_data *train, *eval; /* eval: NULL if there is none */
     dpo_trainer *t;
     dpo_plan plan;
     FILE *metrics;
-    int lost_metrics;        /* errno of a line that could not be written */
-    int training;            /* steps have a live line of their own */
-    dpo_metrics last;        /* of the last update */
-    int64_t evaluated;       /* step of the last evaluation, -1: none */
+    int lost_metrics;  /* errno of a line that could not be written */
+    int training;      /* steps have a live line of their own */
+    dpo_metrics last;  /* of the last update */
+    int64_t evaluated; /* step of the last evaluation, -1: none */
     double train_seconds, began, phase_began;
     const char *phase;
 } run;
@@ -301,7 +315,8 @@ static void loader_bad(loader *l, const char *field, const char *why) {
     char text[96];
     int i;
     snprintf(text, sizeof text, "%s%s%s", field, *field ? ": " : "", why);
-    for (i = 0; i < l->reasons && strcmp(l->reason[i].why, text); i++) {}
+    for (i = 0; i < l->reasons && strcmp(l->reason[i].why, text); i++) {
+    }
     l->bad++;
     if (i == 16) return;
     if (i == l->reasons) {
@@ -345,8 +360,9 @@ static void loader_add_hh(loader *l, const char *row, size_t n) {
         field = "";
     }
     if (why) loader_bad(l, field, why);
-    else dpo_data_add(loader_side(l, pair.prompt, pair.prompt_len), pair.prompt, pair.prompt_len, pair.chosen,
-                      pair.chosen_len, sft ? NULL : pair.rejected, sft ? 0 : pair.rejected_len);
+    else
+        dpo_data_add(loader_side(l, pair.prompt, pair.prompt_len), pair.prompt, pair.prompt_len, pair.chosen,
+                     pair.chosen_len, sft ? NULL : pair.rejected, sft ? 0 : pair.rejected_len);
 }
 
 static void loader_add_pair(loader *l, const char *row, size_t n) {
@@ -356,12 +372,14 @@ static void loader_add_pair(loader *l, const char *row, size_t n) {
     if (!why) {
         why = loader_field(l, row, n, field = "chosen", 1);
         /* rows for SFT alone call the answer so */
-        if (why && sft && (!loader_field(l, row, n, "response", 1) || !loader_field(l, row, n, "completion", 1))) why = NULL;
+        if (why && sft && (!loader_field(l, row, n, "response", 1) || !loader_field(l, row, n, "completion", 1)))
+            why = NULL;
     }
     if (!why && !sft) why = loader_field(l, row, n, field = "rejected", 2);
     if (why) loader_bad(l, field, why);
-    else dpo_data_add(loader_side(l, f[0].text, f[0].size), f[0].text, f[0].size, f[1].text, f[1].size,
-                      sft ? NULL : f[2].text, sft ? 0 : f[2].size);
+    else
+        dpo_data_add(loader_side(l, f[0].text, f[0].size), f[0].text, f[0].size, f[1].text, f[1].size,
+                     sft ? NULL : f[2].text, sft ? 0 : f[2].size);
 }
 
 static void loader_add_text(loader *l, const char *row, size_t n) {
@@ -406,7 +424,8 @@ static int loader_detect(loader *l, const char *text, size_t size) {
     while (found < 0 && l->line < 100 && (row = loader_line(l, &at, end, &n)) != NULL) {
         if (l->line == 1 && *row == '[')
             cli_die("%s is a JSON array; this version reads one object a line: jq -c '.[]' makes them of it "
-                    "(--format text takes it as plain text)", l->path);
+                    "(--format text takes it as plain text)",
+                    l->path);
         if (l->line == 1 && *row == '[') return -1;
         if (*row != '{') {
             if (l->line == 1) found = FORMAT_TEXT;
@@ -419,8 +438,10 @@ static int loader_detect(loader *l, const char *text, size_t size) {
     }
     l->line = 0;
     if (found < 0)
-        cli_die("%s: no line has prompt with chosen and rejected, chosen and rejected alone, or text as strings (prompt in "
-                "the first line: %s); --format says what it is", l->path, why ? why : "no JSON object");
+        cli_die(
+            "%s: no line has prompt with chosen and rejected, chosen and rejected alone, or text as strings (prompt in "
+            "the first line: %s); --format says what it is",
+            l->path, why ? why : "no JSON object");
     return found;
 }
 
@@ -479,8 +500,9 @@ static void report_tokens(const char *name, const dpo_data *d, int sft) {
            cli_count((uint64_t)r.prompt_tokens), cli_count((uint64_t)r.chosen_tokens), sft ? "answers" : "chosen");
     if (!sft) printf(", %s of rejected answers", cli_count((uint64_t)r.rejected_tokens));
     if (r.truncated_prompts || r.truncated_responses)
-        printf("; cut to fit: %s prompts, %s answers, %s of these lost their end", cli_count((uint64_t)r.truncated_prompts),
-               cli_count((uint64_t)r.truncated_responses), cli_count((uint64_t)r.lost_eos));
+        printf("; cut to fit: %s prompts, %s answers, %s of these lost their end",
+               cli_count((uint64_t)r.truncated_prompts), cli_count((uint64_t)r.truncated_responses),
+               cli_count((uint64_t)r.lost_eos));
     printf("\n");
 }
 
@@ -545,16 +567,20 @@ static int check_model_dir(const char *dir) {
     struct stat st;
     int i;
     if (dot && (!strcmp(dot, ".bin") || !strcmp(dot, ".pt") || !strcmp(dot, ".pth") || !strcmp(dot, ".gguf")))
-        return cli_die("%s is not a model directory; converting such files will be dpo-convert's work, which is not in this "
-                       "version: save the model as safetensors", dir);
+        return cli_die(
+            "%s is not a model directory; converting such files will be dpo-convert's work, which is not in this "
+            "version: save the model as safetensors",
+            dir);
     if (stat(dir, &st)) return cli_die("cannot open the model %s: %s", dir, strerror(errno));
     if (!S_ISDIR(st.st_mode))
         return cli_die("%s is a file; --model expects a directory with config.json and model.safetensors", dir);
     if (holds(dir, "model.safetensors") || holds(dir, "model.safetensors.index.json")) return 0;
     for (i = 0; i < 2; i++)
         if (holds(dir, other[i]))
-            return cli_die("%s holds %s but no model.safetensors; converting it will be dpo-convert's work, which is not in "
-                           "this version: save the model as safetensors", dir, other[i]);
+            return cli_die(
+                "%s holds %s but no model.safetensors; converting it will be dpo-convert's work, which is not in "
+                "this version: save the model as safetensors",
+                dir, other[i]);
     return 0; /* the library names what is missing */
 }
 
@@ -565,11 +591,13 @@ static int check_tokenizer(const run *u) {
     int i;
     for (i = 0; u->s.model && !u->config.byte_tokenizer && i < 3; i++)
         if (holds(u->s.model, files[i]))
-            return cli_die("%s has a tokenizer of its own (%s), and this version reads text as bytes only (config.json with "
-                           "\"dpo_tokenizer\": \"bytes\"); other tokenizers come in a later version", where, files[i]);
+            return cli_die(
+                "%s has a tokenizer of its own (%s), and this version reads text as bytes only (config.json with "
+                "\"dpo_tokenizer\": \"bytes\"); other tokenizers come in a later version",
+                where, files[i]);
     if (u->config.vocab_size < 257)
-        return cli_die("%s has a vocabulary of %d; reading text as bytes takes 257 ids (256 bytes and the end of text)", where,
-                       u->config.vocab_size);
+        return cli_die("%s has a vocabulary of %d; reading text as bytes takes 257 ids (256 bytes and the end of text)",
+                       where, u->config.vocab_size);
     if (!u->config.byte_tokenizer && !u->s.quiet)
         printf("%s names no tokenizer: its ids are taken to be bytes (and 256, the end of text)\n", where);
     return 0;
@@ -579,8 +607,10 @@ static int read_config(run *u) {
     const settings *s = &u->s;
     struct stat a, b;
     if (s->model && check_model_dir(s->model)) return 1;
-    if (s->model && s->output && !stat(s->model, &a) && !stat(s->output, &b) && a.st_dev == b.st_dev && a.st_ino == b.st_ino)
-        return cli_die("--output %s is the model itself, which would be overwritten; name another directory", s->output);
+    if (s->model && s->output && !stat(s->model, &a) && !stat(s->output, &b) && a.st_dev == b.st_dev &&
+        a.st_ino == b.st_ino)
+        return cli_die("--output %s is the model itself, which would be overwritten; name another directory",
+                       s->output);
     if (dpo_model_config_read(u->c, s->model ? s->model : s->init, &u->config)) return run_fail(u);
     return check_tokenizer(u);
 }
@@ -617,7 +647,8 @@ static int adapter_shape(run *u, dpo_lora_config *lora, char *targets, size_t ca
         if (!end) continue;
         lora->r = (int)tensors[i].shape[0];
         length = snprintf(word, sizeof word, ",%.*s", (int)(end - name), name);
-        if (length < 0 || (size_t)length >= sizeof word || strstr(targets, word) || used + (size_t)length >= cap) continue;
+        if (length < 0 || (size_t)length >= sizeof word || strstr(targets, word) || used + (size_t)length >= cap)
+            continue;
         memcpy(targets + used, word, (size_t)length + 1);
         used += (size_t)length;
     }
@@ -646,7 +677,8 @@ static int make_plan(run *u) {
     if (u->s.targets) lora.target_modules = u->s.targets;
     fit_evaluation(u);
     if (u->s.adapter && adapter_shape(u, &lora, targets, sizeof targets)) return 1;
-    if (dpo_plan_train(u->c, &u->config, run_lora(u) ? &lora : NULL, &u->s.t, u->train, u->eval, &u->plan)) return run_fail(u);
+    if (dpo_plan_train(u->c, &u->config, run_lora(u) ? &lora : NULL, &u->s.t, u->train, u->eval, &u->plan))
+        return run_fail(u);
     if (u->s.quiet && !u->s.plan) return 0;
     dpo_plan_text(&u->plan, text, sizeof text);
     printf("%s%s", text, text[0] && text[strlen(text) - 1] == '\n' ? "" : "\n");
@@ -692,8 +724,8 @@ static void print_evaluation(const run *u, const dpo_metrics *m) {
 static void print_step(const run *u, const dpo_metrics *m) {
     char line[256];
     int64_t steps = dpo_trainer_steps(u->t);
-    int n = snprintf(line, sizeof line, "step %s/%s  loss %.4f", cli_count((uint64_t)m->step), cli_count((uint64_t)steps),
-                     m->loss);
+    int n = snprintf(line, sizeof line, "step %s/%s  loss %.4f", cli_count((uint64_t)m->step),
+                     cli_count((uint64_t)steps), m->loss);
     if (m->has_rewards && n > 0 && (size_t)n < sizeof line)
         n += snprintf(line + n, sizeof line - (size_t)n, "  accuracies %.3f", m->rewards_accuracies);
     if (n > 0 && (size_t)n < sizeof line)
@@ -761,7 +793,8 @@ static int get_reference(run *u, dpo_data *d, const char *suffix) {
 
 static int get_references(run *u) {
     const settings *s = &u->s;
-    if (s->t.objective != DPO_PREFERENCE || s->t.loss_options.reference_free || !dpo_loss_needs_reference(s->t.loss)) return 0;
+    if (s->t.objective != DPO_PREFERENCE || s->t.loss_options.reference_free || !dpo_loss_needs_reference(s->t.loss))
+        return 0;
     if (s->adapter && !s->quiet)
         printf("the reference is the model without the adapter; to start from the adapter itself, merge it first\n");
     if (get_reference(u, u->train, "")) return 1;
@@ -830,7 +863,8 @@ static int finish(run *u) {
     if (u->evaluated != m->step && !cli_stopped() && evaluate(u)) return 1;
     cli_live_clear();
     if (!m->step && u->lost_metrics)
-        return cli_die("%s/metrics.jsonl cannot be written: %s; nothing was trained", u->s.output, strerror(u->lost_metrics));
+        return cli_die("%s/metrics.jsonl cannot be written: %s; nothing was trained", u->s.output,
+                       strerror(u->lost_metrics));
     if (!m->step) return cli_die("stopped before the first update; no model was written");
     if (save_result(u, 1)) return 1;
     if (!u->s.quiet) {
@@ -844,8 +878,9 @@ static int finish(run *u) {
     if (!run_lora(u)) hash = dpo_model_hash(u->m);
     else if (adapter_hash(u, &hash)) return cli_die("no memory for the adapters' hash");
     printf("%s hash %016llx\n", run_lora(u) ? "adapter" : "weight", (unsigned long long)hash);
-    if (u->lost_metrics) return cli_die("%s/metrics.jsonl cannot be written: %s; the run ended early, its model is written",
-                                        u->s.output, strerror(u->lost_metrics));
+    if (u->lost_metrics)
+        return cli_die("%s/metrics.jsonl cannot be written: %s; the run ended early, its model is written", u->s.output,
+                       strerror(u->lost_metrics));
     return 0;
 }
 
@@ -872,9 +907,10 @@ static int run_all(run *u) {
 
 /* Help, version and errors of the command line; the settings of the run. 0: go on. */
 static int read_command(run *u, int argc, char **argv, int *code) {
-    cli_program p = cli_program_make("dpo-train", "0.1.0", "sft|dpo --model DIR --train FILE --output DIR [options]",
-                                     "Fine-tunes a language model on the CPU: sft on answers or plain text, dpo on pairs of "
-                                     "a chosen and a rejected answer. The same command gives the same bits on every machine.");
+    cli_program p =
+        cli_program_make("dpo-train", "0.1.0", "sft|dpo --model DIR --train FILE --output DIR [options]",
+                         "Fine-tunes a language model on the CPU: sft on answers or plain text, dpo on pairs of "
+                         "a chosen and a rejected answer. The same command gives the same bits on every machine.");
     int named = argc > 1 && (!strcmp(argv[1], "sft") || !strcmp(argv[1], "dpo"));
     int sft = argc > 1 && !strcmp(argv[1], "sft");
     p.argument_max = 0;
@@ -883,10 +919,16 @@ static int read_command(run *u, int argc, char **argv, int *code) {
     *code = 1;
     if (!named && argc > 1 && argv[1][0] != '-')
         return cli_die("expected sft or dpo first, got '%s'; usage: dpo-train %s", argv[1], p.usage);
-    if (settings_parse(&u->s, &p, argc - named, argv + named)) { *code = p.exit_code; return 1; }
+    if (settings_parse(&u->s, &p, argc - named, argv + named)) {
+        *code = p.exit_code;
+        return 1;
+    }
     if (!named) return cli_die("expected sft or dpo first; usage: dpo-train %s", p.usage);
     settings_recipe(&u->s);
-    if (settings_parse(&u->s, &p, argc - 1, argv + 1)) { *code = p.exit_code; return 1; }
+    if (settings_parse(&u->s, &p, argc - 1, argv + 1)) {
+        *code = p.exit_code;
+        return 1;
+    }
     return settings_check(&u->s);
 }
 

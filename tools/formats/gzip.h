@@ -27,51 +27,54 @@
 
 enum {
     GZIP_OK = 0,
-    GZIP_E_IO = 1,      /* cannot be opened or read */
+    GZIP_E_IO = 1, /* cannot be opened or read */
     GZIP_E_MEMORY = 2,
-    GZIP_E_DATA = 3,    /* damaged, cut off, or not gzip after all */
-    GZIP_E_LIMIT = 4    /* more bytes than the caller allows */
+    GZIP_E_DATA = 3, /* damaged, cut off, or not gzip after all */
+    GZIP_E_LIMIT = 4 /* more bytes than the caller allows */
 };
 
 enum {
-    GZIP_MAX_CODE = 15,                 /* longest Huffman code, in bits */
-    GZIP_LONG_TABLE = 11,               /* bits looked up at once, literals and lengths */
-    GZIP_DIST_TABLE = 8,                /* the same for distances */
+    GZIP_MAX_CODE = 15,   /* longest Huffman code, in bits */
+    GZIP_LONG_TABLE = 11, /* bits looked up at once, literals and lengths */
+    GZIP_DIST_TABLE = 8,  /* the same for distances */
     GZIP_SYMBOLS = 288,
-    GZIP_ROOM = 320                     /* output room the fast loop wants: 3 literals, a match of 258, 7 bytes overrun */
+    GZIP_ROOM = 320 /* output room the fast loop wants: 3 literals, a match of 258, 7 bytes overrun */
 };
 
 /* A decoded symbol in 32 bits: code length (bits 0-7), number of extra bits (8-11), kind (12-15), literal, first length
  * or first distance (16-31). 0: no code begins like this. */
 #define GZIP_LITERAL 0x1000u
-#define GZIP_MATCH   0x2000u            /* a length, or in the distance code a distance */
+#define GZIP_MATCH   0x2000u /* a length, or in the distance code a distance */
 #define GZIP_END     0x4000u
-#define GZIP_WALK    0x8000u            /* the code is longer than the table is wide */
+#define GZIP_WALK    0x8000u /* the code is longer than the table is wide */
 
 typedef struct gzip_code {
     uint32_t table[1 << GZIP_LONG_TABLE];
-    uint32_t symbol[GZIP_SYMBOLS];      /* in canonical order: by code length, then by symbol */
-    unsigned count[GZIP_MAX_CODE + 1];  /* codes of each length */
-    unsigned width;                     /* the table has 1 << width entries */
+    uint32_t symbol[GZIP_SYMBOLS];     /* in canonical order: by code length, then by symbol */
+    unsigned count[GZIP_MAX_CODE + 1]; /* codes of each length */
+    unsigned width;                    /* the table has 1 << width entries */
 } gzip_code;
 
 typedef struct gzip_state {
     const unsigned char *in;
     size_t in_size, in_pos;
-    uint64_t bits;                      /* next bits, lowest first; above bit_count they are 0 or true input bits */
+    uint64_t bits; /* next bits, lowest first; above bit_count they are 0 or true input bits */
     unsigned bit_count;
     unsigned char *out;
-    size_t size, room, limit;           /* bytes written, allocated (without the final 0), allowed */
-    size_t member;                      /* where the present member's output began: no match reaches before it */
-    int fixed;                          /* the two codes are the fixed ones: a file may have a million such blocks */
-    int code;                           /* first error, GZIP_E_... */
+    size_t size, room, limit; /* bytes written, allocated (without the final 0), allowed */
+    size_t member;            /* where the present member's output began: no match reaches before it */
+    int fixed;                /* the two codes are the fixed ones: a file may have a million such blocks */
+    int code;                 /* first error, GZIP_E_... */
     const char *reason;
     uint32_t crc_table[8][256];
     gzip_code literals, distances;
 } gzip_state;
 
 static inline int gzip_fail(gzip_state *z, int code, const char *reason) {
-    if (!z->code) { z->code = code; z->reason = reason; }
+    if (!z->code) {
+        z->code = code;
+        z->reason = reason;
+    }
     return z->code;
 }
 
@@ -103,13 +106,13 @@ static inline uint32_t gzip_crc32(uint32_t table[8][256], const unsigned char *p
 /* ---- bits ------------------------------------------------------------------------------------------------------- */
 
 static inline uint64_t gzip_load64(const unsigned char *p) { /* compilers make one load of it */
-    return (uint64_t)p[0] | (uint64_t)p[1] << 8 | (uint64_t)p[2] << 16 | (uint64_t)p[3] << 24 |
-           (uint64_t)p[4] << 32 | (uint64_t)p[5] << 40 | (uint64_t)p[6] << 48 | (uint64_t)p[7] << 56;
+    return (uint64_t)p[0] | (uint64_t)p[1] << 8 | (uint64_t)p[2] << 16 | (uint64_t)p[3] << 24 | (uint64_t)p[4] << 32 |
+           (uint64_t)p[5] << 40 | (uint64_t)p[6] << 48 | (uint64_t)p[7] << 56;
 }
 
 /* To at least 56 bits. Needs 8 input bytes. The word may hold some bits of the byte at in_pos too; they are that byte's
  * own, so that adding the byte again later changes nothing. */
-#define GZIP_REFILL(bits, count, in, pos) \
+#define GZIP_REFILL(bits, count, in, pos)                                                                              \
     ((bits) |= gzip_load64((in) + (pos)) << (count), (pos) += (63u - (count)) >> 3, (count) |= 56u)
 
 static inline void gzip_refill(gzip_state *z) { /* the same, as far as the input goes */
@@ -122,7 +125,10 @@ static inline void gzip_refill(gzip_state *z) { /* the same, as far as the input
 static inline unsigned gzip_bits(gzip_state *z, unsigned n) { /* n <= 16; 0 and an error where the input ends */
     unsigned v;
     if (z->bit_count < n) gzip_refill(z);
-    if (z->bit_count < n) { gzip_fail(z, GZIP_E_DATA, "the data end too early"); return 0; }
+    if (z->bit_count < n) {
+        gzip_fail(z, GZIP_E_DATA, "the data end too early");
+        return 0;
+    }
     v = (unsigned)(z->bits & ((1u << n) - 1u));
     z->bits >>= n;
     z->bit_count -= n;
@@ -160,10 +166,10 @@ static inline int gzip_grow(gzip_state *z, size_t n) {
 
 /* What a symbol of the literal/length code stands for, without the code length. */
 static inline uint32_t gzip_literal_symbol(unsigned s) {
-    static const unsigned short base[29] = {3, 4, 5, 6, 7, 8, 9, 10, 11, 13, 15, 17, 19, 23, 27, 31, 35, 43, 51, 59,
-                                            67, 83, 99, 115, 131, 163, 195, 227, 258};
-    static const unsigned char extra[29] = {0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3,
-                                            4, 4, 4, 4, 5, 5, 5, 5, 0};
+    static const unsigned short base[29] = {3,  4,  5,  6,  7,  8,  9,  10, 11,  13,  15,  17,  19,  23, 27,
+                                            31, 35, 43, 51, 59, 67, 83, 99, 115, 131, 163, 195, 227, 258};
+    static const unsigned char extra[29] = {0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2,
+                                            2, 3, 3, 3, 3, 4, 4, 4, 4, 5, 5, 5, 5, 0};
     if (s < 256) return GZIP_LITERAL | (uint32_t)s << 16;
     if (s == 256) return GZIP_END;
     if (s > 285) return 0; /* in the fixed code, but means nothing */
@@ -213,13 +219,15 @@ static inline int gzip_build(gzip_state *z, gzip_code *c, const unsigned char *l
         unsigned r;
         len = length[s];
         if (!len) continue;
-        e = purpose == GZIP_FOR_LITERALS ? gzip_literal_symbol(s)
-          : purpose == GZIP_FOR_DISTANCES ? gzip_distance_symbol(s) : (GZIP_LITERAL | (uint32_t)s << 16);
+        e = purpose == GZIP_FOR_LITERALS    ? gzip_literal_symbol(s)
+            : purpose == GZIP_FOR_DISTANCES ? gzip_distance_symbol(s)
+                                            : (GZIP_LITERAL | (uint32_t)s << 16);
         if (e) e |= len;
         c->symbol[place[len]++] = e;
         r = gzip_reverse(first[len]++, len);
         if (len > width) c->table[r & ((1u << width) - 1u)] = GZIP_WALK;
-        else for (; r < 1u << width; r += 1u << len) c->table[r] = e;
+        else
+            for (; r < 1u << width; r += 1u << len) c->table[r] = e;
     }
     return GZIP_OK;
 }
@@ -267,9 +275,14 @@ static inline void gzip_copy(unsigned char *to, size_t distance, size_t n) {
     const unsigned char *from = to - distance;
     unsigned char *end = to + n;
     if (distance >= 8) {
-        do { memcpy(to, from, 8); to += 8; from += 8; } while (to < end);
+        do {
+            memcpy(to, from, 8);
+            to += 8;
+            from += 8;
+        } while (to < end);
     } else if (distance == 1) memset(to, *from, n);
-    else while (to < end) *to++ = *from++;
+    else
+        while (to < end) *to++ = *from++;
 }
 
 /* Symbols while there are input and room enough not to check for either. 1 at the end of the block, 0 where the edge
@@ -296,21 +309,35 @@ static inline int gzip_fast(gzip_state *z) {
         }
         if (e & GZIP_LITERAL) continue;
         if (count < 48) GZIP_REFILL(bits, count, in, pos); /* e stays right: only bits above count were added */
-        if (e & GZIP_END) { bits >>= e & 15u; count -= e & 15u; end = 1; break; }
-        if (!e) { reason = "a bit pattern is no code"; break; }
+        if (e & GZIP_END) {
+            bits >>= e & 15u;
+            count -= e & 15u;
+            end = 1;
+            break;
+        }
+        if (!e) {
+            reason = "a bit pattern is no code";
+            break;
+        }
         bits >>= e & 15u;
         extra = e >> 8 & 15u;
         n = (e >> 16) + (uint32_t)(bits & ((1u << extra) - 1u));
         bits >>= extra;
         count -= (e & 15u) + extra;
         e = gzip_look(&z->distances, bits);
-        if (!e) { reason = "a bit pattern is no distance code"; break; }
+        if (!e) {
+            reason = "a bit pattern is no distance code";
+            break;
+        }
         bits >>= e & 15u;
         extra = e >> 8 & 15u;
         distance = (e >> 16) + (uint32_t)(bits & ((1u << extra) - 1u));
         bits >>= extra;
         count -= (e & 15u) + extra;
-        if (distance > size - z->member) { reason = "a match reaches before the beginning"; break; }
+        if (distance > size - z->member) {
+            reason = "a match reaches before the beginning";
+            break;
+        }
         gzip_copy(z->out + size, distance, n);
         size += n;
     }
@@ -318,7 +345,10 @@ static inline int gzip_fast(gzip_state *z) {
     z->bit_count = count;
     z->in_pos = pos;
     z->size = size;
-    if (reason) { gzip_fail(z, GZIP_E_DATA, reason); return -1; }
+    if (reason) {
+        gzip_fail(z, GZIP_E_DATA, reason);
+        return -1;
+    }
     return end;
 }
 
@@ -398,7 +428,10 @@ static inline int gzip_dynamic_codes(gzip_state *z) {
         unsigned repeat;
         unsigned char v = 0;
         if (!gzip_symbol(z, &z->distances, &s)) return z->code;
-        if (s < 16) { length[i++] = (unsigned char)s; continue; }
+        if (s < 16) {
+            length[i++] = (unsigned char)s;
+            continue;
+        }
         if (s == 16) {
             if (i == 0) return gzip_fail(z, GZIP_E_DATA, "a code length repeats nothing");
             v = length[i - 1];
@@ -481,8 +514,7 @@ static inline int gzip_member(gzip_state *z) {
     if (z->in_size - z->in_pos < 8) return gzip_fail(z, GZIP_E_DATA, "the data end before their checksum");
     p = z->in + z->in_pos;
     tail = gzip_load64(p);
-    if (gzip_crc32(z->crc_table, z->out + z->member, z->size - z->member) !=
-        (uint32_t)(tail & 0xFFFFFFFFu))
+    if (gzip_crc32(z->crc_table, z->out + z->member, z->size - z->member) != (uint32_t)(tail & 0xFFFFFFFFu))
         return gzip_fail(z, GZIP_E_DATA, "the checksum is wrong");
     if (((z->size - z->member) & 0xFFFFFFFFu) != (size_t)(tail >> 32))
         return gzip_fail(z, GZIP_E_DATA, "the length is wrong");
@@ -495,7 +527,8 @@ static inline int gzip_members(gzip_state *z) {
     do {
         size_t zeros = z->in_pos;
         if (gzip_member(z)) return z->code;
-        for (zeros = z->in_pos; zeros < z->in_size && !z->in[zeros]; zeros++) {}
+        for (zeros = z->in_pos; zeros < z->in_size && !z->in[zeros]; zeros++) {
+        }
         if (zeros == z->in_size) z->in_pos = zeros;
     } while (z->in_pos < z->in_size);
     return GZIP_OK;
@@ -593,13 +626,16 @@ static inline int gzip_read_file(const char *path, size_t max_bytes, char **text
     f = fopen(path, "rb");
     if (!f) {
         if (err && errcap)
-            snprintf(err, errcap, "cannot open %s: %s; check the path", path, errno ? strerror(errno) : "no reason given");
+            snprintf(err, errcap, "cannot open %s: %s; check the path", path,
+                     errno ? strerror(errno) : "no reason given");
         return GZIP_E_IO;
     }
     code = gzip_slurp(f, limit + slack, &bytes, &n);
     if (code && err && errcap)
         snprintf(err, errcap, "cannot read %s after byte %llu: %s; check the file", path, (unsigned long long)n,
-                 code == GZIP_E_MEMORY ? "out of memory" : errno ? strerror(errno) : "no reason given");
+                 code == GZIP_E_MEMORY ? "out of memory"
+                 : errno               ? strerror(errno)
+                                       : "no reason given");
     fclose(f);
     if (!code && (n > limit + slack || (n > limit && !gzip_is(bytes, n)))) {
         code = GZIP_E_LIMIT;

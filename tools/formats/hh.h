@@ -23,10 +23,10 @@
 
 typedef enum hh_status {
     HH_OK = 0,
-    HH_BAD_JSON,        /* these three are the caller's to find */
+    HH_BAD_JSON, /* these three are the caller's to find */
     HH_MISSING_FIELD,
     HH_NOT_STRING,
-    HH_NO_ASSISTANT,    /* these four hh_split finds, the first that applies */
+    HH_NO_ASSISTANT, /* these four hh_split finds, the first that applies */
     HH_OTHER_PROMPT,
     HH_EMPTY,
     HH_IDENTICAL,
@@ -44,15 +44,15 @@ typedef struct hh_report {
 
 static inline const char *hh_status_text(int status) {
     switch (status) {
-        case HH_OK: return "kept";
-        case HH_BAD_JSON: return "not a JSON object";
-        case HH_MISSING_FIELD: return "chosen or rejected is missing";
-        case HH_NOT_STRING: return "chosen or rejected is not a string";
-        case HH_NO_ASSISTANT: return "no \"\\n\\nAssistant:\" in chosen";
-        case HH_OTHER_PROMPT: return "rejected does not begin with chosen's prompt";
-        case HH_EMPTY: return "a response is empty";
-        case HH_IDENTICAL: return "both responses are the same";
-        default: return "unknown";
+    case HH_OK: return "kept";
+    case HH_BAD_JSON: return "not a JSON object";
+    case HH_MISSING_FIELD: return "chosen or rejected is missing";
+    case HH_NOT_STRING: return "chosen or rejected is not a string";
+    case HH_NO_ASSISTANT: return "no \"\\n\\nAssistant:\" in chosen";
+    case HH_OTHER_PROMPT: return "rejected does not begin with chosen's prompt";
+    case HH_EMPTY: return "a response is empty";
+    case HH_IDENTICAL: return "both responses are the same";
+    default: return "unknown";
     }
 }
 
