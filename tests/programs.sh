@@ -91,7 +91,7 @@ printf '\037\213\010\000\000\000\000\000\000\003\113' >"$out/cut.gz"
 refuses "a cut gzip" "cut.gz" $train sft --init "$out/tiny.json" --output "$out/x" --train "$out/cut.gz"
 echo "this is not JSON" >"$out/bad.jsonl"
 refuses "no rows" "bad.jsonl" $train dpo --model "$out/sft" --output "$out/x" --train "$out/bad.jsonl" --format pairs
-refuses "a huge learning rate" "not finite" $train sft --init "$out/tiny.json" --output "$out/huge" $o --learning-rate 100 --max-grad-norm 0 --epochs 30
+refuses "a huge learning rate" "learning-rate" $train sft --init "$out/tiny.json" --output "$out/x" $o --learning-rate 1e5
 [ -e "$out/x/model.safetensors" ] && bad "a refused run leaves no model" || ok
 
 # An interrupt writes the model and exits with 0.
