@@ -4,8 +4,8 @@
  *     dpo-train dpo --model DIR --train hh.jsonl.gz --output DIR --beta 0.1 [options]
  *
  * It reads top to bottom: settings, data, model, what is printed, the run. The output directory gets the model (with
- * LoRA: adapter/) and metrics.jsonl. Exit code 0 also after Ctrl-C, when what was learnt so far has been written; 1 after
- * one sentence on stderr. */
+ * LoRA: adapter/) and metrics.jsonl. Exit code 0 also after Ctrl-C, when what was learnt so far has been written;
+ * 1 after one sentence on stderr. */
 #include "cli.h" /* first: it asks the system headers for sigaction and friends */
 #include "../dpo.h"
 #include "formats/gzip.h"
@@ -87,6 +87,8 @@ static void settings_recipe(settings *s) {
 
 /* The option table. It is made again for each parse, since it holds values that recipes depend on. */
 static int settings_parse(settings *s, cli_program *p, int argc, char **argv) {
+    dpo_train_config *t = &s->t;
+    dpo_loss_options *l = &t->loss_options;
     cli_option options[] = {
         CLI_HEADING("Model and data"),
         CLI_STRING("model", &s->model, "DIR", "model_name_or_path", "a Hugging Face directory (safetensors)"),
@@ -97,8 +99,7 @@ static int settings_parse(settings *s, cli_program *p, int argc, char **argv) {
         CLI_DOUBLE("eval-fraction", &s->eval_fraction, 0, 0.9, "",
                    "the part held out, by a hash of the prompt; 0: none"),
         CLI_WORD("format", &s->format, "auto|pairs|hh|text", "",
-                 "pairs: JSON lines of prompt, chosen, rejected (or prompt, "
-                 "response); hh: of two whole dialogues; text: plain, or JSON lines of text"),
+                 "JSON lines of prompt, chosen, rejected; of two HH dialogues; plain text or JSON lines of it"),
         CLI_INT("max-length", &s->data.max_length, 2, FOREVER, "max_seq_length", "tokens of prompt + response"),
         CLI_INT("max-prompt-length", &s->data.max_prompt_length, 1, FOREVER, "",
                 "what --truncation ref leaves of a prompt"),
@@ -107,44 +108,38 @@ static int settings_parse(settings *s, cli_program *p, int argc, char **argv) {
         CLI_INT("max-rows", &s->max_rows, 0, FOREVER, "", "read no more rows of --train; 0: all"),
         CLI_HEADING("Training"),
         CLI_WORD("recipe", &s->recipe, "ref|paper|trl", "",
-                 "start from these settings: the DPO reference code's, the "
-                 "paper's, TRL's; single options go before"),
-        CLI_DOUBLE("learning-rate", &s->t.learning_rate, 0, 100, "lr", "of every weight (muP widths aside)"),
+                 "start from these settings: the DPO reference code's, the paper's, TRL's; single options go before"),
+        CLI_DOUBLE("learning-rate", &t->learning_rate, 0, 100, "lr", "of every weight (muP widths aside)"),
         CLI_INT("epochs", &s->epochs, 1, FOREVER, "num_train_epochs", "passes over the data"),
         CLI_INT("max-steps", &s->max_steps, 0, FOREVER, "", "updates in all; 0: what the epochs hold"),
         CLI_INT("batch-size", &s->batch_size, 1, FOREVER, "per_device_train_batch_size train_batch_size",
-                "examples per update; how they are split to fit the memory is planned by itself and changes no bit"),
+                "examples per update; gradient accumulation is planned by itself and changes no bit"),
         CLI_INT("gradient-accumulation-steps", &s->accumulation, 1, FOREVER, "", "multiplies the batch size"),
-        CLI_WORD("optimizer", &s->t.optimizer, "adamw|rmsprop", "optim", "how gradients move weights"),
-        CLI_WORD("lr-scheduler", &s->t.schedule, "constant|linear|cosine", "lr_scheduler_type", "after the warm-up"),
+        CLI_WORD("optimizer", &t->optimizer, "adamw|rmsprop", "optim", "how gradients move weights"),
+        CLI_WORD("lr-scheduler", &t->schedule, "constant|linear|cosine", "lr_scheduler_type", "after the warm-up"),
         CLI_INT("warmup-steps", &s->warmup_steps, 0, FOREVER, "", "updates of linear warm-up"),
-        CLI_DOUBLE("max-grad-norm", &s->t.max_grad_norm, 0, 1e9, "", "gradients are scaled down to this; 0: never"),
-        CLI_DOUBLE("weight-decay", &s->t.weight_decay, 0, 1000, "", "of AdamW"),
-        CLI_DOUBLE("adam-beta1", &s->t.adam_beta1, 0, 0.999999, "", "of AdamW"),
-        CLI_DOUBLE("adam-beta2", &s->t.adam_beta2, 0, 0.9999999, "", "of AdamW"),
-        CLI_DOUBLE("adam-epsilon", &s->t.adam_epsilon, CLI_ABOVE_0, 1, "", "of AdamW and RMSprop"),
-        CLI_DOUBLE("rmsprop-alpha", &s->t.rmsprop_alpha, 0, 0.9999999, "", "of RMSprop"),
-        CLI_UINT64("seed", &s->t.seed, "", "of the data's order and of random weights"),
-        CLI_WORD("sft-reduction", &s->t.sft_reduction, "token_mean|sequence_sum", "",
-                 "sft: mean over the batch's tokens, "
-                 "or sum over each answer and mean over answers"),
+        CLI_DOUBLE("max-grad-norm", &t->max_grad_norm, 0, 1e9, "", "gradients are scaled down to this; 0: never"),
+        CLI_DOUBLE("weight-decay", &t->weight_decay, 0, 1000, "", "of AdamW"),
+        CLI_DOUBLE("adam-beta1", &t->adam_beta1, 0, 0.999999, "", "of AdamW"),
+        CLI_DOUBLE("adam-beta2", &t->adam_beta2, 0, 0.9999999, "", "of AdamW"),
+        CLI_DOUBLE("adam-epsilon", &t->adam_epsilon, CLI_ABOVE_0, 1, "", "of AdamW and RMSprop"),
+        CLI_DOUBLE("rmsprop-alpha", &t->rmsprop_alpha, 0, 0.9999999, "", "of RMSprop"),
+        CLI_UINT64("seed", &t->seed, "", "of the data's order and of random weights"),
+        CLI_WORD("sft-reduction", &t->sft_reduction, "token_mean|sequence_sum", "",
+                 "sft: mean over the batch's tokens, or sum over each answer and mean over answers"),
         CLI_WORD("precision", &s->precision, "fp32|mixed|bf16|fp16", "", "of weights and products"),
         CLI_HEADING("Preferences (dpo)"),
-        CLI_DOUBLE("beta", &s->t.loss_options.beta, CLI_ABOVE_0, 1e6, "", "how strongly the reference holds"),
+        CLI_DOUBLE("beta", &l->beta, CLI_ABOVE_0, 1e6, "", "how strongly the reference holds"),
         CLI_WORD("loss", &s->loss, s->losses, "loss_type", "of a pair"),
-        CLI_DOUBLE("label-smoothing", &s->t.loss_options.label_smoothing, 0, 0.5, "",
-                   "share of labels taken to be wrong"),
-        CLI_DOUBLE("sft-weight", &s->t.loss_options.sft_weight, 0, 1e6, "rpo_alpha",
-                   "adds so much of the chosen answers' "
-                   "negative log-likelihood per token"),
-        CLI_DOUBLE("gamma", &s->t.loss_options.gamma, 0, 1e6, "simpo_gamma", "SimPO's margin"),
-        CLI_DOUBLE("lambda", &s->t.loss_options.lambda, 0, 1e6, "dpop_lambda", "DPOP's penalty"),
-        CLI_DOUBLE("tau", &s->t.loss_options.tau, CLI_ABOVE_0, 1e6, "discopop_tau", "DiscoPOP's temperature"),
-        CLI_FLAG("reference-free", &s->t.loss_options.reference_free, "",
-                 "take the reference's log-probabilities as 0"),
+        CLI_DOUBLE("label-smoothing", &l->label_smoothing, 0, 0.5, "", "share of labels taken to be wrong"),
+        CLI_DOUBLE("sft-weight", &l->sft_weight, 0, 1e6, "rpo_alpha",
+                   "adds so much of the chosen answers' negative log-likelihood per token"),
+        CLI_DOUBLE("gamma", &l->gamma, 0, 1e6, "simpo_gamma", "SimPO's margin"),
+        CLI_DOUBLE("lambda", &l->lambda, 0, 1e6, "dpop_lambda", "DPOP's penalty"),
+        CLI_DOUBLE("tau", &l->tau, CLI_ABOVE_0, 1e6, "discopop_tau", "DiscoPOP's temperature"),
+        CLI_FLAG("reference-free", &l->reference_free, "", "take the reference's log-probabilities as 0"),
         CLI_STRING("reference-file", &s->reference_file, "FILE", "",
-                   "keep the reference's log-probabilities here (those of "
-                   "the evaluation data in FILE.eval) and use them again when they fit"),
+                   "keep the reference's log-probabilities here (of evaluation: FILE.eval), use them when they fit"),
         CLI_HEADING("LoRA"),
         CLI_INT("lora-r", &s->lora_r, 0, 65536, "", "rank of the adapters; 0: train all weights"),
         CLI_DOUBLE("lora-alpha", &s->lora_alpha, CLI_ABOVE_0, 1e6, "", "their scale is alpha / r"),
@@ -155,21 +150,19 @@ static int settings_parse(settings *s, cli_program *p, int argc, char **argv) {
         CLI_FLAG("merge", &s->merge, "", "at the end write the merged model too"),
         CLI_HEADING("The run"),
         CLI_INT("eval-every", &s->eval_every, 0, FOREVER, "",
-                "evaluate and save each time after so many examples; 0: at "
-                "the end only"),
+                "evaluate and save after so many examples; 0: at the end"),
         CLI_INT("eval-steps", &s->eval_steps, 0, FOREVER, "", "the same, in updates; 0: see --eval-every"),
         CLI_INT("eval-size", &s->eval_size, 0, FOREVER, "", "evaluation examples used, the same each time; 0: all"),
         CLI_INT("threads", &s->threads, 0, 4096, "", "0: one per core. Changes no bit, nor do the next three"),
         CLI_WORD("simd", &s->simd, "auto|scalar|avx2|avx512", "", "instructions"),
         CLI_INT("micro-rows", &s->micro_rows, 0, FOREVER, "", "most tokens computed at a time; 0: planned"),
-        CLI_FLAG("recompute", &s->t.recompute, "gradient_checkpointing", "less memory, more work"),
+        CLI_FLAG("recompute", &t->recompute, "gradient_checkpointing", "less memory, more work"),
         CLI_FLAG("plan", &s->plan, "", "print memory and work, then stop"),
         CLI_FLAG("quiet", &s->quiet, "", "print the result only"),
     };
     if (cli_parse(p, options, CLI_COUNT(options), argc, argv)) return 1;
-    memcpy(s->options, options, sizeof options);
+    memcpy(s->options, options, sizeof options); /* p's own pointer ends with this function; it is not used again */
     s->option_count = CLI_COUNT(options);
-    p->options = s->options;
     return 0;
 }
 
