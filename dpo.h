@@ -35,8 +35,8 @@
 
    CONTENTS: search for ">>NAME"
 
-       interface       >>TYPES >>CONTEXT_API >>TENSOR_API >>TEXT_API >>MODEL_API >>LORA_API
-                       >>LOSS_API >>TRAIN_API >>STEP_API >>GENERATE_API >>LAYER_API
+       interface       >>TYPES >>CONTEXT_API >>TENSOR_API >>JSON_API >>TEXT_API >>MODEL_API
+                       >>LORA_API >>LOSS_API >>TRAIN_API >>STEP_API >>GENERATE_API >>LAYER_API
        arithmetic      >>PLATFORM >>ERROR >>MEMORY >>THREADS >>RANDOM >>NUMERICS >>KERNELS
                        >>CONTEXT >>GEMM >>LAYERS
        bytes           >>JSON >>FILES
@@ -236,29 +236,125 @@ DPO_API dpo_result dpo_tensors_load(dpo_context *c, const char *path, dpo_tensor
 DPO_API void dpo_tensors_free(dpo_context *c, dpo_tensor *tensors);
 
 /* ===========================================================================================
+   >>JSON_API - for readers of formats that the header does not know (tools/formats)
+   =========================================================================================== */
+
+typedef struct dpo_json dpo_json; /* a parsed text; its memory serves text after text */
+
+DPO_API dpo_json *dpo_json_create(dpo_context *c);
+DPO_API void dpo_json_free(dpo_json *j);
+
+/* dpo_json_parse - RFC 8259 text as nodes; node 0 is the whole value.
+ *   text    any bytes are safe; must stay as long as nodes are looked at
+ *   why,at  receive a constant reason and its byte; either may be NULL
+ *   errors  DPO_E_FORMAT, which leaves the context's error clear (rows of data are counted, not fatal): syntax, a
+ *           key twice in its object, nested deeper than 64; DPO_E_MEMORY */
+DPO_API dpo_result dpo_json_parse(dpo_json *j, const char *text, size_t bytes, const char **why, size_t *at);
+
+/* Nodes. A node that is not there is -1, which every call takes.
+ *   dpo_json_type    '{' '[' '"' 't' 'f' 'n', '0' for a number, 0 for no node
+ *   dpo_json_count   elements of an array, pairs of an object, else 0
+ *   dpo_json_first, dpo_json_next   children: v = first(a), then v = next(v), count times. In an object v is a key and
+ *                    v + 1 its value: v = first(o), then v = next(v + 1)
+ *   dpo_json_find    the value of a key, or -1
+ *   dpo_json_string  unescapes to UTF-8; the length without the final zero, -1 if it is no string; writes what fits
+ *   dpo_json_number  the nearest double; 0 if it is no number or too large
+ *   dpo_json_at      where its text begins, in bytes */
+DPO_API int dpo_json_type(const dpo_json *j, int64_t node);
+DPO_API int64_t dpo_json_count(const dpo_json *j, int64_t node);
+DPO_API int64_t dpo_json_first(const dpo_json *j, int64_t node);
+DPO_API int64_t dpo_json_next(const dpo_json *j, int64_t node);
+DPO_API int64_t dpo_json_find(const dpo_json *j, int64_t object, const char *key);
+DPO_API int64_t dpo_json_string(const dpo_json *j, int64_t node, char *out, size_t cap);
+DPO_API int dpo_json_number(const dpo_json *j, int64_t node, double *out);
+DPO_API size_t dpo_json_at(const dpo_json *j, int64_t node);
+
+/* ===========================================================================================
    >>TEXT_API - tokenizers and data sets
    =========================================================================================== */
 
+/* dpo_tokenizer_load - a tokenizer as it lies on the Hub.
+ *   path    a directory (tokenizer.json, else vocab.json with merges.txt; tokenizer_config.json and config.json name
+ *           its end-of-text id), or one of these files, or llama2.c's tok*.bin. A directory whose config.json says
+ *           "dpo_tokenizer": "bytes" gives the byte-level one
+ *   knows   byte-level BPE with the splitting of GPT-2, Llama-3, Qwen2 (also after single digits), NFC;
+ *           SentencePiece-type BPE (Llama-2: Prepend and Replace, or Metaspace; byte fallback); added tokens
+ *   errors  DPO_E_IO  DPO_E_FORMAT  DPO_E_UNSUPPORTED (names the model, normalizer or pattern it does not know) */
+DPO_API dpo_tokenizer *dpo_tokenizer_load(dpo_context *c, const char *path);
 /* dpo_tokenizer_bytes - the byte-level tokenizer: ids 0..255 are bytes, 256 ends a text. It needs no
    file and loses nothing; a model used with it has a vocabulary of at least 257. */
 DPO_API dpo_tokenizer *dpo_tokenizer_bytes(dpo_context *c);
-DPO_API int dpo_tokenizer_vocab(const dpo_tokenizer *t);
-DPO_API int32_t dpo_tokenizer_eos(const dpo_tokenizer *t);
+DPO_API void dpo_tokenizer_free(dpo_tokenizer *t);
 
-/* dpo_encode, dpo_decode - text to ids and back; no special token is added or understood.
- *   out     [cap], NULL to measure; dpo_decode skips special ids and writes no final zero
- *   returns what the whole result needs (ids, bytes), or a negative code: DPO_E_ARG for an id that
- *           is not in the vocabulary; writes nothing when cap is too small */
-DPO_API int64_t dpo_encode(const dpo_tokenizer *t, const char *text, size_t bytes, int32_t *out, int64_t cap);
-DPO_API int64_t dpo_decode(const dpo_tokenizer *t, const int32_t *ids, int64_t n, char *out, size_t cap);
+DPO_API int dpo_tokenizer_vocab(const dpo_tokenizer *t);   /* all ids are below it */
+DPO_API int32_t dpo_tokenizer_eos(const dpo_tokenizer *t); /* -1 = none known */
+DPO_API int32_t dpo_tokenizer_bos(const dpo_tokenizer *t);
+DPO_API int dpo_tokenizer_adds_bos(const dpo_tokenizer *t); /* whether it begins every text with bos by habit */
+/* dpo_tokenizer_set_ends - other bos and eos ids than were found, -1 for none. */
+DPO_API dpo_result dpo_tokenizer_set_ends(dpo_tokenizer *t, int32_t bos, int32_t eos);
+/* dpo_tokenizer_id - the id of exactly this piece or added token, or -1. */
+DPO_API int32_t dpo_tokenizer_id(const dpo_tokenizer *t, const char *piece, size_t bytes);
+/* dpo_tokenizer_piece - the bytes an id stands for, NULL if it is none. *special: left out by dpo_decode. */
+DPO_API const char *dpo_tokenizer_piece(const dpo_tokenizer *t, int32_t id, size_t *bytes, int *special);
+DPO_API uint64_t dpo_tokenizer_hash(const dpo_tokenizer *t);    /* of all that decides ids */
+DPO_API const char *dpo_tokenizer_info(const dpo_tokenizer *t); /* one line: kind, splitting, ids, merges */
+
+/* A piece of text. special: special tokens written in it ("<|im_end|>") become their ids; else they are just text,
+   which is what anything written by a user must be. */
+typedef struct dpo_text {
+    const char *text;
+    size_t bytes;
+    int special;
+} dpo_text;
 
 enum {
-    DPO_TRUNCATE_REF = 0, /* the DPO reference code's rule, below */
-    DPO_TRUNCATE_END = 1  /* plain: cut what is beyond max_length */
+    DPO_ENCODE_ADD_BOS = 1, /* first the id that begins a text, if the tokenizer has one */
+    DPO_ENCODE_ADD_EOS = 2, /* last the one that ends it */
+    DPO_ENCODE_MERGES = 4   /* run every merge instead of looking whole words up: the same ids, for comparison */
 };
 
-/* How examples become tokens. Prompt and response are tokenized apart (the reference's rule; it makes
-   sharing the prompt exact), one end-of-text id closes each response, masks go by position.
+/* dpo_encode - text to ids; no special token is added or understood.
+ *   text    any bytes: what is not UTF-8 is encoded byte by byte
+ *   out     [cap]; receives the first cap ids; NULL to measure. Text of n bytes gives at most 3n + 2 ids
+ *   returns how many ids there are, or a negative code
+ * dpo_encode_parts - the same for the parts laid end to end: words reach over their borders; flags DPO_ENCODE_*
+ * dpo_encode_batch - each text for itself, on all threads: text i's ids are (*ids)[(*first)[i]] ..
+ *           (*ids)[(*first)[i + 1] - 1]; both are freed by dpo_encode_free(c, *ids) */
+DPO_API int64_t dpo_encode(const dpo_tokenizer *t, const char *text, size_t bytes, int32_t *out, int64_t cap);
+DPO_API int64_t dpo_encode_parts(const dpo_tokenizer *t, const dpo_text *parts, int64_t n, unsigned flags, int32_t *out,
+                                 int64_t cap);
+DPO_API dpo_result dpo_encode_batch(const dpo_tokenizer *t, const dpo_text *texts, int64_t n, unsigned flags,
+                                    int32_t **ids, int64_t **first);
+DPO_API void dpo_encode_free(dpo_context *c, int32_t *ids);
+
+/* dpo_decode - ids to text: the exact bytes of the pieces; special ids are left out, so is the space that a
+   SentencePiece-type tokenizer puts before a text.
+ *   out     [cap]; receives the first cap bytes, no final zero; NULL to measure
+ *   returns how many bytes there are, or DPO_E_ARG for an id that is not in the vocabulary */
+DPO_API int64_t dpo_decode(const dpo_tokenizer *t, const int32_t *ids, int64_t n, char *out, size_t cap);
+
+/* Decoding one id after the other, as they are generated: gives whole UTF-8 characters only. Zero at the start. */
+typedef struct dpo_decoder {
+    uint8_t held[4]; /* of a character that is not complete yet */
+    int n_held, begun;
+} dpo_decoder;
+/* dpo_decode_next - what `id` adds; id -1: what is still held, at the end. returns as dpo_decode. */
+DPO_API int64_t dpo_decode_next(const dpo_tokenizer *t, dpo_decoder *s, int32_t id, char *out, size_t cap);
+
+enum {
+    DPO_TRUNCATE_REF = 0,        /* the DPO reference code's rule, below */
+    DPO_TRUNCATE_KEEP_START = 1, /* cut what is beyond max_length (TRL) */
+    DPO_TRUNCATE_KEEP_END = 2    /* cut the beginning of the prompt, the same for both answers */
+};
+enum { DPO_BOUNDARY_SEPARATE = 0, DPO_BOUNDARY_JOINT = 1 };
+enum { DPO_BOS_HABIT = 0, DPO_BOS_NEVER = 1, DPO_BOS_ALWAYS = 2 };
+
+/* How examples become tokens. Masks go by position: a response's ids are targets, its prompt's are not. One
+   end-of-text id closes each response; the id that begins a text stands before the prompt if that is the tokenizer's
+   habit.
+   DPO_BOUNDARY_SEPARATE: prompt and response are tokenized apart (the reference's rule; no merge reaches over the
+   border). JOINT: prompt and response are tokenized as one text, and the response is what follows as many ids as the
+   prompt alone has (TRL); rows where the prompt's ids then differ are counted.
    DPO_TRUNCATE_REF: if prompt + longer response exceed max_length, the prompt keeps its last
    max_prompt_length ids (first ones with prompt_keep_start), and if they still do, both responses
    keep their first max_length - max_prompt_length. */
@@ -267,6 +363,9 @@ typedef struct dpo_data_options {
     int max_prompt_length; /* used by DPO_TRUNCATE_REF only */
     int truncation;        /* DPO_TRUNCATE_* */
     int prompt_keep_start;
+    int boundary, bos;                                        /* DPO_BOUNDARY_*, DPO_BOS_* */
+    int32_t end_of_turn;                                      /* a response that ends so gets no end-of-text id; -1 */
+    int group_prompts;                                        /* SFT: of rows with one prompt the last answer counts */
     int64_t max_rows;                                         /* stop after so many rows; 0 = all */
     const char *prompt_field, *chosen_field, *rejected_field; /* JSON names */
 } dpo_data_options;
@@ -274,13 +373,17 @@ typedef struct dpo_data_options {
 /* What happened to the rows. */
 typedef struct dpo_data_report {
     int64_t rows, kept;
-    int64_t bad_json, missing_field, empty_response, identical, prompt_too_long; /* dropped */
-    int64_t truncated_prompts, truncated_responses, lost_eos;                    /* kept, cut */
-    int64_t first_bad_line;                                                      /* 0 = none */
+    int64_t bad_json, missing_field, empty_response, identical, too_long; /* dropped */
+    int64_t grouped;                                                      /* took an earlier row's place */
+    int64_t truncated_prompts, truncated_responses, lost_eos;             /* kept, cut */
+    int64_t invalid_utf8, boundary_merges;                                /* kept, worth knowing */
+    int64_t first_bad_line;                                               /* 0 = none */
     int64_t prompt_tokens, chosen_tokens, rejected_tokens;
+    int64_t pairs, chosen_longer, same_length; /* in tokens, before cutting: what "the longer answer wins" would get */
 } dpo_data_report;
 
-DPO_API dpo_data_options dpo_data_defaults(void); /* 512, 256, DPO_TRUNCATE_REF, prompt/chosen/rejected */
+/* 512, 256, DPO_TRUNCATE_REF, separate, by habit, prompt/chosen/rejected */
+DPO_API dpo_data_options dpo_data_defaults(void);
 
 /* dpo_data_create - an empty data set. options NULL = defaults; copied. */
 DPO_API dpo_data *dpo_data_create(dpo_context *c, const dpo_tokenizer *t, const dpo_data_options *options);
@@ -289,6 +392,10 @@ DPO_API dpo_data *dpo_data_create(dpo_context *c, const dpo_tokenizer *t, const 
    used (empty response, both answers the same after truncation, ...) is counted and skipped: DPO_OK. */
 DPO_API dpo_result dpo_data_add(dpo_data *d, const char *prompt, size_t prompt_bytes, const char *chosen,
                                 size_t chosen_bytes, const char *rejected, size_t rejected_bytes);
+/* dpo_data_add_parts - the same from parts of text laid end to end, so that a chat format's special tokens are
+   understood and a user's are not. n_rejected 0: SFT only. */
+DPO_API dpo_result dpo_data_add_parts(dpo_data *d, const dpo_text *prompt, int64_t n_prompt, const dpo_text *chosen,
+                                      int64_t n_chosen, const dpo_text *rejected, int64_t n_rejected);
 
 /* dpo_data_add_tokens - the same from ids, taken as they are (the caller ends its responses). The ids must not be views
    of this data set's own items: it may move them. */
@@ -299,18 +406,27 @@ DPO_API dpo_result dpo_data_add_tokens(dpo_data *d, const int32_t *prompt, int64
    after it are cut into pieces of max_length; each id but a piece's first is a target. */
 DPO_API dpo_result dpo_data_add_text(dpo_data *d, const char *text, size_t bytes);
 
-/* dpo_data_read - JSON lines of {"prompt", "chosen", "rejected"} (without "rejected": SFT rows).
+/* dpo_data_read - JSON lines of {"prompt", "chosen", "rejected"} (without "rejected": SFT rows; "response" is a name
+   for "chosen"; {"text"}: plain text), or a file of dpo_data_save, which is recognised by its content.
  *   rejects nothing silently: bad rows are counted by reason, and dpo_data_report_of tells
  *   errors  DPO_E_IO; DPO_E_FORMAT when no row at all could be used (first bad line named) */
 DPO_API dpo_result dpo_data_read(dpo_data *d, const char *path);
 /* dpo_data_read_text - the same from memory; `name` stands for the file in messages. */
 DPO_API dpo_result dpo_data_read_text(dpo_data *d, const char *name, const char *text, size_t bytes);
 
-/* dpo_json_get - the string at `field` of one JSON object, unescaped to UTF-8: for readers of other
-   formats. *out (zero-terminated, owned by the context) lives until the next call of this function.
- *   errors  DPO_E_FORMAT with a reason in `why` (may be NULL); the context's error stays clear */
-DPO_API dpo_result dpo_json_get(dpo_context *c, const char *json, size_t bytes, const char *field, const char **out,
-                                size_t *out_bytes, const char **why);
+/* dpo_data_save - a tokenized set as one safetensors file: "tokens" I32 [ids], "segments" I32 [items,3] (prompt,
+   chosen, rejected counts), and in its metadata the tokenizer's hash, the rules, the report, and `metadata` (NULL, or
+   key, value, ..., NULL: provenance).
+ * dpo_data_load - such a file into an empty data set; its rules and report become the set's.
+ *   errors  DPO_E_FORMAT (any bytes are safe); DPO_E_STATE if d has another tokenizer than the file was made with
+ * dpo_data_metadata - a value of the loaded file's metadata, or NULL. */
+DPO_API dpo_result dpo_data_save(const dpo_data *d, const char *path, const char *const *metadata);
+DPO_API dpo_result dpo_data_load(dpo_data *d, const char *path);
+DPO_API const char *dpo_data_metadata(const dpo_data *d, const char *key);
+
+/* dpo_data_repeats - items of `d` that occur earlier in d (other == NULL), or anywhere in `other`. prompts_only:
+   compares prompts alone and leaves items without one out. A negative code without memory. */
+DPO_API int64_t dpo_data_repeats(const dpo_data *d, const dpo_data *other, int prompts_only);
 
 DPO_API int64_t dpo_data_count(const dpo_data *d);
 DPO_API dpo_data_report dpo_data_report_of(const dpo_data *d);
@@ -607,22 +723,41 @@ DPO_API dpo_result dpo_model_logits(dpo_model *m, const dpo_batch *b, float *log
    >>GENERATE_API
    =========================================================================================== */
 
+enum { DPO_FINISH_LENGTH = 0, DPO_FINISH_EOS = 1, DPO_FINISH_STOP = 2 };
+
 typedef struct dpo_generate_config {
     int64_t max_new_tokens;
-    double temperature; /* 0 = greedy, lowest id among equals */
-    uint64_t seed;      /* item i draws from (seed, i, position): batch and threads change nothing */
-    int32_t eos;        /* stop after this id; -1 = never */
-    int64_t batch;      /* prompts computed at a time; 0 = planned */
+    int64_t num_return_sequences; /* samples of each prompt, which is computed once; 1 */
+    /* Applied in this order, as Hugging Face's generate does. */
+    double repetition_penalty; /* of ids in the prompt and the answer so far; 1 = off */
+    double temperature;        /* 0 = greedy, lowest id among equals */
+    int64_t top_k;             /* keep the k most likely ids; 0 = off */
+    double top_p;              /* keep the most likely ids that together reach p; 1 = off */
+    double min_p;              /* keep ids at least min_p times as likely as the likeliest; 0 = off */
+    uint64_t seed;             /* sequence i draws from (seed, i, position): batch and threads change nothing */
+    int32_t eos;               /* stop after this id; -1 = never */
+    const int32_t *stop_ids;   /* further ids to stop after, "<|im_end|>" */
+    int64_t n_stop_ids;
+    const char *const *stop; /* stop where the decoded answer holds one of these; needs tokenizer */
+    int64_t n_stop;
+    const dpo_tokenizer *tokenizer;
+    int64_t batch; /* sequences computed at a time; 0 = planned */
+    int *finish;   /* [n * num_return_sequences] DPO_FINISH_*, or NULL */
+    /* Called with each id as it is drawn (not for one that ends a sequence); non-zero ends that sequence. */
+    int (*on_token)(void *user, int64_t sequence, int32_t id);
+    void *user;
 } dpo_generate_config;
 
 DPO_API dpo_generate_config dpo_generate_defaults(void);
 
 /* dpo_generate - continue n prompts, with cached keys and values.
  *   prompts [n] pointers to n_prompt[i] >= 1 ids
- *   out     [n, max_new_tokens] ids, n_out[i] of them valid (the eos id is not among them) */
+ *   out     [n * num_return_sequences, max_new_tokens] ids, n_out of them valid in each row: sample s of prompt i is
+ *           row i * num_return_sequences + s. An id that ends a sequence is not among them; the ids that spell a stop
+ *           string are, since an id may hold text before it: cut the decoded text there (dpo_generate_text does) */
 DPO_API dpo_result dpo_generate(dpo_model *m, const int32_t *const *prompts, const int64_t *n_prompt, int64_t n,
                                 const dpo_generate_config *g, int32_t *out, int64_t *n_out);
-/* dpo_generate_text - the same for one text; out is zero-terminated, cut at cap. */
+/* dpo_generate_text - the same for one text; out is zero-terminated, cut at cap and before a stop string. */
 DPO_API dpo_result dpo_generate_text(dpo_model *m, const dpo_tokenizer *t, const char *prompt,
                                      const dpo_generate_config *g, char *out, size_t cap);
 
@@ -2604,8 +2739,7 @@ struct dpo_context {
     dpo__kernels kernels;
     dpo_desc desc;
     dpo_io io;
-    float **pack;    /* per worker: packed panels of matrix products */
-    char *json_text; /* dpo_json_get's last answer */
+    float **pack; /* per worker: packed panels of matrix products */
     char *info;
 };
 
@@ -4114,44 +4248,48 @@ static size_t dpo__json_quote(char *out, size_t cap, size_t at, const char *text
     return dpo__append(out, cap, at, "\"");
 }
 
-DPO_API dpo_result dpo_json_get(dpo_context *c, const char *json, size_t bytes, const char *field, const char **out,
-                                size_t *out_bytes, const char **why) {
+struct dpo_json {
+    dpo_context *c;
     dpo__json j;
-    const char *reason = "";
-    size_t at = 0;
-    int64_t node, length = -1;
-    char *text;
-    dpo_result r;
-    if (out) *out = NULL;
-    if (out_bytes) *out_bytes = 0;
-    if (why) *why = "";
-    if (!c) return DPO_E_ARG;
-    if (c->error.code) return c->error.code;
-    if ((!json && bytes) || !field || !out)
-        return dpo__fail(c, DPO_E_ARG, "dpo_json_get: json, field and out must not be NULL");
-    memset(&j, 0, sizeof j);
-    r = dpo__json_try(c, json, bytes, &j, &reason, &at);
-    if (!r) {
-        node = dpo__json_find(&j, 0, field);
-        length = dpo__json_string(&j, node, NULL, 0);
-        if (dpo__json_type(&j, 0) != '{') reason = "the text is not an object";
-        else if (node < 0) reason = "the field is missing";
-        else if (length < 0) reason = "the field is not a string";
-        if (length < 0) {
-            r = DPO_E_FORMAT;
-        } else if (!(text = (char *)dpo__get(c, (size_t)length + 1, "a JSON string"))) {
-            r = DPO_E_MEMORY;
-        } else {
-            dpo__json_string(&j, node, text, (size_t)length + 1);
-            dpo__put(c, c->json_text); /* not before: `json` may be the last answer */
-            c->json_text = text;
-            *out = text;
-            if (out_bytes) *out_bytes = (size_t)length;
-        }
-    }
-    dpo__json_free(c, &j);
-    if (why) *why = r == DPO_E_MEMORY ? "no memory" : reason;
-    return r;
+};
+DPO_API dpo_json *dpo_json_create(dpo_context *c) {
+    dpo_json *j;
+    if (!c || c->error.code) return NULL;
+    j = (dpo_json *)dpo__get(c, sizeof *j, "a JSON reader");
+    if (!j) return NULL;
+    memset(j, 0, sizeof *j);
+    j->c = c;
+    return j;
+}
+DPO_API void dpo_json_free(dpo_json *j) {
+    dpo_context *c = j ? j->c : NULL;
+    if (!j) return;
+    dpo__json_free(c, &j->j);
+    dpo__put(c, j);
+}
+DPO_API dpo_result dpo_json_parse(dpo_json *j, const char *text, size_t bytes, const char **why, size_t *at) {
+    const char *reason;
+    size_t place;
+    if (!j || (!text && bytes)) return DPO_E_ARG;
+    return dpo__json_try(j->c, text, bytes, &j->j, why ? why : &reason, at ? at : &place);
+}
+DPO_API int dpo_json_type(const dpo_json *j, int64_t node) { return j ? dpo__json_type(&j->j, node) : 0; }
+DPO_API int64_t dpo_json_count(const dpo_json *j, int64_t node) { return j ? dpo__json_count(&j->j, node) : 0; }
+DPO_API int64_t dpo_json_first(const dpo_json *j, int64_t node) {
+    return dpo_json_count(j, node) > 0 ? dpo__json_first(&j->j, node) : -1;
+}
+DPO_API int64_t dpo_json_next(const dpo_json *j, int64_t node) { return j ? dpo__json_next(&j->j, node) : -1; }
+DPO_API int64_t dpo_json_find(const dpo_json *j, int64_t object, const char *key) {
+    return j && key ? dpo__json_find(&j->j, object, key) : -1;
+}
+DPO_API int64_t dpo_json_string(const dpo_json *j, int64_t node, char *out, size_t cap) {
+    return j && (out || !cap) ? dpo__json_string(&j->j, node, out, cap) : -1;
+}
+DPO_API int dpo_json_number(const dpo_json *j, int64_t node, double *out) {
+    return j && out ? dpo__json_double(&j->j, node, out) : 0;
+}
+DPO_API size_t dpo_json_at(const dpo_json *j, int64_t node) {
+    return dpo_json_type(j, node) ? (size_t)j->j.nodes[node].begin : 0;
 }
 
 /* ===========================================================================================
@@ -7658,7 +7796,7 @@ DPO_API dpo_data *dpo_data_create(dpo_context *c, const dpo_tokenizer *t, const 
     names[2] = o.rejected_field ? o.rejected_field : "rejected";
     if (o.max_length < 2 || o.max_length > 16 * DPO__DIM || o.max_prompt_length < 1 ||
         o.max_prompt_length >= o.max_length || o.max_rows < 0 ||
-        (o.truncation != DPO_TRUNCATE_REF && o.truncation != DPO_TRUNCATE_END) || strlen(names[0]) > 63 ||
+        (o.truncation != DPO_TRUNCATE_REF && o.truncation != DPO_TRUNCATE_KEEP_START) || strlen(names[0]) > 63 ||
         strlen(names[1]) > 63 || strlen(names[2]) > 63) {
         dpo__fail(c, DPO_E_ARG,
                   "data options: max_length %d must be at least 2 and above max_prompt_length "
@@ -7712,7 +7850,7 @@ static void dpo__data_keep(dpo_data *d, int64_t prompt, int64_t chosen, int64_t 
         }
     } else {
         if (np >= o->max_length) {
-            d->report.prompt_too_long++;
+            d->report.too_long++;
             return;
         }
         nc = dpo__min64(nc, o->max_length - np);
@@ -7924,7 +8062,7 @@ DPO_API dpo_result dpo_data_read_text(dpo_data *d, const char *name, const char 
                          "\"%s\" and \"%s\", %ld empty, %ld with equal answers, %ld with "
                          "too long a prompt%s%s",
                          name, (long)d->report.bad_json, (long)d->report.missing_field, d->field[0], d->field[1],
-                         (long)d->report.empty_response, (long)d->report.identical, (long)d->report.prompt_too_long,
+                         (long)d->report.empty_response, (long)d->report.identical, (long)d->report.too_long,
                          r.why ? "; first: " : "", r.why ? r.why : "");
     if (r.first_bad)
         dpo__log(d->c, DPO_LOG_WARNING, "%s: line %ld is not used: %s (%ld such rows in all)", name, (long)r.first_bad,
@@ -8121,7 +8259,10 @@ DPO_API dpo_generate_config dpo_generate_defaults(void) {
     dpo_generate_config g;
     memset(&g, 0, sizeof g);
     g.max_new_tokens = 128;
+    g.num_return_sequences = 1;
+    g.repetition_penalty = 1.0;
     g.temperature = 1.0;
+    g.top_p = 1.0;
     g.eos = -1;
     return g;
 }

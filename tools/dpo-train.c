@@ -82,7 +82,7 @@ static void settings_recipe(settings *s) {
     s->t.max_grad_norm = 1;
     s->t.sft_reduction = DPO_TOKEN_MEAN;
     s->data.max_length = 1024;
-    s->data.truncation = DPO_TRUNCATE_END;
+    s->data.truncation = DPO_TRUNCATE_KEEP_START;
 }
 
 /* The option table. It is made again for each parse, since it holds values that recipes depend on. */
@@ -513,7 +513,7 @@ static void loader_report(const loader *l) {
                cli_count((uint64_t)l->reason[i].first));
     report_dropped(a.empty_response + b.empty_response, "a response is empty");
     report_dropped(a.identical + b.identical, "both responses are the same once cut");
-    report_dropped(a.prompt_too_long + b.prompt_too_long, "the prompt leaves no room for a response");
+    report_dropped(a.too_long + b.too_long, "the prompt leaves no room for a response");
     report_tokens(l->train == l->u->train ? "training" : "evaluation", l->train, sft);
     if (l->eval) report_tokens("held out", l->eval, sft);
 }
