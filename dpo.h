@@ -8102,7 +8102,7 @@ static size_t dpo__nfc_next(const dpo__unicode *u, const uint8_t **at, const uin
 #define DPO__TOK_PAD     16                            /* readable zero bytes behind a text at work */
 enum { DPO__TOK_HERE = 1, DPO__TOK_SPECIAL = 2 };      /* state of an id */
 enum { DPO__TOK_BYTES = 0, DPO__TOK_BYTE_LEVEL = 1, DPO__TOK_SPACES = 2 }; /* kinds */
-enum { DPO__SPLIT_NONE = 0, DPO__SPLIT_GPT2, DPO__SPLIT_LLAMA3, DPO__SPLIT_SPACES, DPO__SPLIT_EACH_SPACE };
+enum { DPO__SPLIT_NONE = 0, DPO__SPLIT_GPT2, DPO__SPLIT_LLAMA3, DPO__SPLIT_EACH_SPACE };
 enum { DPO__PREFIX_NONE = 0, DPO__PREFIX_ALWAYS, DPO__PREFIX_MISSING, DPO__PREFIX_FIRST }; /* of a space */
 enum { DPO__ASCII_MANY = 4, DPO__ASCII_NUL = 5 }; /* beside the classes: a byte of a longer character; zero */
 
@@ -8165,6 +8165,7 @@ struct dpo_tokenizer {
     size_t words_mask;
     uint32_t byte_id[256];
     uint8_t ascii[256]; /* class of a character of one byte */
+    uint8_t borders[8192];
     dpo__added_set raw, normal;
     dpo__unicode u;
     dpo__tok_work *work; /* [threads] */
@@ -8210,6 +8211,11 @@ static void dpo__tok_pair_add(dpo_tokenizer *t, uint32_t left, uint32_t right, u
     size_t i = (size_t)(key * 0x9e3779b97f4a7c15u >> t->pairs_shift);
     while (t->pairs[i] && (t->pairs[i] ^ key) >> DPO__TOK_BITS) i = (i + 1) & t->pairs_mask;
     if (!t->pairs[i]) t->pairs[i] = key | (rank + 1); /* a pair that stands there twice keeps its first rank */
+}
+
+static void dpo__tok_join(dpo_tokenizer *t, unsigned before, unsigned after) {
+    unsigned two = before << 8 | after;
+    t->borders[two >> 3] = (uint8_t)(t->borders[two >> 3] | 1 << (two & 7));
 }
 
 /* A word of at most DPO__TOK_KEY bytes, 16 of which can be read, as two numbers. */
@@ -8382,14 +8388,15 @@ static const uint8_t *dpo__tok_llama3(const dpo_tokenizer *t, const uint8_t *p, 
         if (*q == '\r' || *q == '\n') line = q + 1;
     return line ? line : dpo__tok_white(t, p, end);
 }
-/* SentencePiece type: spaces and what follows them, if no merge joins a space to what stands before it. */
-static const uint8_t *dpo__tok_spaces(const dpo_tokenizer *t, const uint8_t *p, const uint8_t *end) {
-    const uint8_t *q = p + (*p == ' ');
-    if (t->split == DPO__SPLIT_NONE) return end;
-    if (t->split == DPO__SPLIT_SPACES)
-        while (*q == ' ') q++;
-    while (q < end && *q != ' ') q++;
-    return q;
+/* SentencePiece type: a text is one word, but nothing is lost if it is cut where no merge joins what ends with the byte
+   before and what begins with the byte after: `borders` has a bit for each such pair that is joined. */
+static const uint8_t *dpo__tok_borders(const dpo_tokenizer *t, const uint8_t *p, const uint8_t *end) {
+    unsigned two = *p++;
+    for (; p < end; p++) {
+        two = (two << 8 | *p) & 0xffff;
+        if (!(t->borders[two >> 3] >> (two & 7) & 1)) break;
+    }
+    return p;
 }
 
 /* --- merging ----------------------------------------------------------------------------------------- */
@@ -8606,7 +8613,7 @@ static void dpo__tok_stretch(const dpo_tokenizer *t, dpo__tok_work *w, uint8_t *
     }
     *end = 0;
     for (; at < end && !w->more; at = q) {
-        if (t->kind == DPO__TOK_SPACES) q = dpo__tok_spaces(t, at, end);
+        if (t->kind == DPO__TOK_SPACES) q = dpo__tok_borders(t, at, end);
         else if (t->split == DPO__SPLIT_GPT2) q = dpo__tok_gpt2(t, at, end);
         else q = t->split == DPO__SPLIT_LLAMA3 ? dpo__tok_llama3(t, at, end) : end;
         dpo__tok_word_put(t, w, at, (size_t)(q - at));
@@ -9146,8 +9153,6 @@ static dpo_result dpo__tok_read_head(dpo__tok_reader *r) {
     if (t->kind == DPO__TOK_SPACES &&
         (t->nfc || t->digits || t->split == DPO__SPLIT_GPT2 || t->split == DPO__SPLIT_LLAMA3))
         return dpo__tok_refuse(r, DPO_E_UNSUPPORTED, "U+2581 for spaces together with NFC, Digits or a split pattern");
-    /* until a merge is met that joins a space to what stands before it */
-    if (t->kind == DPO__TOK_SPACES && !t->split) t->split = DPO__SPLIT_SPACES;
     return DPO_OK;
 }
 
@@ -9345,8 +9350,8 @@ static dpo_result dpo__tok_add_merge(dpo__tok_reader *r, int64_t rank, const cha
         return dpo__tok_refuse(r, DPO_E_FORMAT,
                                "merge %lld (\"%.*s\" and \"%.*s\") has a part or a result that is no piece",
                                (long long)rank, na < 60 ? (int)na : 60, a, nb < 60 ? (int)nb : 60, b);
-    if (both[n - 1] != ' ' && both[n] == ' ' && t->split == DPO__SPLIT_SPACES) t->split = DPO__SPLIT_NONE;
     dpo__tok_pair_add(t, left, right, (uint32_t)rank);
+    dpo__tok_join(t, both[n - 1], both[n]);
     t->merged[rank] = joined;
     dpo__hash_number(&r->hash, (int64_t)((uint64_t)left << 32 | right));
     return DPO_OK;
@@ -9459,13 +9464,23 @@ static dpo_result dpo__tok_add_named(dpo__tok_reader *r) {
 }
 #define DPO__TOK_NAMED 128 /* bytes of these names, at most 8 of them */
 
+/* Cuts that merges do not tell: inside a character never; between unknown ones, which are one id, neither; before each
+   space always, if the tokenizer says so. */
+static void dpo__tok_ready_borders(dpo_tokenizer *t) {
+    unsigned before, after;
+    for (before = 0; before < 256; before++)
+        for (after = 0; after < 256; after++)
+            if ((after & 0xc0) == 0x80 || t->byte_id[0] == DPO__TOK_NONE) dpo__tok_join(t, before, after);
+    for (before = 0; before < 256 && t->split == DPO__SPLIT_EACH_SPACE; before++)
+        t->borders[(before << 8 | ' ') >> 3] &= (uint8_t) ~(1u << (' ' & 7));
+}
 /* No byte may be without an id. */
 static dpo_result dpo__tok_finish(dpo__tok_reader *r) {
     dpo_tokenizer *t = r->t;
     uint32_t id, b;
     int i, k;
     static const char *const kinds[] = {"bytes", "byte-level BPE", "SentencePiece-type BPE"};
-    static const char *const splits[] = {"no", "GPT-2", "Llama-3", "word", "every-space"};
+    static const char *const splits[] = {"no", "GPT-2", "Llama-3", "every-space"};
     for (b = 0; b < 256; b++) {
         int never = t->kind == DPO__TOK_BYTE_LEVEL && (b == 0xc0 || b == 0xc1 || b > 0xf4);
         if (t->byte_id[b] == DPO__TOK_NONE && !never) break;
@@ -9475,6 +9490,7 @@ static dpo_result dpo__tok_finish(dpo__tok_reader *r) {
         return dpo__tok_refuse(r, DPO_E_FORMAT, "byte 0x%02x has no piece, so that text with it would be lost",
                                (unsigned)b);
     if (b < 256) t->byte_id[0] = DPO__TOK_NONE;
+    dpo__tok_ready_borders(t);
     if (b < 256 && t->unk < 0)
         return dpo__tok_refuse(r, DPO_E_FORMAT, "it has neither pieces for all bytes nor an unknown token");
     for (id = 0; id < (uint32_t)t->vocab; id++)
@@ -9534,8 +9550,8 @@ static dpo_result dpo__tok_bin_merges(dpo__tok_reader *r, uint32_t id, float sco
         left = dpo__tok_find(t, piece, split);
         right = dpo__tok_find(t, piece + split, t->length[id] - split);
         if (left == DPO__TOK_NONE || right == DPO__TOK_NONE) continue;
-        if (piece[split - 1] != ' ' && piece[split] == ' ') t->split = DPO__SPLIT_NONE;
         dpo__tok_pair_add(t, left, right, id);
+        dpo__tok_join(t, piece[split - 1], piece[split]);
         joins = 1;
     }
     if (joins && !(score < *last))
@@ -9566,7 +9582,6 @@ static dpo_result dpo__tok_read_bin(dpo__tok_reader *r, const uint8_t *p, size_t
     r->n_special = 8;
     r->blob += DPO__TOK_NAMED;
     t->kind = DPO__TOK_SPACES;
-    t->split = DPO__SPLIT_SPACES;
     t->prefix = DPO__PREFIX_ALWAYS;
     r->byte_fallback = 1;
     code = dpo__tok_carve(r);
@@ -10416,9 +10431,9 @@ DPO_API dpo_result dpo_data_read_text(dpo_data *d, const char *name, const char 
     X(empty_response)                                                                                                  \
     X(identical)                                                                                                       \
     X(too_long)                                                                                                        \
-    X(grouped) X(truncated_prompts) X(truncated_responses) X(lost_eos) X(invalid_utf8) X(boundary_merges)              \
-        X(first_bad_line) X(prompt_tokens) X(chosen_tokens) X(rejected_tokens) X(pairs) X(chosen_longer)               \
-            X(same_length)
+    X(grouped)                                                                                                         \
+    X(truncated_prompts) X(truncated_responses) X(lost_eos) X(invalid_utf8) X(boundary_merges) X(first_bad_line)       \
+        X(prompt_tokens) X(chosen_tokens) X(rejected_tokens) X(pairs) X(chosen_longer) X(same_length)
 
 #define DPO__DATA_OWN 5 /* keys that stand before the caller's */
 
