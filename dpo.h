@@ -8965,11 +8965,13 @@ typedef struct dpo__tok_reader {
 
 DPO__FORMAT(3, 4)
 static dpo_result dpo__tok_refuse(const dpo__tok_reader *r, dpo_result code, const char *format, ...) {
-    char what[400];
+    char what[400], *p;
     va_list args;
     va_start(args, format);
     if (vsnprintf(what, sizeof what, format, args) < 0) what[0] = 0;
     va_end(args);
+    for (p = what; *p; p++) /* what a file holds may not make a mess of a terminal */
+        if (*p < 0x20 || *p > 0x7e) *p = '?';
     return dpo__fail(r->c, code, "%.400s: %s; %s", r->name, what,
                      code == DPO_E_UNSUPPORTED ? "this version does not know it"
                                                : "the file is damaged or no tokenizer: copy or download it again");
@@ -9123,6 +9125,7 @@ static dpo_result dpo__tok_read_head(dpo__tok_reader *r) {
     const dpo__json *j = &r->j;
     int64_t model = dpo__json_find(j, 0, "model"), x;
     char text[64];
+    double dropout;
     dpo_result code;
     r->vocab = dpo__json_find(j, model, "vocab");
     r->merge_list = dpo__json_find(j, model, "merges");
@@ -9137,8 +9140,7 @@ static dpo_result dpo__tok_read_head(dpo__tok_reader *r) {
         if (dpo__tok_string(r, dpo__json_find(j, model, key), text, sizeof text)[0])
             return dpo__tok_refuse(r, DPO_E_UNSUPPORTED, "model.%s \"%s\"", key, text);
     }
-    x = dpo__json_find(j, model, "dropout");
-    if (dpo__json_type(j, x) == '0' && j->text[j->nodes[x].begin] != '0')
+    if (dpo__json_double(j, dpo__json_find(j, model, "dropout"), &dropout) && dropout > 0)
         return dpo__tok_refuse(r, DPO_E_UNSUPPORTED, "model.dropout: merges left out at random");
     t->ignore_merges = dpo__tok_flag(r, model, "ignore_merges", 0);
     t->fuse_unk = dpo__tok_flag(r, model, "fuse_unk", 0);
@@ -10432,8 +10434,9 @@ DPO_API dpo_result dpo_data_read_text(dpo_data *d, const char *name, const char 
     X(identical)                                                                                                       \
     X(too_long)                                                                                                        \
     X(grouped)                                                                                                         \
-    X(truncated_prompts) X(truncated_responses) X(lost_eos) X(invalid_utf8) X(boundary_merges) X(first_bad_line)       \
-        X(prompt_tokens) X(chosen_tokens) X(rejected_tokens) X(pairs) X(chosen_longer) X(same_length)
+    X(truncated_prompts)                                                                                               \
+    X(truncated_responses) X(lost_eos) X(invalid_utf8) X(boundary_merges) X(first_bad_line) X(prompt_tokens)           \
+        X(chosen_tokens) X(rejected_tokens) X(pairs) X(chosen_longer) X(same_length)
 
 #define DPO__DATA_OWN 5 /* keys that stand before the caller's */
 
