@@ -10797,64 +10797,248 @@ DPO_API dpo_generate_config dpo_generate_defaults(void) {
     return g;
 }
 
-/* Id drawn from logits: greedy, or softmax(z / temperature) inverted at u, summed in double. */
-static int32_t dpo__sample(const float *z, int64_t vocab, double temperature, double u) {
+/* --- one id drawn from a row of logits ---------------------------------------------------------------
+   The filters are those of Hugging Face's generate, in its order: repetition penalty, temperature, top_k, top_p, min_p.
+   An id that a filter drops gets the weight 0, so that the draw, which adds weights in id order, does not care which
+   filters ran. "Likely" is by logit, of equals the lowest id first; sums for top_p go in that order. */
+
+typedef struct dpo__sampler { /* one per worker */
+    double *weights;          /* [V] */
+    uint64_t *keys;           /* [V] a heap of ids */
+    uint8_t *seen;            /* [V] zero between draws */
+} dpo__sampler;
+
+/* What is larger comes first: the logit's bits in an order of integers, then the lower id. + 0.0f: -0 is 0. */
+DPO__INLINE uint64_t dpo__sample_key(float z, int64_t id) {
+    uint32_t u = dpo__num_bits(z + 0.0f);
+    u = u >> 31 ? ~u : u | 0x80000000u;
+    return (uint64_t)u << 32 | (uint32_t) ~(uint32_t)id;
+}
+DPO__INLINE int64_t dpo__sample_id(uint64_t key) { return (int64_t)(uint32_t) ~(uint32_t)key; }
+
+static void dpo__sample_sink(uint64_t *heap, int64_t n, int64_t i) {
+    uint64_t x = heap[i];
+    int64_t k;
+    for (; (k = 2 * i + 1) < n; i = k) {
+        if (k + 1 < n && heap[k + 1] > heap[k]) k++;
+        if (heap[k] <= x) break;
+        heap[i] = heap[k];
+    }
+    heap[i] = x;
+}
+static void dpo__sample_heap(uint64_t *heap, int64_t n) {
+    int64_t i;
+    for (i = n / 2 - 1; i >= 0; i--) dpo__sample_sink(heap, n, i);
+}
+/* The likeliest id leaves the heap. */
+static int64_t dpo__sample_pop(uint64_t *heap, int64_t *n) {
+    int64_t id = dpo__sample_id(heap[0]);
+    heap[0] = heap[--*n];
+    dpo__sample_sink(heap, *n, 0);
+    return id;
+}
+
+/* Logits of the ids that were there already, each once: z / p above 0, z p below. */
+static void dpo__sample_penalty(const dpo__sampler *s, float *z, double p, const int32_t *ids, int64_t n) {
+    int64_t i;
+    for (i = 0; i < n; i++) {
+        double x = (double)z[ids[i]];
+        if (s->seen[ids[i]]) continue;
+        s->seen[ids[i]] = 1;
+        x = x > 0.0 ? x / p : x * p;
+        z[ids[i]] = (float)(x > (double)FLT_MAX ? (double)FLT_MAX : x < -(double)FLT_MAX ? -(double)FLT_MAX : x);
+    }
+}
+static void dpo__sample_forget(const dpo__sampler *s, const int32_t *ids, int64_t n) {
+    int64_t i;
+    for (i = 0; i < n; i++) s->seen[ids[i]] = 0;
+}
+/* Weights e^((z - top) / temperature), of the top_k likeliest only if that is asked. */
+static void dpo__sample_weights(const dpo__sampler *s, const dpo_generate_config *g, const float *z, int64_t vocab,
+                                double top) {
+    int64_t i, n = vocab, id;
+    if (!g->top_k || g->top_k >= vocab) {
+        for (i = 0; i < vocab; i++) s->weights[i] = dpo__num_exp(((double)z[i] - top) / g->temperature);
+        return;
+    }
+    for (i = 0; i < vocab; i++) {
+        s->weights[i] = 0.0;
+        s->keys[i] = dpo__sample_key(z[i], i);
+    }
+    dpo__sample_heap(s->keys, n);
+    for (i = 0; i < g->top_k; i++) {
+        id = dpo__sample_pop(s->keys, &n);
+        s->weights[id] = dpo__num_exp(((double)z[id] - top) / g->temperature);
+    }
+}
+/* Drops all but the likeliest ids whose weights together reach p of the whole. All weights below (1 - p) / V of the
+   whole together do not reach 1 - p of it: they are out without being sorted, and half of that leaves room for
+   rounding. */
+static void dpo__sample_top_p(const dpo__sampler *s, const float *z, int64_t vocab, double p) {
+    double total = 0.0, sum = 0.0, mass, cut;
+    int64_t i, n = 0;
+    for (i = 0; i < vocab; i++) total = total + s->weights[i];
+    mass = p * total;
+    cut = 0.5 * (1.0 - p) * total / (double)vocab;
+    for (i = 0; i < vocab; i++) {
+        if (s->weights[i] > cut) s->keys[n++] = dpo__sample_key(z[i], i);
+        else s->weights[i] = 0.0;
+    }
+    dpo__sample_heap(s->keys, n);
+    do sum = sum + s->weights[dpo__sample_pop(s->keys, &n)];
+    while (n && sum < mass);
+    while (n) s->weights[dpo__sample_id(s->keys[--n])] = 0.0;
+}
+/* Id drawn from logits at u in (0, 1): the greedy one, or the cumulative sum of weights in id order inverted. */
+static int32_t dpo__sample(const dpo__sampler *s, const dpo_generate_config *g, const float *z, int64_t vocab,
+                           double u) {
     int64_t i, best = 0;
     double top, sum = 0.0, at = 0.0;
     for (i = 1; i < vocab; i++)
         if (z[i] > z[best]) best = i;
-    if (temperature <= 0) return (int32_t)best;
+    if (g->temperature <= 0) return (int32_t)best;
     top = (double)z[best];
-    for (i = 0; i < vocab; i++) sum = sum + dpo__num_exp(((double)z[i] - top) / temperature);
+    dpo__sample_weights(s, g, z, vocab, top);
+    if (g->top_p < 1.0) dpo__sample_top_p(s, z, vocab, g->top_p);
+    for (i = 0; g->min_p > 0.0 && i < vocab; i++)
+        if (s->weights[i] < g->min_p) s->weights[i] = 0.0; /* the likeliest has 1 */
+    for (i = 0; i < vocab; i++) sum = sum + s->weights[i];
     u = u * sum;
     for (i = 0; i < vocab; i++) {
-        at = at + dpo__num_exp(((double)z[i] - top) / temperature);
+        at = at + s->weights[i];
         if (at > u) return (int32_t)i;
     }
     return (int32_t)best;
 }
 
-/* A group of prompts on their way: each has its rows of the cache, and is a segment of each batch. */
+/* --- sequences on their way ------------------------------------------------------------------------
+   A prompt without its last id is a trunk, computed and cached once; each of its samples is a child that begins with
+   the prompt's last id and grows by one row a step. Sequences are admitted in order as room allows: a step's batch is
+   every active one's newest row, under its trunk, which is cached or computed in this very step. */
+
+typedef struct dpo__trunk {
+    int64_t prompt, users; /* prompt -1: free */
+    int cached;
+} dpo__trunk;
+
+typedef struct dpo__answer {
+    int64_t sequence, trunk, slot; /* row of the output; places in the cache */
+    int64_t length;                /* rows of its own in the cache */
+    int32_t last, drawn;           /* id to be fed next; id of this step, -1: the logits are not finite */
+    dpo_decoder decoder;
+    char *tail; /* the end of its text, shorter than the longest stop string */
+    size_t n_tail;
+} dpo__answer;
+
 typedef struct dpo__generation {
     dpo__run *r;
     const dpo_generate_config *g;
-    int64_t first, n, active;
-    int64_t *item;        /* [batch] which prompt each active one is */
-    int64_t *length;      /* [batch] positions in the cache */
-    int64_t *cache_first; /* [batch] of active ones */
-    int32_t *last;        /* [batch] id to be fed next */
+    const int32_t *const *prompts;
+    const int64_t *n_prompt;
+    int32_t *out;
+    int64_t *n_out;
+    dpo__fpenv env; /* the caller's */
+    int64_t total, next, batch, active, n_trunks;
+    int64_t trunk_rows, own_rows, positions; /* cache rows of a trunk and of an answer; most positions of a sequence */
+    size_t tail, text_size;
+    char *text;            /* a tail and what one id adds */
+    dpo__answer *answer;   /* [batch] active ones first, in order; the others hold free slots */
+    dpo__trunk *trunk;     /* [n_trunks] */
+    int64_t *cache_first;  /* [batch + n_trunks] of the batch's segments */
+    dpo__sampler *sampler; /* [workers] */
     int32_t *tokens;
     dpo_segment *segments;
     dpo_target *targets;
 } dpo__generation;
 
-static dpo__generation *dpo__generation_open(dpo_model *m, int64_t batch, int64_t rows, int64_t path) {
+static void dpo__generation_layout(dpo__arena *a, dpo__generation *t, const dpo_generate_config *g, int64_t vocab,
+                                   int64_t rows, int workers) {
+    int64_t i, weights = g->temperature > 0 ? vocab : 0, segments = t->batch + t->n_trunks;
+    int64_t keys = g->temperature > 0 && (g->top_k || g->top_p < 1.0) ? vocab : 0;
+    int64_t seen = g->repetition_penalty != 1.0 ? vocab : 0;
+    t->answer = DPO__CARVE(a, dpo__answer, t->batch);
+    t->trunk = DPO__CARVE(a, dpo__trunk, t->n_trunks);
+    t->cache_first = DPO__CARVE(a, int64_t, segments);
+    t->tokens = DPO__CARVE(a, int32_t, rows);
+    t->segments = DPO__CARVE(a, dpo_segment, segments);
+    t->targets = DPO__CARVE(a, dpo_target, t->batch);
+    t->text = DPO__CARVE(a, char, (int64_t)t->text_size);
+    t->sampler = DPO__CARVE(a, dpo__sampler, workers);
+    for (i = 0; i < workers; i++) {
+        dpo__sampler s;
+        s.weights = DPO__CARVE(a, double, weights);
+        s.keys = DPO__CARVE(a, uint64_t, keys);
+        s.seen = DPO__CARVE(a, uint8_t, seen);
+        if (!a->base) continue;
+        t->sampler[i] = s;
+        memset(s.seen, 0, (size_t)seen);
+    }
+    for (i = 0; i < t->batch; i++) {
+        char *tail = DPO__CARVE(a, char, (int64_t)t->tail);
+        if (!a->base) continue;
+        memset(&t->answer[i], 0, sizeof t->answer[i]);
+        t->answer[i].slot = i;
+        t->answer[i].tail = tail;
+    }
+    for (i = 0; a->base && i < t->n_trunks; i++) t->trunk[i].prompt = -1;
+}
+
+/* Room for the ends of texts in which stop strings are looked for. */
+static void dpo__generation_text(dpo__generation *t, const dpo_generate_config *g) {
+    size_t piece, most = 0;
+    int64_t i;
+    int special;
+    if (!g->n_stop) return;
+    for (i = 0; i < g->n_stop; i++) t->tail = strlen(g->stop[i]) > t->tail ? strlen(g->stop[i]) : t->tail;
+    for (i = 0; i < dpo_tokenizer_vocab(g->tokenizer); i++)
+        if (dpo_tokenizer_piece(g->tokenizer, (int32_t)i, &piece, &special) && piece > most) most = piece;
+    t->tail--; /* a whole one ends its sequence */
+    t->text_size = t->tail + most + sizeof(dpo_decoder);
+}
+
+#define DPO__GENERATE_ROWS  512
+#define DPO__GENERATE_BATCH 32                 /* sequences at a time where none are asked for, */
+#define DPO__GENERATE_CACHE ((int64_t)1 << 30) /* fewer if their cache would take more bytes */
+
+/* n prompts of at most `longest` ids: batch, trunks and cache, which decide no bit. */
+static dpo__generation *dpo__generation_open(dpo_model *m, const dpo_generate_config *g, int64_t n, int64_t longest) {
+    const dpo_model_config *k = &m->config;
+    int64_t samples = g->num_return_sequences, rows, cache;
+    int64_t bytes = 2 * (int64_t)sizeof(float) * k->num_hidden_layers * k->num_key_value_heads * k->head_dim;
     dpo__arena a;
     dpo__generation plan, *t = NULL;
     dpo__shape cap;
     int pass;
     memset(&a, 0, sizeof a);
     memset(&plan, 0, sizeof plan);
+    memset(&cap, 0, sizeof cap);
+    plan.g = g;
+    plan.total = n * samples;
+    plan.trunk_rows = longest - 1;
+    plan.positions = k->position == DPO_POSITION_LEARNED ? k->max_position_embeddings : INT64_MAX;
+    plan.own_rows = dpo__min64(g->max_new_tokens, plan.positions);
+    cache = bytes * (plan.trunk_rows / samples + plan.own_rows); /* of a sequence */
+    plan.batch = g->batch ? g->batch : dpo__max64(1, dpo__min64(DPO__GENERATE_BATCH, DPO__GENERATE_CACHE / cache));
+    plan.batch = dpo__min64(dpo__min64(plan.batch, plan.total), INT32_MAX / 8);
+    plan.n_trunks = dpo__min64(dpo__min64(n, plan.batch), (plan.batch - 1) / samples + 2);
+    dpo__generation_text(&plan, g);
+    rows = dpo__max64(plan.trunk_rows + plan.batch, DPO__GENERATE_ROWS);
+    cache = plan.n_trunks * plan.trunk_rows + plan.batch * plan.own_rows;
+    if (cache > INT64_MAX / bytes) cache = -1; /* no block is so large */
     for (pass = 0; pass < 2; pass++) {
         a.used = 0;
         t = DPO__CARVE(&a, dpo__generation, 1);
         if (t) *t = plan;
         else t = &plan;
-        t->item = DPO__CARVE(&a, int64_t, batch);
-        t->length = DPO__CARVE(&a, int64_t, batch);
-        t->cache_first = DPO__CARVE(&a, int64_t, batch);
-        t->last = DPO__CARVE(&a, int32_t, batch);
-        t->tokens = DPO__CARVE(&a, int32_t, rows);
-        t->segments = DPO__CARVE(&a, dpo_segment, batch);
-        t->targets = DPO__CARVE(&a, dpo_target, batch);
+        dpo__generation_layout(&a, t, g, k->vocab_size, rows, m->c->pool.n);
         if (!pass && !(a.base = (uint8_t *)dpo__get(m->c, a.used, "generation"))) return NULL;
     }
     t = (dpo__generation *)(void *)a.base; /* it was carved first */
-    memset(&cap, 0, sizeof cap);
     cap.rows = rows;
-    cap.segments = cap.targets = cap.sequences = batch;
-    cap.path = path;
-    t->r = dpo__run_open(m, &cap, batch, batch * path);
+    cap.segments = t->batch + t->n_trunks;
+    cap.targets = cap.sequences = t->batch;
+    cap.path = dpo__min64(longest - 1 + t->own_rows, t->positions);
+    t->r = dpo__run_open(m, &cap, t->batch, cache);
     if (!t->r) {
         dpo__put(m->c, t);
         return NULL;
@@ -10863,120 +11047,251 @@ static dpo__generation *dpo__generation_open(dpo_model *m, int64_t batch, int64_
     return t;
 }
 
-/* Feeds the batch's segments (n of them, from active one `from` on) and draws an id for each. */
-static dpo_result dpo__generation_draw(dpo__generation *t, int64_t from, int64_t n, int64_t rows, int64_t *n_out) {
+/* The trunk of a prompt, or a free one, or -1. A prompt whose samples were not all admitted keeps its trunk. */
+static int64_t dpo__generation_trunk(const dpo__generation *t, int64_t prompt) {
+    int64_t i, found = -1;
+    for (i = 0; i < t->n_trunks; i++) {
+        if (t->trunk[i].prompt == prompt) return i;
+        if (!t->trunk[i].users) found = i; /* prompts come in order: what has no users now will have none */
+    }
+    return found;
+}
+static void dpo__generation_admit(dpo__generation *t) {
+    int64_t rows = t->active;
+    while (t->active < t->batch && t->next < t->total) {
+        int64_t p = t->next / t->g->num_return_sequences, k = dpo__generation_trunk(t, p);
+        dpo__answer *a = &t->answer[t->active];
+        if (k < 0) return;
+        rows += t->trunk[k].prompt == p ? 1 : t->n_prompt[p];
+        if (rows > t->r->cap.rows) return;
+        if (t->trunk[k].prompt != p) {
+            t->trunk[k].prompt = p;
+            t->trunk[k].cached = 0;
+        }
+        t->trunk[k].users++;
+        a->sequence = t->next++;
+        a->trunk = k;
+        a->length = 0;
+        a->n_tail = 0;
+        a->last = t->prompts[p][t->n_prompt[p] - 1];
+        memset(&a->decoder, 0, sizeof a->decoder);
+        t->active++;
+    }
+}
+
+static void dpo__generation_segment(dpo__generation *t, dpo_batch *b, int32_t parent, const int32_t *ids,
+                                    int64_t length, int64_t past, int64_t cache_first) {
+    dpo_segment *s = &t->segments[b->n_segments];
+    s->parent = parent;
+    s->first = (int32_t)b->n_rows;
+    s->length = (int32_t)length;
+    s->past = (int32_t)past;
+    t->cache_first[b->n_segments++] = cache_first;
+    memcpy(t->tokens + b->n_rows, ids, (size_t)length * sizeof *ids);
+    b->n_rows += length;
+}
+/* The newest row of every active sequence as a batch. */
+static void dpo__generation_batch(dpo__generation *t, dpo_batch *b) {
+    int64_t i, k, n, prompt = -1;
+    int32_t parent = -1;
+    memset(b, 0, sizeof *b);
+    for (i = 0; i < t->active; i++) {
+        dpo__answer *a = &t->answer[i];
+        dpo__trunk *trunk = &t->trunk[a->trunk];
+        n = t->n_prompt[trunk->prompt] - 1;
+        if (trunk->prompt != prompt) {
+            prompt = trunk->prompt;
+            parent = n ? (int32_t)b->n_segments : -1;
+            k = trunk->cached ? 0 : n;
+            if (n) dpo__generation_segment(t, b, -1, t->prompts[prompt], k, n - k, a->trunk * t->trunk_rows);
+            trunk->cached = 1;
+        }
+        t->targets[i].row = (int32_t)b->n_rows;
+        t->targets[i].token = 0;
+        t->targets[i].sequence = (int32_t)i;
+        dpo__generation_segment(t, b, parent, &a->last, 1, a->length++,
+                                t->n_trunks * t->trunk_rows + a->slot * t->own_rows);
+    }
+    b->tokens = t->tokens;
+    b->segments = t->segments;
+    b->targets = t->targets;
+    b->n_targets = b->n_sequences = t->active;
+}
+
+static void dpo__generation_draw(void *arg, int64_t first, int64_t last, int worker) {
+    dpo__generation *t = (dpo__generation *)arg;
+    const dpo_generate_config *g = t->g;
+    const dpo__sampler *s = &t->sampler[worker];
+    const dpo__kernels *kernels = &t->r->c->kernels;
+    float scale = (float)t->r->m->config.output_scale;
+    int64_t i, vocab = t->r->m->config.vocab_size;
+    for (i = first; i < last; i++) {
+        dpo__answer *a = &t->answer[i];
+        int64_t prompt = t->trunk[a->trunk].prompt, made = t->n_out[a->sequence], n = t->n_prompt[prompt];
+        const int32_t *ids = t->out + a->sequence * g->max_new_tokens;
+        float *z = t->r->logits + i * vocab;
+        a->drawn = -1;
+        if (scale != 1.0f) kernels->scale(vocab, z, z, scale);
+        if (!(kernels->squares(vocab, z) < (double)INFINITY)) continue;
+        if (g->repetition_penalty != 1.0) {
+            dpo__sample_penalty(s, z, g->repetition_penalty, t->prompts[prompt], n);
+            dpo__sample_penalty(s, z, g->repetition_penalty, ids, made);
+            dpo__sample_forget(s, t->prompts[prompt], n);
+            dpo__sample_forget(s, ids, made);
+        }
+        a->drawn = dpo__sample(s, g, z, vocab, dpo__random_unit(g->seed, (uint64_t)a->sequence, (uint64_t)made));
+    }
+}
+/* Feeds each active sequence's newest row and draws its next id. */
+static dpo_result dpo__generation_step(dpo__generation *t) {
     dpo_batch b;
     dpo__linear w;
-    dpo__head h;
-    int64_t i;
     dpo_result code;
-    b.tokens = t->tokens;
-    b.n_rows = rows;
-    b.segments = t->segments;
-    b.n_segments = n;
-    b.targets = t->targets;
-    b.n_targets = n;
-    b.n_sequences = n;
-    t->r->cache_first = t->cache_first + from;
+    int64_t i;
+    dpo__generation_admit(t);
+    dpo__generation_batch(t, &b);
     code = dpo__run_forward(t->r, &b);
     if (code) return code;
-    h = dpo__head_tile(t->r, 0, n, &w);
-    for (i = 0; i < n; i++) {
-        float *z = h.z + i * h.vocab;
-        int64_t item = t->item[from + i];
-        double u = t->g->temperature > 0 ? dpo__random_unit(t->g->seed, (uint64_t)item, (uint64_t)n_out[item]) : 0.0;
-        if (h.scale != 1.0f) t->r->c->kernels.scale(h.vocab, z, z, h.scale);
-        if (!(t->r->c->kernels.squares(h.vocab, z) < (double)INFINITY))
+    (void)dpo__head_tile(t->r, 0, t->active, &w);
+    dpo__split_run(t->r->c, t->active, 1, dpo__generation_draw, t);
+    for (i = 0; i < t->active; i++)
+        if (t->answer[i].drawn < 0)
             return dpo__fail(t->r->c, DPO_E_NONFINITE,
-                             "generation: the logits of prompt %ld are not finite; the model is "
-                             "damaged or its training diverged",
-                             (long)item);
-        t->last[from + i] = dpo__sample(z, h.vocab, t->g->temperature, u);
-        t->length[from + i] += t->segments[i].length;
-    }
+                             "dpo_generate: the logits of prompt %ld are not finite; the model is damaged or its "
+                             "training diverged",
+                             (long)t->trunk[t->answer[i].trunk].prompt);
     return DPO_OK;
 }
-static void dpo__generation_segment(dpo__generation *t, int64_t i, int64_t row, int64_t length, int64_t past) {
-    t->segments[i].parent = -1;
-    t->segments[i].first = (int32_t)row;
-    t->segments[i].length = (int32_t)length;
-    t->segments[i].past = (int32_t)past;
-    t->targets[i].row = (int32_t)(row + length - 1);
-    t->targets[i].token = 0;
-    t->targets[i].sequence = (int32_t)i;
+
+static int dpo__holds(const char *text, size_t n, const char *what) {
+    size_t i, k = strlen(what);
+    for (i = 0; i + k <= n; i++)
+        if (text[i] == what[0] && !memcmp(text + i, what, k)) return 1;
+    return 0;
 }
-/* All prompts of the group through the model, as many rows at a time as fit. */
-static dpo_result dpo__generation_prompts(dpo__generation *t, const int32_t *const *prompts, const int64_t *n_prompt,
-                                          int64_t *n_out) {
-    int64_t i = 0, from, rows;
-    dpo_result code = DPO_OK;
-    for (i = 0; i < t->active; i++) {
-        t->item[i] = t->first + i;
-        t->length[i] = 0;
-        t->cache_first[i] = i * t->r->cap.path;
-    }
-    for (i = 0; i < t->active && !code;) {
-        for (from = i, rows = 0; i < t->active && rows + n_prompt[t->item[i]] <= t->r->cap.rows; i++) {
-            int64_t n = n_prompt[t->item[i]];
-            memcpy(t->tokens + rows, prompts[t->item[i]], (size_t)n * sizeof(int32_t));
-            dpo__generation_segment(t, i - from, rows, n, 0);
-            rows += n;
-        }
-        code = dpo__generation_draw(t, from, i - from, rows, n_out);
-    }
-    return code;
+/* Whether the answer's text now holds a stop string: 0, 1 or a negative code. */
+static int dpo__answer_stops(dpo__generation *t, dpo__answer *a, int32_t id) {
+    const dpo_generate_config *g = t->g;
+    size_t n = a->n_tail;
+    int64_t i, more = dpo_decode_next(g->tokenizer, &a->decoder, id, t->text + n, t->text_size - n);
+    if (more < 0)
+        return dpo__fail(t->r->c, DPO_E_SHAPE,
+                         "dpo_generate: sequence %ld drew id %ld, which the tokenizer, with %d ids, does not have; "
+                         "model and tokenizer do not belong together",
+                         (long)a->sequence, (long)id, dpo_tokenizer_vocab(g->tokenizer));
+    memcpy(t->text, a->tail, n);
+    n += (size_t)dpo__min64(more, (int64_t)(t->text_size - n));
+    for (i = 0; i < g->n_stop; i++)
+        if (dpo__holds(t->text, n, g->stop[i])) return 1;
+    a->n_tail = n < t->tail ? n : t->tail;
+    memcpy(a->tail, t->text + n - a->n_tail, a->n_tail);
+    return 0;
 }
-/* Takes the drawn ids; finished ones leave, the others close ranks. */
-static void dpo__generation_take(dpo__generation *t, int32_t *out, int64_t *n_out) {
+/* The sequence takes its id. *finish: DPO_FINISH_*, or -1 if it goes on. */
+static dpo_result dpo__answer_take(dpo__generation *t, dpo__answer *a, int *finish) {
+    const dpo_generate_config *g = t->g;
+    int64_t i, *made = &t->n_out[a->sequence], n = t->n_prompt[t->trunk[a->trunk].prompt];
+    int32_t id = a->drawn;
+    int stop = 0;
+    *finish = DPO_FINISH_EOS;
+    if (id == g->eos) return DPO_OK;
+    *finish = DPO_FINISH_STOP;
+    for (i = 0; i < g->n_stop_ids; i++)
+        if (id == g->stop_ids[i]) return DPO_OK;
+    t->out[a->sequence * g->max_new_tokens + *made] = id;
+    ++*made;
+    a->last = id;
+    if (g->on_token) {
+        dpo__fp_leave(t->env);
+        stop = g->on_token(g->user, a->sequence, id) != 0;
+        (void)dpo__fp_enter();
+    }
+    if (!stop && g->n_stop) stop = dpo__answer_stops(t, a, id);
+    if (stop < 0) return stop;
+    if (!stop) *finish = *made >= g->max_new_tokens || n - 1 + a->length >= t->positions ? DPO_FINISH_LENGTH : -1;
+    return DPO_OK;
+}
+/* All take their ids; finished ones leave, the others close ranks. */
+static dpo_result dpo__generation_take(dpo__generation *t) {
     int64_t i, k = 0;
     for (i = 0; i < t->active; i++) {
-        int64_t item = t->item[i];
-        if (t->last[i] == t->g->eos) continue;
-        out[item * t->g->max_new_tokens + n_out[item]++] = t->last[i];
-        if (n_out[item] >= t->g->max_new_tokens || t->length[i] >= t->r->cap.path) continue;
-        t->item[k] = item;
-        t->length[k] = t->length[i];
-        t->cache_first[k] = t->cache_first[i];
-        t->last[k++] = t->last[i];
+        dpo__answer a = t->answer[i];
+        int finish;
+        dpo_result code = dpo__answer_take(t, &a, &finish);
+        if (code) return code;
+        if (finish >= 0) {
+            if (t->g->finish) t->g->finish[a.sequence] = finish;
+            t->trunk[a.trunk].users--;
+            t->answer[i] = a;
+            continue;
+        }
+        t->answer[i] = t->answer[k]; /* a finished one, whose slot is free, or this one */
+        t->answer[k++] = a;
     }
     t->active = k;
+    return DPO_OK;
 }
-static dpo_result dpo__generation_run(dpo__generation *t, const int32_t *const *prompts, const int64_t *n_prompt,
-                                      int32_t *out, int64_t *n_out, dpo__fpenv env) {
+
+/* --- what is asked for ------------------------------------------------------------------------------ */
+
+static dpo_result dpo__generate_range(dpo_context *c, const char *what, double got, int ok, const char *expected) {
+    return ok ? DPO_OK : dpo__fail(c, DPO_E_ARG, "dpo_generate: %s is %g; expected %s", what, got, expected);
+}
+static dpo_result dpo__generate_options(dpo_context *c, const dpo_generate_config *g) {
+    const int64_t most = INT32_MAX / 2;
+    const double p = g->repetition_penalty;
     int64_t i;
-    dpo_result code;
-    t->active = t->n;
-    code = dpo__generation_prompts(t, prompts, n_prompt, n_out);
-    while (!code) {
-        dpo__generation_take(t, out, n_out);
-        if (!t->active) break;
-        if (dpo__cancelled(t->r->c, env)) return dpo__fail(t->r->c, DPO_E_CANCELLED, "generation was cancelled");
-        for (i = 0; i < t->active; i++) {
-            t->tokens[i] = t->last[i];
-            dpo__generation_segment(t, i, i, 1, t->length[i]);
-        }
-        code = dpo__generation_draw(t, 0, t->active, t->active, n_out);
-    }
-    return code;
+    if (dpo__generate_range(c, "max_new_tokens", (double)g->max_new_tokens,
+                            g->max_new_tokens >= 1 && g->max_new_tokens <= most, "1 to 2^30 - 1") ||
+        dpo__generate_range(c, "num_return_sequences", (double)g->num_return_sequences,
+                            g->num_return_sequences >= 1 && g->num_return_sequences <= most, "1 to 2^30 - 1") ||
+        dpo__generate_range(c, "repetition_penalty", p, p > 0.0 && p <= 1e6, "a number above 0 and up to 1e6") ||
+        dpo__generate_range(c, "temperature", g->temperature, g->temperature >= 0.0 && g->temperature <= 1e6,
+                            "a number from 0 to 1e6") ||
+        dpo__generate_range(c, "top_k", (double)g->top_k, g->top_k >= 0, "0 (off) or more") ||
+        dpo__generate_range(c, "top_p", g->top_p, g->top_p > 0.0 && g->top_p <= 1.0,
+                            "a number above 0 and up to 1 (off)") ||
+        dpo__generate_range(c, "min_p", g->min_p, g->min_p >= 0.0 && g->min_p < 1.0,
+                            "a number from 0 (off) to below 1") ||
+        dpo__generate_range(c, "batch", (double)g->batch, g->batch >= 0, "0 (planned) or more") ||
+        dpo__generate_range(c, "n_stop_ids", (double)g->n_stop_ids, g->n_stop_ids >= 0, "0 or more") ||
+        dpo__generate_range(c, "n_stop", (double)g->n_stop, g->n_stop >= 0, "0 or more"))
+        return c->error.code;
+    if ((g->n_stop_ids && !g->stop_ids) || (g->n_stop && !g->stop))
+        return dpo__fail(c, DPO_E_ARG, "dpo_generate: %s is NULL, but %s is %ld; expected as many as it says",
+                         g->n_stop && !g->stop ? "stop" : "stop_ids", g->n_stop && !g->stop ? "n_stop" : "n_stop_ids",
+                         (long)(g->n_stop && !g->stop ? g->n_stop : g->n_stop_ids));
+    if (g->n_stop && !g->tokenizer)
+        return dpo__fail(c, DPO_E_ARG,
+                         "dpo_generate: %ld stop strings, but tokenizer is NULL; expected the one that decodes them",
+                         (long)g->n_stop);
+    for (i = 0; i < g->n_stop; i++)
+        if (!g->stop[i] || !g->stop[i][0])
+            return dpo__fail(c, DPO_E_ARG, "dpo_generate: stop string %ld is %s; expected at least one byte", (long)i,
+                             g->stop[i] ? "empty" : "NULL");
+    return DPO_OK;
 }
-
-#define DPO__GENERATE_ROWS  512
-#define DPO__GENERATE_BATCH 32
-
 static dpo_result dpo__generate_check(const dpo_model *m, const int32_t *const *prompts, const int64_t *n_prompt,
                                       int64_t n, const dpo_generate_config *g, const int32_t *out, const int64_t *n_out,
                                       int64_t *longest) {
     dpo_context *c = m->c;
     int64_t i, k;
-    if (n < 0 || (n && (!prompts || !n_prompt || !out || !n_out)) || g->max_new_tokens < 1 ||
-        g->max_new_tokens > INT32_MAX / 2 || !(g->temperature >= 0) || g->temperature > 1e6 || g->batch < 0)
+    size_t size;
+    dpo_result code = dpo__generate_options(c, g);
+    if (code) return code;
+    if (n < 0 || (n && (!prompts || !n_prompt || !out || !n_out)))
         return dpo__fail(c, DPO_E_ARG,
-                         "dpo_generate: needs prompts and room, max_new_tokens of at least 1, a "
-                         "temperature from 0 and a batch from 0");
-    *longest = 0;
+                         "dpo_generate: %ld prompts, or a pointer is NULL; expected prompts, their lengths, and room "
+                         "for the answers",
+                         (long)n);
+    if (dpo__mul_size((size_t)n, (size_t)g->num_return_sequences, &size) ||
+        dpo__mul_size(size, (size_t)g->max_new_tokens, &size) || size > (size_t)PTRDIFF_MAX / sizeof *out)
+        return dpo__fail(c, DPO_E_ARG, "dpo_generate: %ld prompts of %ld samples of %ld ids fit into no memory",
+                         (long)n, (long)g->num_return_sequences, (long)g->max_new_tokens);
+    *longest = 1;
     for (i = 0; i < n; i++) {
         if (n_prompt[i] < 1 || n_prompt[i] > INT32_MAX / 2)
-            return dpo__fail(c, DPO_E_ARG, "dpo_generate: prompt %ld has %ld ids; at least one is needed", (long)i,
+            return dpo__fail(c, DPO_E_ARG, "dpo_generate: prompt %ld has %ld ids; expected 1 to 2^30 - 1", (long)i,
                              (long)n_prompt[i]);
         if (!prompts[i]) return dpo__fail(c, DPO_E_ARG, "dpo_generate: prompt %ld is NULL", (long)i);
         for (k = 0; k < n_prompt[i]; k++)
@@ -10993,62 +11308,106 @@ DPO_API dpo_result dpo_generate(dpo_model *m, const int32_t *const *prompts, con
                                 const dpo_generate_config *g, int32_t *out, int64_t *n_out) {
     dpo_generate_config k;
     dpo__generation *t;
-    dpo__fpenv env;
-    int64_t longest = 0, batch, path, i;
+    int64_t longest, i;
     dpo_result code;
     if (!m) return DPO_E_ARG;
     if (m->c->error.code) return m->c->error.code;
     k = g ? *g : dpo_generate_defaults();
     code = dpo__generate_check(m, prompts, n_prompt, n, &k, out, n_out, &longest);
     if (code || !n) return code;
-    batch = dpo__min64(k.batch ? k.batch : DPO__GENERATE_BATCH, n);
-    path = longest + k.max_new_tokens;
-    if (m->config.position == DPO_POSITION_LEARNED) path = dpo__min64(path, m->config.max_position_embeddings);
-    t = dpo__generation_open(m, batch, dpo__max64(dpo__max64(longest, batch), DPO__GENERATE_ROWS), path);
-    env = dpo__fp_enter();
-    for (i = 0; i < n; i++) n_out[i] = 0;
-    for (i = 0; t && i < n && !code; i += batch) {
-        t->g = &k;
-        t->first = i;
-        t->n = dpo__min64(batch, n - i);
-        code = dpo__generation_run(t, prompts, n_prompt, out, n_out, env);
+    t = dpo__generation_open(m, &k, n, longest);
+    if (!t) return m->c->error.code;
+    t->prompts = prompts;
+    t->n_prompt = n_prompt;
+    t->out = out;
+    t->n_out = n_out;
+    t->env = dpo__fp_enter();
+    for (i = 0; i < t->total; i++) {
+        n_out[i] = 0;
+        if (k.finish) k.finish[i] = DPO_FINISH_LENGTH;
     }
-    dpo__fp_leave(env);
-    if (t) dpo__put(m->c, t->r);
+    while (!code && (t->active || t->next < t->total)) {
+        if (dpo__cancelled(m->c, t->env)) code = dpo__fail(m->c, DPO_E_CANCELLED, "generation was cancelled");
+        if (!code) code = dpo__generation_step(t);
+        if (!code) code = dpo__generation_take(t);
+    }
+    dpo__fp_leave(t->env);
+    dpo__put(m->c, t->r);
     dpo__put(m->c, t);
-    return m->c->error.code ? m->c->error.code : code;
+    return code;
+}
+
+/* Bytes of text before the first stop string, and at most `most`, where no character is cut. */
+static size_t dpo__text_cut(const char *text, size_t n, const dpo_generate_config *g, size_t most) {
+    int64_t s;
+    size_t i, k;
+    for (s = 0; s < g->n_stop; s++)
+        for (i = 0, k = strlen(g->stop[s]); i + k <= n; i++)
+            if (!memcmp(text + i, g->stop[s], k)) n = i;
+    if (n <= most) return n;
+    for (i = most; i > 0 && most - i < 3 && ((unsigned char)text[i] & 0xc0) == 0x80; i--) {
+    }
+    return ((unsigned char)text[i] & 0xc0) == 0xc0 ? i : most; /* what is not UTF-8 is cut anywhere */
+}
+/* The prompt's ids with room for the answer's behind them, or NULL. */
+static int32_t *dpo__generate_prompt(dpo_context *c, const dpo_tokenizer *t, const char *prompt, int64_t more,
+                                     int64_t *n) {
+    dpo_text part;
+    unsigned flags = dpo_tokenizer_adds_bos(t) ? DPO_ENCODE_ADD_BOS : 0;
+    int32_t *ids;
+    memset(&part, 0, sizeof part);
+    part.text = prompt;
+    part.bytes = strlen(prompt);
+    *n = dpo_encode_parts(t, &part, 1, flags, NULL, 0);
+    if (*n < 1) {
+        dpo__fail(c, *n < 0 ? (dpo_result)*n : DPO_E_ARG,
+                  *n < 0 ? "dpo_generate_text: the prompt of %lu bytes could not be encoded"
+                         : "dpo_generate_text: the prompt has %lu bytes; expected at least one, since this tokenizer "
+                           "begins no text with an id of its own",
+                  (unsigned long)part.bytes);
+        return NULL;
+    }
+    ids = (int32_t *)dpo__get(c, (size_t)(*n + more) * sizeof *ids, "a prompt");
+    if (ids) dpo_encode_parts(t, &part, 1, flags, ids, *n);
+    return ids;
 }
 DPO_API dpo_result dpo_generate_text(dpo_model *m, const dpo_tokenizer *t, const char *prompt,
                                      const dpo_generate_config *g, char *out, size_t cap) {
     dpo_generate_config k;
-    int64_t n, n_out = 0;
+    int64_t n, n_out = 0, bytes = 0;
     int32_t *ids;
     const int32_t *start;
+    char *text = NULL;
     dpo_result code;
     if (!m || !t) return DPO_E_ARG;
     if (m->c->error.code) return m->c->error.code;
     k = g ? *g : dpo_generate_defaults();
     if (k.eos < 0) k.eos = dpo_tokenizer_eos(t);
-    n = prompt ? dpo_encode(t, prompt, strlen(prompt), NULL, 0) : -1;
-    if (n < 1 || !out || !cap || k.max_new_tokens < 1 || k.max_new_tokens > INT32_MAX / 2)
+    if (!k.tokenizer) k.tokenizer = t;
+    if (!prompt || !out || !cap || k.num_return_sequences != 1)
         return dpo__fail(m->c, DPO_E_ARG,
-                         "dpo_generate_text: needs a prompt that is not empty, room for the "
-                         "answer, and max_new_tokens of at least 1");
+                         "dpo_generate_text: prompt %s, room for %lu bytes, num_return_sequences %ld; expected a "
+                         "text, room for at least its final zero, and 1",
+                         prompt ? "given" : "NULL", (unsigned long)(out ? cap : 0), (long)k.num_return_sequences);
     out[0] = 0;
-    ids = (int32_t *)dpo__get(m->c, (size_t)(n + k.max_new_tokens) * sizeof *ids, "a prompt");
-    if (!ids) return DPO_E_MEMORY;
-    dpo_encode(t, prompt, strlen(prompt), ids, n);
+    if (dpo__generate_options(m->c, &k)) return m->c->error.code;
+    ids = dpo__generate_prompt(m->c, t, prompt, k.max_new_tokens, &n);
+    if (!ids) return m->c->error.code;
     start = ids;
     code = dpo_generate(m, &start, &n, 1, &k, ids + n, &n_out);
-    while (!code && n_out > 0 && dpo_decode(t, ids + n, n_out, NULL, 0) >= (int64_t)cap) n_out--;
+    if (!code && (bytes = dpo_decode(t, ids + n, n_out, NULL, 0)) < 0)
+        code = dpo__fail(m->c, DPO_E_SHAPE,
+                         "dpo_generate_text: the model drew an id that this tokenizer, with %d ids, has not; they do "
+                         "not belong together",
+                         dpo_tokenizer_vocab(t));
+    if (!code && !(text = (char *)dpo__get(m->c, (size_t)bytes + 1, "an answer"))) code = DPO_E_MEMORY;
     if (!code) {
-        int64_t bytes = dpo_decode(t, ids + n, n_out, out, cap - 1);
-        if (bytes < 0)
-            code = dpo__fail(m->c, DPO_E_SHAPE,
-                             "dpo_generate_text: the model drew an id that this tokenizer "
-                             "has not; they do not belong together");
-        out[bytes > 0 ? bytes : 0] = 0;
+        dpo_decode(t, ids + n, n_out, text, (size_t)bytes);
+        bytes = (int64_t)dpo__text_cut(text, (size_t)bytes, &k, cap - 1);
+        memcpy(out, text, (size_t)bytes);
+        out[bytes] = 0;
     }
+    dpo__put(m->c, text);
     dpo__put(m->c, ids);
     return code;
 }
