@@ -10980,7 +10980,10 @@ static void dpo__generation_layout(dpo__arena *a, dpo__generation *t, const dpo_
         t->answer[i].slot = i;
         t->answer[i].tail = tail;
     }
-    for (i = 0; a->base && i < t->n_trunks; i++) t->trunk[i].prompt = -1;
+    for (i = 0; a->base && i < t->n_trunks; i++) {
+        memset(&t->trunk[i], 0, sizeof t->trunk[i]);
+        t->trunk[i].prompt = -1;
+    }
 }
 
 /* Room for the ends of texts in which stop strings are looked for. */

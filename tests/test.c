@@ -17,8 +17,9 @@
 #include "test_losses.h"
 #include "test_model.h"
 #include "test_memory.h"
+#include "test_generate.h"
 
-#define FLOOR 63 /* so many tests there are at least */
+#define FLOOR 74 /* so many tests there are at least */
 
 typedef struct test {
     const char *name;
@@ -66,10 +67,6 @@ static const test tests[] = {T(math_floats),
                              T(same_is_not_constant),
                              T(same_step_by_hand),
                              T(same_backward_in_pieces),
-                             T(generate_cached),
-                             T(generate_logits),
-                             T(generate_independent),
-                             T(generate_eos),
                              T(memory_step_allocates_nothing),
                              T(memory_free_early),
                              T(memory_plan),
@@ -88,7 +85,22 @@ static const test tests[] = {T(math_floats),
                              T(files_tensors),
                              T(data_truncation),
                              T(data_rows),
-                             T(data_text)};
+                             T(data_text),
+                             T(generate_filters),
+                             T(generate_cached),
+                             T(generate_logits),
+                             T(generate_independent),
+                             T(generate_samples),
+                             T(generate_trunk_once),
+                             T(generate_eos),
+                             T(generate_penalty),
+                             T(generate_stop_strings),
+                             T(generate_stop_text),
+                             T(generate_callback),
+                             T(generate_text_cut),
+                             T(generate_errors),
+                             T(generate_allocation),
+                             T(generate_cancel)};
 
 int main(int argc, char **argv) {
     const char *part = argc > 1 ? argv[1] : "";
