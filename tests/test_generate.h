@@ -540,7 +540,7 @@ static void test_generate_stop_text(void) {
     const int32_t *prompt = ids;
     int64_t n = 3, made = 0, k;
     int finish = 9, found = 0;
-    char text[128], whole[128], word[4];
+    char text[128], said[128], word[4];
     const char *stop[2];
     g.max_new_tokens = 40;
     g.finish = &finish;
@@ -556,9 +556,9 @@ static void test_generate_stop_text(void) {
         word[2] = 0;
         stop[0] = "never said, and long";
         stop[1] = word;
-        CHECK(dpo_decode(b, out, 40, whole, 40) == 40);
-        whole[40] = 0;
-        if (strstr(whole, word) != whole + k) continue;
+        CHECK(dpo_decode(b, out, 40, said, 40) == 40);
+        said[40] = 0;
+        if (strstr(said, word) != said + k) continue;
         found++;
         g.stop = stop;
         g.n_stop = 2;
@@ -568,10 +568,10 @@ static void test_generate_stop_text(void) {
         CHECK_SAME(out, again, sizeof(int32_t) * (size_t)(k + 2));
         g.tokenizer = NULL; /* dpo_generate_text has its own */
         CHECK_OK(c, dpo_generate_text(m, b, "abc", &g, text, sizeof text));
-        whole[k] = 0;
-        CHECK(!strcmp(text, whole) && finish == DPO_FINISH_STOP);
+        said[k] = 0;
+        CHECK(!strcmp(text, said) && finish == DPO_FINISH_STOP);
         CHECK_OK(c, dpo_generate_text(m, b, "abc", &g, text, 6));
-        CHECK(strlen(text) <= 5 && !strncmp(text, whole, strlen(text)));
+        CHECK(strlen(text) <= 5 && !strncmp(text, said, strlen(text)));
     }
     CHECK(found > 5);
     g.n_stop = 0;
