@@ -667,6 +667,26 @@ static void refused(dpo_model *m, const dpo_generate_config *g, const char *what
     CHECK_CASE(strstr(dpo_error(m->c), what) && strstr(dpo_error(m->c), "expected"), dpo_error(m->c));
     dpo_clear(m->c);
 }
+static void refused_numbers(dpo_model *m) {
+    static const double numbers[6] = {-1, (double)NAN, (double)INFINITY, 0, 1, 2};
+    const dpo_generate_config k = dpo_generate_defaults();
+    dpo_generate_config g;
+    int i;
+    for (i = 0; i < 6; i++) {
+        g = k;
+        g.top_p = numbers[i];
+        if (i != 4) refused(m, &g, "top_p");
+        g = k;
+        g.min_p = numbers[i];
+        if (i != 3) refused(m, &g, "min_p");
+        g = k;
+        g.repetition_penalty = numbers[i];
+        if (i < 4) refused(m, &g, "repetition_penalty");
+        g = k;
+        g.temperature = numbers[i];
+        if (i < 3) refused(m, &g, "temperature");
+    }
+}
 /* No more than 256 MB: what a system gives for 100 GB differs. */
 static void *small_alloc(void *user, size_t n) {
     (void)user;
@@ -678,7 +698,6 @@ static void small_release(void *user, void *p, size_t n) {
     free(p);
 }
 static void test_generate_errors(void) {
-    static const double numbers[6] = {-1, (double)NAN, (double)INFINITY, 0, 1, 2};
     static const char *const empty[2] = {"x", ""};
     memfs *fs = memfs_new();
     dpo_context *c;
@@ -698,20 +717,7 @@ static void test_generate_errors(void) {
     desc.release = small_release;
     c = dpo_open(&desc);
     m = byte_model(c, fs);
-    for (i = 0; i < 6; i++) {
-        g = k;
-        g.top_p = numbers[i];
-        if (i != 4) refused(m, &g, "top_p");
-        g = k;
-        g.min_p = numbers[i];
-        if (i != 3) refused(m, &g, "min_p");
-        g = k;
-        g.repetition_penalty = numbers[i];
-        if (i < 4) refused(m, &g, "repetition_penalty");
-        g = k;
-        g.temperature = numbers[i];
-        if (i < 3) refused(m, &g, "temperature");
-    }
+    refused_numbers(m);
     for (i = 0; i < 8; i++) {
         static const char *const what[8] = {
             "top_k",  "num_return_sequences", "num_return_sequences", "n_stop_ids", "n_stop", "batch", "max_new",

@@ -86,8 +86,8 @@ static int buffer_add(text_buffer *b, const char *text, size_t n) {
 typedef struct answer {
     text_buffer b;
     dpo_decoder decoder;
-    size_t printed;
-    int stopped; /* a stop string was found and cut off */
+    size_t begin, printed; /* its first word; what was shown */
+    int stopped;           /* a stop string was found and cut off */
 } answer;
 
 typedef struct chat {
@@ -173,29 +173,36 @@ static void answer_print(answer *a, size_t end) {
     a->printed = end;
 }
 
-/* What the id adds (-1: what is left at the end), stop strings cut off; on the way it is shown as far as it is clear. */
+/* Cuts the text before the first stop string that ends in it behind `from` bytes. */
+static void answer_cut(const chat *u, answer *a, size_t from) {
+    int64_t s;
+    for (s = 0; s < u->s.g.n_stop; s++) {
+        size_t n = strlen(u->stop[s]), i = from < n ? 0 : from - n + 1;
+        for (; i + n <= a->b.n; i++)
+            if (!memcmp(a->b.text + i, u->stop[s], n)) {
+                a->b.n = i;
+                a->stopped = 1;
+            }
+    }
+}
+
+/* What the id adds (-1: what is left at the end), stop strings cut off; on the way it is shown as far as it is clear.
+ * In a chat format the blanks before an answer's first word belong to the format. */
 static void answer_add(chat *u, answer *a, int32_t id) {
     char piece[4096];
-    int64_t i, n = a->stopped ? 0 : dpo_decode_next(u->t, &a->decoder, id, piece, sizeof piece);
-    const char *at = piece, *found;
+    size_t before = a->b.n;
+    int64_t n = a->stopped ? 0 : dpo_decode_next(u->t, &a->decoder, id, piece, sizeof piece);
     if (n > (int64_t)sizeof piece) n = (int64_t)sizeof piece;
-    while (u->format != CHAT_NONE && !a->b.n && n > 0 && strchr(" \t\r\n", *at) && *at) { /* an answer begins with */
-        at++;                                                                             /* its first word */
-        n--;
-    }
-    if (n > 0 && buffer_add(&a->b, at, (size_t)n)) u->no_memory = 1;
-    for (i = 0; a->b.n && i < u->s.g.n_stop; i++) {
-        found = strstr(a->b.text, u->stop[i]);
-        if (!found) continue;
-        a->b.n = (size_t)(found - a->b.text);
-        a->b.text[a->b.n] = 0;
-        a->stopped = 1;
-    }
-    if (u->streaming && a->b.n) answer_print(a, id < 0 || a->stopped ? a->b.n : a->b.n - answer_held(u, a));
+    if (n > 0 && buffer_add(&a->b, piece, (size_t)n)) u->no_memory = 1;
+    answer_cut(u, a, before);
+    while (u->format != CHAT_NONE && a->begin < a->b.n && isspace((unsigned char)a->b.text[a->begin])) a->begin++;
+    if (a->begin > a->b.n) a->begin = a->b.n;
+    if (a->printed < a->begin) a->printed = a->begin;
+    if (u->streaming) answer_print(a, id < 0 || a->stopped ? a->b.n : a->b.n - answer_held(u, a));
 }
 
 static void answer_clear(answer *a) {
-    a->b.n = a->printed = 0;
+    a->b.n = a->begin = a->printed = 0;
     a->stopped = 0;
     memset(&a->decoder, 0, sizeof a->decoder);
 }
@@ -263,7 +270,7 @@ static void print_json(const chat *u, const char *prompt, const answer *a, int64
     printf("{\"prompt\":");
     cli_json_string(stdout, prompt, strlen(prompt));
     printf(",\"response\":");
-    cli_json_string(stdout, a->b.n ? a->b.text : "", a->b.n);
+    cli_json_string(stdout, a->b.n ? a->b.text + a->begin : "", a->b.n - a->begin);
     printf(",\"tokens\":%lld,\"finish\":\"%s\",\"seed\":%llu}\n", (long long)tokens, finish,
            (unsigned long long)u->s.g.seed);
     fflush(stdout);
@@ -286,7 +293,7 @@ static int chat_answers(chat *u, const char *prompt, int64_t most, int cancelled
             putchar('\n');
             fflush(stdout);
         }
-        if (!i) bad = turn_add(u, "assistant", a->b.n ? a->b.text : "", a->b.n);
+        if (!i) bad = turn_add(u, "assistant", a->b.n ? a->b.text + a->begin : "", a->b.n - a->begin);
     }
     if (cancelled && !u->s.json) cli_note("(stopped)");
     return bad || (u->no_memory && no_memory());
@@ -314,7 +321,7 @@ static int chat_reply(chat *u) {
     g->max_new_tokens = asked;
     cli_signals = 0;
     if (code && code != DPO_E_CANCELLED) {
-        if (u->live.printed) putchar('\n');
+        if (u->live.printed > u->live.begin) putchar('\n');
         return cli_die("%s", dpo_error(u->c));
     }
     dpo_clear(u->c);
