@@ -156,9 +156,11 @@ static inline int chat_turn(chat_parts *out, int format, const chat_message *m) 
         text = chat_trim(text, &bytes);
         return chat_own(out, "<|start_header_id|>") || chat_add(out, m->role, strlen(m->role), 0) ||
                chat_own(out, "<|end_header_id|>\n\n") || chat_add(out, text, bytes, 0) || chat_own(out, "<|eot_id|>");
-    case CHAT_ZEPHYR:
-        if (chat_own(out, "<|") || chat_add(out, m->role, strlen(m->role), 0)) return 1;
-        return chat_own(out, "|>\n") || chat_add(out, text, bytes, 0) || chat_own(out, "</s>\n");
+    case CHAT_ZEPHYR: /* whole words: some tokenizers have an id for each */
+        return chat_own(out, chat_is_role(m, "system") ? "<|system|>\n"
+                             : chat_is_role(m, "user") ? "<|user|>\n"
+                                                       : "<|assistant|>\n") ||
+               chat_add(out, text, bytes, 0) || chat_own(out, "</s>\n");
     default: return chat_add(out, text, bytes, 0);
     }
 }
