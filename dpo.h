@@ -4576,8 +4576,8 @@ static dpo_result dpo__st_refuse(const dpo__st *st, const char *format, ...) {
                                               "download it again");
 }
 
-/* Length of the well-formed UTF-8 at the start of p. */
-static size_t dpo__st_utf8(const char *text, size_t size) {
+/* Length of the well-formed UTF-8 at the start of a text. */
+static size_t dpo__utf8_valid(const char *text, size_t size) {
     const uint8_t *p = (const uint8_t *)text;
     size_t at = 0;
     while (at < size) {
@@ -4761,7 +4761,7 @@ static dpo_result dpo__st_parse(dpo__st *st, const char *text, size_t size, uint
     dpo__json j;
     const char *why;
     char reason[128];
-    size_t at = dpo__st_utf8(text, size);
+    size_t at = dpo__utf8_valid(text, size);
     dpo_result r;
     if (at < size) return dpo__st_refuse(st, "header byte %llu is not UTF-8", (unsigned long long)at + 8);
     memset(&j, 0, sizeof j);
@@ -7693,7 +7693,8 @@ static double dpo__schedule(const dpo_train_config *k, int64_t step, int64_t tot
 
 struct dpo_tokenizer {
     dpo_context *c;
-    int32_t vocab, eos;
+    int32_t vocab, bos, eos;
+    int adds_bos;
 };
 
 DPO_API dpo_tokenizer *dpo_tokenizer_bytes(dpo_context *c) {
@@ -7701,40 +7702,118 @@ DPO_API dpo_tokenizer *dpo_tokenizer_bytes(dpo_context *c) {
     if (!c || c->error.code) return NULL;
     t = (dpo_tokenizer *)dpo__get(c, sizeof *t, "a tokenizer");
     if (!t) return NULL;
+    memset(t, 0, sizeof *t);
     t->c = c;
     t->vocab = 257;
+    t->bos = -1;
     t->eos = 256;
     return t;
 }
+DPO_API void dpo_tokenizer_free(dpo_tokenizer *t) {
+    if (t) dpo__put(t->c, t);
+}
 DPO_API int dpo_tokenizer_vocab(const dpo_tokenizer *t) { return t ? t->vocab : 0; }
 DPO_API int32_t dpo_tokenizer_eos(const dpo_tokenizer *t) { return t ? t->eos : -1; }
+DPO_API int32_t dpo_tokenizer_bos(const dpo_tokenizer *t) { return t ? t->bos : -1; }
+DPO_API int dpo_tokenizer_adds_bos(const dpo_tokenizer *t) { return t ? t->adds_bos : 0; }
+DPO_API uint64_t dpo_tokenizer_hash(const dpo_tokenizer *t) { return t ? 1 : 0; }
+DPO_API const char *dpo_tokenizer_info(const dpo_tokenizer *t) { return t ? "bytes" : ""; }
 
+/* Ids that the parts can have at most, with bos and eos; -1 if they are NULL or too long. */
+static int64_t dpo__encode_most(const dpo_text *parts, int64_t n) {
+    int64_t i, bytes = 0;
+    if (n < 0 || (n && !parts)) return -1;
+    for (i = 0; i < n; i++) {
+        if ((!parts[i].text && parts[i].bytes) || parts[i].bytes > INT32_MAX) return -1;
+        bytes += (int64_t)parts[i].bytes;
+        if (bytes > INT32_MAX) return -1;
+    }
+    return 3 * bytes + 2;
+}
+DPO_API int64_t dpo_encode_parts(const dpo_tokenizer *t, const dpo_text *parts, int64_t n, unsigned flags, int32_t *out,
+                                 int64_t cap) {
+    int64_t i, count = 0;
+    size_t k;
+    if (!t || dpo__encode_most(parts, n) < 0) return DPO_E_ARG;
+    for (i = 0; i < n; i++)
+        for (k = 0; k < parts[i].bytes; k++, count++)
+            if (out && count < cap) out[count] = (unsigned char)parts[i].text[k];
+    if (flags & DPO_ENCODE_ADD_EOS) {
+        if (out && count < cap) out[count] = t->eos;
+        count++;
+    }
+    return count;
+}
 DPO_API int64_t dpo_encode(const dpo_tokenizer *t, const char *text, size_t bytes, int32_t *out, int64_t cap) {
-    size_t i;
-    if (!t || (!text && bytes) || bytes > INT32_MAX) return DPO_E_ARG;
-    if (out && (int64_t)bytes <= cap)
-        for (i = 0; i < bytes; i++) out[i] = (unsigned char)text[i];
-    return (int64_t)bytes;
+    dpo_text part;
+    part.text = text;
+    part.bytes = bytes;
+    part.special = 0;
+    return dpo_encode_parts(t, &part, 1, 0, out, cap);
 }
 DPO_API int64_t dpo_decode(const dpo_tokenizer *t, const int32_t *ids, int64_t n, char *out, size_t cap) {
-    int64_t i, bytes = 0, at = 0;
+    int64_t i, bytes = 0;
     if (!t || n < 0 || (!ids && n)) return DPO_E_ARG;
     for (i = 0; i < n; i++) {
         if (ids[i] < 0 || ids[i] >= t->vocab) return DPO_E_ARG;
-        bytes += ids[i] < 256;
+        if (ids[i] > 255) continue;
+        if (out && (size_t)bytes < cap) out[bytes] = (char)(unsigned char)ids[i];
+        bytes++;
     }
-    if (out && (size_t)bytes <= cap)
-        for (i = 0; i < n; i++)
-            if (ids[i] < 256) out[at++] = (char)(unsigned char)ids[i];
     return bytes;
 }
 
 /* ===========================================================================================
-   >>DATA - examples as ids, rows of neutral JSON lines, reference log-probs
+   >>DATA - examples as ids, rows of neutral JSON lines, tokenized files
 
    An item is prompt, chosen, rejected, end to end in one array of ids. An item without a rejected answer
    is for SFT; one without a prompt is plain text, its first id not a target.
    =========================================================================================== */
+
+/* Hashes already seen, each with a number: open addressing, at most half full. */
+typedef struct dpo__seen {
+    uint64_t *key; /* 0: free */
+    int64_t *value;
+    size_t cap, n;
+} dpo__seen;
+
+/* Where `key` is, or where it would go. There is room, and no key is 0. */
+static size_t dpo__seen_slot(const dpo__seen *s, uint64_t key) {
+    size_t i = (size_t)dpo__mix(key) & (s->cap - 1);
+    while (s->key[i] && s->key[i] != key) i = (i + 1) & (s->cap - 1);
+    return i;
+}
+/* The value stored with `key`; if there is none, `value` is stored and -1 returned. */
+static int64_t dpo__seen_put(dpo__seen *s, uint64_t key, int64_t value) {
+    size_t i = dpo__seen_slot(s, key);
+    if (s->key[i]) return s->value[i];
+    s->key[i] = key;
+    s->value[i] = value;
+    s->n++;
+    return -1;
+}
+static void dpo__seen_free(dpo_context *c, dpo__seen *s) {
+    dpo__put(c, s->key);
+    memset(s, 0, sizeof *s);
+}
+static dpo_result dpo__seen_room(dpo_context *c, dpo__seen *s, size_t more) {
+    dpo__seen to;
+    size_t i, bytes;
+    if (s->cap && s->n + more <= s->cap / 2) return DPO_OK;
+    memset(&to, 0, sizeof to);
+    for (to.cap = 1024; to.cap / 2 < s->n + more; to.cap *= 2) {
+    }
+    if (dpo__mul_size(to.cap, sizeof *to.key + sizeof *to.value, &bytes)) bytes = SIZE_MAX;
+    to.key = (uint64_t *)dpo__get(c, bytes, "a table of rows");
+    if (!to.key) return DPO_E_MEMORY;
+    memset(to.key, 0, to.cap * sizeof *to.key);
+    to.value = (int64_t *)(void *)(to.key + to.cap);
+    for (i = 0; i < s->cap; i++)
+        if (s->key[i]) dpo__seen_put(&to, s->key[i], s->value[i]);
+    dpo__seen_free(c, s);
+    *s = to;
+    return DPO_OK;
+}
 
 typedef struct dpo__item {
     int64_t first;
@@ -7751,12 +7830,14 @@ struct dpo_data {
     int64_t n_ids, cap_ids;
     dpo__item *items;
     int64_t n, cap;
-    double *reference;     /* [n,2]; NaN = not computed */
-    int reference_whole;   /* none of them is */
+    dpo__seen prompts;   /* group_prompts: which item each prompt has */
+    char *metadata;      /* of the file it was loaded from: key, value, ... as strings end to end, an empty one last */
+    double *reference;   /* [n,2]; NaN = not computed */
+    int reference_whole; /* none of them is */
     uint64_t reference_of; /* hash of the weights they came from */
 };
 
-/* Room for `more` elements; grows by half. */
+/* Room for `more` elements after n; grows by half. */
 static dpo_result dpo__data_grow(dpo_context *c, void **p, int64_t n, int64_t *cap, int64_t more, size_t size) {
     int64_t want = n + more, to = *cap + *cap / 2;
     size_t bytes;
@@ -7780,28 +7861,38 @@ DPO_API dpo_data_options dpo_data_defaults(void) {
     o.max_length = 512;
     o.max_prompt_length = 256;
     o.truncation = DPO_TRUNCATE_REF;
+    o.end_of_turn = -1;
     o.prompt_field = "prompt";
     o.chosen_field = "chosen";
     o.rejected_field = "rejected";
     return o;
 }
+static const char *dpo__data_options_fault(const dpo_data_options *o) {
+    if (o->max_length < 2 || o->max_length > 16 * DPO__DIM) return "max_length must lie from 2 to 2^24";
+    if (o->truncation < DPO_TRUNCATE_REF || o->truncation > DPO_TRUNCATE_KEEP_END)
+        return "truncation must be DPO_TRUNCATE_REF, KEEP_START or KEEP_END";
+    if (o->truncation == DPO_TRUNCATE_REF && (o->max_prompt_length < 1 || o->max_prompt_length >= o->max_length))
+        return "max_prompt_length must lie from 1 to below max_length";
+    if (o->boundary != DPO_BOUNDARY_SEPARATE && o->boundary != DPO_BOUNDARY_JOINT)
+        return "boundary must be DPO_BOUNDARY_SEPARATE or JOINT";
+    if (o->bos < DPO_BOS_HABIT || o->bos > DPO_BOS_ALWAYS) return "bos must be DPO_BOS_HABIT, NEVER or ALWAYS";
+    return o->max_rows < 0 ? "max_rows must not be negative" : NULL;
+}
 DPO_API dpo_data *dpo_data_create(dpo_context *c, const dpo_tokenizer *t, const dpo_data_options *options) {
     dpo_data_options o = options ? *options : dpo_data_defaults();
-    const char *names[3];
+    const char *names[3], *why;
     dpo_data *d;
     int i;
     if (!c || c->error.code) return NULL;
     names[0] = o.prompt_field ? o.prompt_field : "prompt";
     names[1] = o.chosen_field ? o.chosen_field : "chosen";
     names[2] = o.rejected_field ? o.rejected_field : "rejected";
-    if (o.max_length < 2 || o.max_length > 16 * DPO__DIM || o.max_prompt_length < 1 ||
-        o.max_prompt_length >= o.max_length || o.max_rows < 0 ||
-        (o.truncation != DPO_TRUNCATE_REF && o.truncation != DPO_TRUNCATE_KEEP_START) || strlen(names[0]) > 63 ||
-        strlen(names[1]) > 63 || strlen(names[2]) > 63) {
-        dpo__fail(c, DPO_E_ARG,
-                  "data options: max_length %d must be at least 2 and above max_prompt_length "
-                  "%d (at least 1), field names shorter than 64 bytes",
-                  o.max_length, o.max_prompt_length);
+    why = dpo__data_options_fault(&o);
+    for (i = 0; i < 3; i++)
+        if (strlen(names[i]) > 63) why = "field names must be shorter than 64 bytes";
+    if (why) {
+        dpo__fail(c, DPO_E_ARG, "data options: %s (max_length %d, max_prompt_length %d)", why, o.max_length,
+                  o.max_prompt_length);
         return NULL;
     }
     d = (dpo_data *)dpo__get(c, sizeof *d, "a data set");
@@ -7819,13 +7910,23 @@ DPO_API void dpo_data_free(dpo_data *d) {
     c = d->c;
     dpo__put(c, d->ids);
     dpo__put(c, d->items);
+    dpo__seen_free(c, &d->prompts);
+    dpo__put(c, d->metadata);
     dpo__put(c, d->reference);
     dpo__put(c, d);
 }
 
-/* One more item, from id `first` on; what was computed for the old ones is void. */
-static void dpo__data_item_add(dpo_data *d, int64_t first, int64_t prompt, int64_t chosen, int64_t rejected) {
-    dpo__item *t = &d->items[d->n++];
+static uint64_t dpo__ids_hash(const int32_t *ids, int64_t n) { /* never 0 */
+    dpo__hash h = dpo__hash_start(2);
+    dpo__hash_add(&h, ids, (size_t)n * sizeof *ids);
+    return dpo__hash_end(&h) | 1;
+}
+
+/* The item at ids `first` on, as item i (i == n: one more); what was computed for the old ones is void. */
+static void dpo__data_item_set(dpo_data *d, int64_t i, int64_t first, int64_t prompt, int64_t chosen,
+                               int64_t rejected) {
+    dpo__item *t = &d->items[i];
+    if (i == d->n) d->n++;
     t->first = first;
     t->prompt = (int32_t)prompt;
     t->chosen = (int32_t)chosen;
@@ -7837,68 +7938,100 @@ static void dpo__data_item_add(dpo_data *d, int64_t first, int64_t prompt, int64
     d->reference = NULL;
     d->reference_whole = 0;
 }
-/* The last item's ids stand behind d->n_ids; truncates and keeps or counts it. */
-static void dpo__data_keep(dpo_data *d, int64_t prompt, int64_t chosen, int64_t rejected, int ends) {
-    const dpo_data_options *o = &d->options;
-    int32_t *p = d->ids + d->n_ids, *c = p + prompt, *r = c + chosen;
-    int64_t longest = dpo__max64(chosen, rejected), np = prompt, nc = chosen, nr = rejected;
+/* A row as it lies behind d->n_ids: its counts, and what is known of it. */
+typedef struct dpo__row {
+    int64_t prompt, chosen, rejected;
+    int ends, invalid, merged; /* ids that close the answers are there; bad UTF-8; boundary changed */
+} dpo__row;
+
+/* What is left of each part; 0 if the row is too long to be used. */
+static int dpo__row_cut(const dpo_data_options *o, const dpo__row *row, dpo__row *cut) {
+    int64_t longest = dpo__max64(row->chosen, row->rejected);
+    *cut = *row;
+    if (o->truncation == DPO_TRUNCATE_KEEP_END) {
+        cut->prompt = dpo__min64(row->prompt, o->max_length - longest);
+        return cut->prompt >= dpo__min64(row->prompt, 1);
+    }
     if (o->truncation == DPO_TRUNCATE_REF) {
-        if (np + longest > o->max_length) np = dpo__min64(np, o->max_prompt_length);
-        if (np + longest > o->max_length) {
-            nc = dpo__min64(nc, o->max_length - o->max_prompt_length);
-            nr = dpo__min64(nr, o->max_length - o->max_prompt_length);
-        }
-    } else {
-        if (np >= o->max_length) {
-            d->report.too_long++;
-            return;
-        }
-        nc = dpo__min64(nc, o->max_length - np);
-        nr = dpo__min64(nr, o->max_length - np);
+        if (cut->prompt + longest > o->max_length) cut->prompt = dpo__min64(cut->prompt, o->max_prompt_length);
+        if (cut->prompt + longest <= o->max_length) return 1;
+        cut->chosen = dpo__min64(cut->chosen, o->max_length - o->max_prompt_length);
+        cut->rejected = dpo__min64(cut->rejected, o->max_length - o->max_prompt_length);
+        return 1;
     }
-    if (nc == nr && !memcmp(c, r, (size_t)nc * sizeof *c)) {
-        d->report.identical++;
-        return;
-    }
-    if (np + nc < 2 || (rejected && np + nr < 2)) { /* nothing before its only id: no target */
-        d->report.empty_response++;
-        return;
-    }
-    d->report.truncated_prompts += np < prompt;
-    d->report.truncated_responses += nc < chosen || nr < rejected;
-    d->report.lost_eos += ends && (nc < chosen || nr < rejected);
-    if (np < prompt && o->truncation == DPO_TRUNCATE_REF && !o->prompt_keep_start)
-        memmove(p, p + (prompt - np), (size_t)np * sizeof *p);
-    memmove(p + np, c, (size_t)nc * sizeof *p);
-    memmove(p + np + nc, r, (size_t)nr * sizeof *p);
-    dpo__data_item_add(d, d->n_ids, np, nc, nr);
-    d->n_ids += np + nc + nr;
-    d->report.kept++;
+    cut->chosen = dpo__min64(cut->chosen, o->max_length - cut->prompt);
+    cut->rejected = dpo__min64(cut->rejected, o->max_length - cut->prompt);
+    return cut->prompt < o->max_length;
 }
-/* Room for so many more ids and items. */
-static dpo_result dpo__data_room(dpo_data *d, int64_t ids, int64_t items) {
-    dpo_result r = dpo__data_grow(d->c, (void **)&d->ids, d->n_ids, &d->cap_ids, ids, sizeof *d->ids);
-    return r ? r : dpo__data_grow(d->c, (void **)&d->items, d->n, &d->cap, items, sizeof *d->items);
+/* Cuts the row, keeps or counts it. Room for one more item and one more prompt has been made. */
+static void dpo__data_keep(dpo_data *d, const dpo__row *row) {
+    const dpo_data_options *o = &d->options;
+    int32_t *p = d->ids + d->n_ids, *c = p + row->prompt, *r = c + row->chosen;
+    int64_t at = -1;
+    dpo__row cut;
+    int shorter, fits = dpo__row_cut(o, row, &cut);
+    if (!fits) d->report.too_long++;
+    else if (cut.chosen == cut.rejected && !memcmp(c, r, (size_t)cut.chosen * sizeof *c)) d->report.identical++;
+    else if (cut.prompt + cut.chosen < 2 || (cut.rejected && cut.prompt + cut.rejected < 2))
+        d->report.empty_response++; /* nothing before its only id: no target */
+    else {
+        if (o->group_prompts && !row->rejected && row->prompt)
+            at = dpo__seen_put(&d->prompts, dpo__ids_hash(p, row->prompt), d->n);
+        shorter = cut.chosen < row->chosen || cut.rejected < row->rejected;
+        d->report.truncated_prompts += cut.prompt < row->prompt;
+        d->report.truncated_responses += shorter;
+        d->report.lost_eos += row->ends && shorter;
+        d->report.invalid_utf8 += row->invalid;
+        d->report.boundary_merges += row->merged;
+        d->report.pairs += row->rejected > 0;
+        d->report.chosen_longer += row->rejected > 0 && row->chosen > row->rejected;
+        d->report.same_length += row->chosen == row->rejected;
+        if (cut.prompt < row->prompt &&
+            (o->truncation == DPO_TRUNCATE_KEEP_END || (o->truncation == DPO_TRUNCATE_REF && !o->prompt_keep_start)))
+            memmove(p, p + (row->prompt - cut.prompt), (size_t)cut.prompt * sizeof *p);
+        memmove(p + cut.prompt, c, (size_t)cut.chosen * sizeof *p);
+        memmove(p + cut.prompt + cut.chosen, r, (size_t)cut.rejected * sizeof *p);
+        if (at >= 0) { /* the earlier row's ids stay behind, unused */
+            const dpo__item *old = &d->items[at];
+            d->report.grouped++;
+            d->report.prompt_tokens -= old->prompt;
+            d->report.chosen_tokens -= old->chosen;
+        } else d->report.kept++;
+        dpo__data_item_set(d, at >= 0 ? at : d->n, d->n_ids, cut.prompt, cut.chosen, cut.rejected);
+        d->n_ids += cut.prompt + cut.chosen + cut.rejected;
+    }
+}
+/* Room for so many more ids behind those at `at`, and for items and their prompts. */
+static dpo_result dpo__data_room(dpo_data *d, int64_t at, int64_t ids, int64_t items) {
+    dpo_result r = dpo__data_grow(d->c, (void **)&d->ids, at, &d->cap_ids, ids, sizeof *d->ids);
+    if (!r) r = dpo__data_grow(d->c, (void **)&d->items, d->n, &d->cap, items, sizeof *d->items);
+    return r || !d->options.group_prompts ? r : dpo__seen_room(d->c, &d->prompts, (size_t)items);
 }
 
 DPO_API dpo_result dpo_data_add_tokens(dpo_data *d, const int32_t *prompt, int64_t n_prompt, const int32_t *chosen,
                                        int64_t n_chosen, const int32_t *rejected, int64_t n_rejected) {
-    int64_t i;
+    dpo__row row;
+    int32_t *to;
     if (!d) return DPO_E_ARG;
     if (d->c->error.code) return d->c->error.code;
     if (n_prompt < 0 || n_chosen < 0 || n_rejected < 0 || n_prompt > INT32_MAX / 4 || n_chosen > INT32_MAX / 4 ||
         n_rejected > INT32_MAX / 4 || (n_prompt && !prompt) || (n_chosen && !chosen) || (n_rejected && !rejected))
         return dpo__fail(d->c, DPO_E_ARG, "dpo_data_add_tokens: negative counts or missing pointers");
-    if (dpo__data_room(d, n_prompt + n_chosen + n_rejected, 1)) return d->c->error.code;
+    if (dpo__data_room(d, d->n_ids, n_prompt + n_chosen + n_rejected, 1)) return d->c->error.code;
     d->report.rows++;
     if (!n_chosen || (rejected && !n_rejected)) {
         d->report.empty_response++;
         return DPO_OK;
     }
-    for (i = 0; i < n_prompt; i++) d->ids[d->n_ids + i] = prompt[i];
-    for (i = 0; i < n_chosen; i++) d->ids[d->n_ids + n_prompt + i] = chosen[i];
-    for (i = 0; i < n_rejected; i++) d->ids[d->n_ids + n_prompt + n_chosen + i] = rejected[i];
-    dpo__data_keep(d, n_prompt, n_chosen, n_rejected, 0);
+    to = d->ids + d->n_ids;
+    if (n_prompt) memcpy(to, prompt, (size_t)n_prompt * sizeof *to);
+    memcpy(to + n_prompt, chosen, (size_t)n_chosen * sizeof *to);
+    if (n_rejected) memcpy(to + n_prompt + n_chosen, rejected, (size_t)n_rejected * sizeof *to);
+    memset(&row, 0, sizeof row);
+    row.prompt = n_prompt;
+    row.chosen = n_chosen;
+    row.rejected = n_rejected;
+    dpo__data_keep(d, &row);
     return DPO_OK;
 }
 
@@ -7906,181 +8039,143 @@ static int dpo__text_blank(const char *text, size_t n) {
     while (n && (text[n - 1] == ' ' || text[n - 1] == '\n' || text[n - 1] == '\r' || text[n - 1] == '\t')) n--;
     return n == 0;
 }
-DPO_API dpo_result dpo_data_add(dpo_data *d, const char *prompt, size_t prompt_bytes, const char *chosen,
-                                size_t chosen_bytes, const char *rejected, size_t rejected_bytes) {
-    int64_t n[3], at, most;
+/* Nothing but blanks outside the format's own pieces. */
+static int dpo__parts_blank(const dpo_text *parts, int64_t n) {
+    int64_t i;
+    for (i = 0; i < n; i++)
+        if (!parts[i].special && !dpo__text_blank(parts[i].text, parts[i].bytes)) return 0;
+    return 1;
+}
+static int dpo__parts_invalid(const dpo_text *parts, int64_t n) {
+    int64_t i;
+    for (i = 0; i < n; i++)
+        if (dpo__utf8_valid(parts[i].text, parts[i].bytes) < parts[i].bytes) return 1;
+    return 0;
+}
+/* Ids of the parts into d->ids from `at` on; their number, or a negative code with the error set. */
+static int64_t dpo__data_encode(dpo_data *d, int64_t at, const dpo_text *parts, int64_t n, unsigned flags) {
+    int64_t most = dpo__encode_most(parts, n), count;
+    if (most < 0 || most > INT32_MAX / 2)
+        return dpo__fail(d->c, DPO_E_ARG, "data: a text is NULL, or longer than 300 MB; cut it into rows");
+    if (dpo__data_room(d, at, most, 1)) return d->c->error.code;
+    count = dpo_encode_parts(d->t, parts, n, flags, d->ids + at, most);
+    return count < 0 && !d->c->error.code ? dpo__fail(d->c, (dpo_result)count, "data: a text cannot be encoded")
+                                          : count;
+}
+static unsigned dpo__data_bos(const dpo_data *d) {
+    int add = d->options.bos == DPO_BOS_ALWAYS || (d->options.bos == DPO_BOS_HABIT && dpo_tokenizer_adds_bos(d->t));
+    return add ? DPO_ENCODE_ADD_BOS : 0;
+}
+/* One answer's ids at `at`, closed by an end-of-text id if it is not closed already; a negative code. `whole`: the
+   prompt's parts and the answer's, for a joint boundary. */
+static int64_t dpo__data_answer(dpo_data *d, int64_t at, const dpo_text *whole, int64_t n_prompt, int64_t n_answer,
+                                dpo__row *row) {
+    int32_t eos = dpo_tokenizer_eos(d->t), *ids;
+    int64_t n;
+    if (d->options.boundary == DPO_BOUNDARY_JOINT) {
+        n = dpo__data_encode(d, at, whole, n_prompt + n_answer, dpo__data_bos(d));
+        if (n < 0) return n;
+        ids = d->ids + at;
+        row->merged |= n < row->prompt || memcmp(ids, d->ids + d->n_ids, (size_t)row->prompt * sizeof *ids) != 0;
+        n = dpo__max64(n - row->prompt, 0);
+        memmove(ids, ids + row->prompt, (size_t)n * sizeof *ids);
+    } else {
+        n = dpo__data_encode(d, at, whole + n_prompt, n_answer, 0);
+        if (n < 0) return n;
+        ids = d->ids + at;
+    }
+    if (n && (ids[n - 1] == eos || ids[n - 1] == d->options.end_of_turn)) return n;
+    if (eos < 0)
+        return dpo__fail(d->c, DPO_E_STATE,
+                         "data: the tokenizer names no end-of-text id, so answers could not end; give it one by "
+                         "dpo_tokenizer_set_ends");
+    ids[n] = eos; /* the bound of the encoding has room for it */
+    return n + 1;
+}
+
+DPO_API dpo_result dpo_data_add_parts(dpo_data *d, const dpo_text *prompt, int64_t n_prompt, const dpo_text *chosen,
+                                      int64_t n_chosen, const dpo_text *rejected, int64_t n_rejected) {
+    dpo_text *parts = NULL;
+    const dpo_text *answer[2];
+    int64_t count[2], n[2] = {0, 0}, most, i;
+    dpo__row row;
     if (!d) return DPO_E_ARG;
     if (d->c->error.code) return d->c->error.code;
     if (!d->t) return dpo__fail(d->c, DPO_E_STATE, "dpo_data_add: this data set was made without a tokenizer");
-    n[0] = dpo_encode(d->t, prompt, prompt_bytes, NULL, 0);
-    n[1] = dpo_encode(d->t, chosen, chosen_bytes, NULL, 0);
-    n[2] = rejected ? dpo_encode(d->t, rejected, rejected_bytes, NULL, 0) : 0;
-    if (n[0] < 0 || n[1] < 0 || n[2] < 0)
-        return dpo__fail(d->c, DPO_E_ARG, "dpo_data_add: a text is NULL, or longer than 2 GB");
-    most = n[0] + n[1] + n[2] + 2;
-    if (most > INT32_MAX / 2) return dpo__fail(d->c, DPO_E_ARG, "dpo_data_add: a row of over 1 GB of tokens");
-    if (dpo__data_room(d, most, 1)) return d->c->error.code;
+    answer[0] = chosen;
+    answer[1] = rejected;
+    count[0] = n_chosen;
+    count[1] = n_rejected;
+    if (n_prompt < 0 || n_chosen < 1 || n_rejected < 0 || dpo__encode_most(prompt, n_prompt) < 0 ||
+        dpo__encode_most(chosen, n_chosen) < 0 || dpo__encode_most(rejected, n_rejected) < 0)
+        return dpo__fail(d->c, DPO_E_ARG, "dpo_data_add: a text is NULL, negative in number, or longer than 2 GB");
     d->report.rows++;
-    if (dpo__text_blank(chosen, chosen_bytes) || (rejected && dpo__text_blank(rejected, rejected_bytes))) {
+    if (dpo__parts_blank(chosen, n_chosen) || (n_rejected && dpo__parts_blank(rejected, n_rejected))) {
         d->report.empty_response++;
         return DPO_OK;
     }
-    at = d->n_ids;
-    dpo_encode(d->t, prompt, prompt_bytes, d->ids + at, n[0]);
-    at += n[0];
-    dpo_encode(d->t, chosen, chosen_bytes, d->ids + at, n[1]);
-    at += n[1];
-    d->ids[at++] = d->t->eos;
-    if (rejected) {
-        dpo_encode(d->t, rejected, rejected_bytes, d->ids + at, n[2]);
-        d->ids[at + n[2]] = d->t->eos;
+    most = n_prompt + dpo__max64(n_chosen, n_rejected);
+    parts = (dpo_text *)dpo__get(d->c, (size_t)most * sizeof *parts, "the parts of a row");
+    if (!parts) return DPO_E_MEMORY;
+    memset(&row, 0, sizeof row);
+    row.ends = 1;
+    row.invalid = dpo__parts_invalid(prompt, n_prompt) || dpo__parts_invalid(chosen, n_chosen) ||
+                  dpo__parts_invalid(rejected, n_rejected);
+    if (n_prompt) memcpy(parts, prompt, (size_t)n_prompt * sizeof *parts);
+    row.prompt = dpo__data_encode(d, d->n_ids, parts, n_prompt, dpo__data_bos(d));
+    for (i = 0; row.prompt >= 0 && i < (n_rejected ? 2 : 1); i++) {
+        memcpy(parts + n_prompt, answer[i], (size_t)count[i] * sizeof *parts);
+        n[i] = dpo__data_answer(d, d->n_ids + row.prompt + n[0], parts, n_prompt, count[i], &row);
+        if (n[i] < 0) break;
     }
-    dpo__data_keep(d, n[0], n[1] + 1, rejected ? n[2] + 1 : 0, 1);
+    dpo__put(d->c, parts);
+    if (row.prompt < 0 || n[0] < 0 || n[1] < 0) return d->c->error.code;
+    row.chosen = n[0];
+    row.rejected = n[1];
+    dpo__data_keep(d, &row);
     return DPO_OK;
+}
+DPO_API dpo_result dpo_data_add(dpo_data *d, const char *prompt, size_t prompt_bytes, const char *chosen,
+                                size_t chosen_bytes, const char *rejected, size_t rejected_bytes) {
+    dpo_text t[3];
+    memset(t, 0, sizeof t);
+    t[0].text = prompt;
+    t[0].bytes = prompt_bytes;
+    t[1].text = chosen;
+    t[1].bytes = chosen_bytes;
+    t[2].text = rejected;
+    t[2].bytes = rejected_bytes;
+    return dpo_data_add_parts(d, t, 1, t + 1, 1, t + 2, rejected ? 1 : 0);
 }
 
 DPO_API dpo_result dpo_data_add_text(dpo_data *d, const char *text, size_t bytes) {
     int64_t n, at, piece;
+    dpo_text part;
     if (!d) return DPO_E_ARG;
     if (d->c->error.code) return d->c->error.code;
-    if (!d->t)
-        return dpo__fail(d->c, DPO_E_STATE,
-                         "dpo_data_add_text: this data set was made without a "
-                         "tokenizer");
-    n = dpo_encode(d->t, text, bytes, NULL, 0);
-    if (n < 0) return dpo__fail(d->c, DPO_E_ARG, "dpo_data_add_text: the text is NULL, or longer than 2 GB");
+    if (!d->t) return dpo__fail(d->c, DPO_E_STATE, "dpo_data_add_text: this data set was made without a tokenizer");
+    part.text = text;
+    part.bytes = bytes;
+    part.special = 0;
+    if (dpo__encode_most(&part, 1) < 0)
+        return dpo__fail(d->c, DPO_E_ARG, "dpo_data_add_text: the text is NULL, or longer than 2 GB");
     d->report.rows++;
     if (dpo__text_blank(text, bytes)) {
         d->report.empty_response++;
         return DPO_OK;
     }
-    if (dpo__data_room(d, n + 1, n / d->options.max_length + 1)) return d->c->error.code;
-    dpo_encode(d->t, text, bytes, d->ids + d->n_ids, n);
-    d->ids[d->n_ids + n++] = d->t->eos;
+    n = dpo__data_encode(d, d->n_ids, &part, 1, dpo__data_bos(d) | DPO_ENCODE_ADD_EOS);
+    if (n < 0) return (dpo_result)n;
+    if (dpo__data_room(d, d->n_ids + n, 0, n / d->options.max_length + 1)) return d->c->error.code;
     for (at = 0; at < n; at += piece) {
         piece = dpo__min64(d->options.max_length, n - at);
         if (piece < 2) break; /* one id alone has no target */
-        dpo__data_item_add(d, d->n_ids + at, 0, piece, 0);
+        dpo__data_item_set(d, d->n, d->n_ids + at, 0, piece, 0);
     }
     d->n_ids += n;
+    d->report.invalid_utf8 += dpo__parts_invalid(&part, 1);
     d->report.kept++;
     return DPO_OK;
-}
-
-/* --- JSON lines ------------------------------------------------------------------------------------ */
-
-typedef struct dpo__rows {
-    dpo_data *d;
-    dpo__json j;
-    char *text[3]; /* prompt, chosen, rejected, unescaped */
-    int64_t cap[3], n[3];
-    const char *why; /* of this reading's first bad line */
-    int64_t first_bad;
-} dpo__rows;
-
-/* The string at `key` into slot i; 0 if it is not there, -1 if it is no string, -2 without memory. */
-static int dpo__rows_field(dpo__rows *r, const char *key, int i) {
-    int64_t at = dpo__json_find(&r->j, 0, key);
-    if (at < 0 || dpo__json_null(&r->j, at)) return 0;
-    r->n[i] = dpo__json_string(&r->j, at, NULL, 0);
-    if (r->n[i] < 0) return -1;
-    if (dpo__data_grow(r->d->c, (void **)&r->text[i], 0, &r->cap[i], r->n[i] + 1, 1)) return -2;
-    dpo__json_string(&r->j, at, r->text[i], (size_t)r->cap[i]);
-    return 1;
-}
-static void dpo__rows_bad(dpo__rows *r, int64_t *counter, int64_t line, const char *why) {
-    ++*counter;
-    r->d->report.rows++;
-    if (!r->d->report.first_bad_line) r->d->report.first_bad_line = line;
-    if (!r->first_bad) {
-        r->first_bad = line;
-        r->why = why;
-    }
-}
-static dpo_result dpo__rows_line(dpo__rows *r, const char *line, size_t n, int64_t number) {
-    dpo_data *d = r->d;
-    const char *why = "not valid JSON";
-    size_t at;
-    int p, c, j;
-    dpo_result code = dpo__json_try(d->c, line, n, &r->j, &why, &at);
-    if (code == DPO_E_MEMORY) return dpo__fail(d->c, code, "no memory for line %ld", (long)number);
-    if (code || dpo__json_type(&r->j, 0) != '{') {
-        dpo__rows_bad(r, &d->report.bad_json, number, code ? why : "the line is not a JSON object");
-        return DPO_OK;
-    }
-    p = dpo__rows_field(r, d->field[0], 0);
-    c = dpo__rows_field(r, d->field[1], 1);
-    j = dpo__rows_field(r, d->field[2], 2);
-    if (!c) c = dpo__rows_field(r, "response", 1);
-    if (!c && !p && !j && (c = dpo__rows_field(r, "text", 1)) == 1)
-        return dpo_data_add_text(d, r->text[1], (size_t)r->n[1]);
-    if (p == -2 || c == -2 || j == -2) return d->c->error.code;
-    if (p != 1 || c != 1 || j < 0) {
-        dpo__rows_bad(r, &d->report.missing_field, number,
-                      p != 1   ? "the prompt is missing or not a string"
-                      : c != 1 ? "the chosen answer is missing or not a string"
-                               : "the rejected answer is not a string");
-        return DPO_OK;
-    }
-    if (!j && d->n && d->items[d->n - 1].rejected) {
-        dpo__rows_bad(r, &d->report.missing_field, number, "the rejected answer is missing");
-        return DPO_OK;
-    }
-    return dpo_data_add(d, r->text[0], (size_t)r->n[0], r->text[1], (size_t)r->n[1], j ? r->text[2] : NULL,
-                        j ? (size_t)r->n[2] : 0);
-}
-
-DPO_API dpo_result dpo_data_read_text(dpo_data *d, const char *name, const char *text, size_t bytes) {
-    dpo__rows r;
-    size_t at = 0, end, n;
-    int64_t line = 0, kept, i;
-    dpo_result code = DPO_OK;
-    if (!d) return DPO_E_ARG;
-    if (d->c->error.code) return d->c->error.code;
-    if (!name || (!text && bytes))
-        return dpo__fail(d->c, DPO_E_ARG, "dpo_data_read_text: name and text must not be NULL");
-    memset(&r, 0, sizeof r);
-    r.d = d;
-    kept = d->report.kept;
-    if (bytes >= 3 && !memcmp(text, "\xef\xbb\xbf", 3)) at = 3; /* a byte order mark */
-    for (; at < bytes && !code; at = end + 1) {
-        const char *stop = (const char *)memchr(text + at, '\n', bytes - at);
-        end = stop ? (size_t)(stop - text) : bytes;
-        n = end - at;
-        line++;
-        if (n && text[at + n - 1] == '\r') n--;
-        if (dpo__text_blank(text + at, n)) continue;
-        if (d->options.max_rows && d->report.kept - kept >= d->options.max_rows) break;
-        code = dpo__rows_line(&r, text + at, n, line);
-    }
-    dpo__json_free(d->c, &r.j);
-    for (i = 0; i < 3; i++) dpo__put(d->c, r.text[i]);
-    if (code) return d->c->error.code ? d->c->error.code : code;
-    if (d->report.kept == kept)
-        return dpo__fail(d->c, DPO_E_FORMAT,
-                         "%.400s: no usable row: %ld of bad JSON, %ld without the fields "
-                         "\"%s\" and \"%s\", %ld empty, %ld with equal answers, %ld with "
-                         "too long a prompt%s%s",
-                         name, (long)d->report.bad_json, (long)d->report.missing_field, d->field[0], d->field[1],
-                         (long)d->report.empty_response, (long)d->report.identical, (long)d->report.too_long,
-                         r.why ? "; first: " : "", r.why ? r.why : "");
-    if (r.first_bad)
-        dpo__log(d->c, DPO_LOG_WARNING, "%s: line %ld is not used: %s (%ld such rows in all)", name, (long)r.first_bad,
-                 r.why, (long)(d->report.bad_json + d->report.missing_field));
-    return DPO_OK;
-}
-DPO_API dpo_result dpo_data_read(dpo_data *d, const char *path) {
-    char *text;
-    size_t bytes;
-    dpo_result r;
-    if (!d) return DPO_E_ARG;
-    if (d->c->error.code) return d->c->error.code;
-    if (!path) return dpo__fail(d->c, DPO_E_ARG, "dpo_data_read: the path must not be NULL");
-    r = dpo__file_read_all(d->c, path, (uint64_t)16 << 30, &text, &bytes);
-    if (r) return r;
-    r = dpo_data_read_text(d, path, text, bytes);
-    dpo__put(d->c, text);
-    return r;
 }
 
 DPO_API int64_t dpo_data_count(const dpo_data *d) { return d ? d->n : 0; }
@@ -8119,6 +8214,364 @@ DPO_API uint64_t dpo_data_hash(const dpo_data *d) {
         for (k = 0; k < (int64_t)t->prompt + t->chosen + t->rejected; k++) dpo__hash_number(&h, ids[k]);
     }
     return dpo__hash_end(&h);
+}
+
+/* 0 for an item that does not take part. */
+static uint64_t dpo__item_key(const dpo_data *d, int64_t i, int prompts_only) {
+    const dpo__item *t = &d->items[i];
+    const int32_t *ids = d->ids + t->first;
+    if (prompts_only) return t->prompt ? dpo__ids_hash(ids, t->prompt) : 0;
+    return dpo__mix(dpo__ids_hash(ids, (int64_t)t->prompt + t->chosen + t->rejected) ^
+                    ((uint64_t)(uint32_t)t->prompt << 32 | (uint32_t)t->chosen)) |
+           1;
+}
+DPO_API int64_t dpo_data_repeats(const dpo_data *d, const dpo_data *other, int prompts_only) {
+    const dpo_data *from = other ? other : d;
+    dpo__seen s;
+    int64_t i, found = 0;
+    uint64_t key;
+    if (!d) return DPO_E_ARG;
+    if (d->c->error.code) return d->c->error.code;
+    memset(&s, 0, sizeof s);
+    if (dpo__seen_room(d->c, &s, (size_t)from->n)) return DPO_E_MEMORY;
+    for (i = 0; i < from->n; i++)
+        if ((key = dpo__item_key(from, i, prompts_only)) != 0) found += dpo__seen_put(&s, key, i) >= 0;
+    for (i = 0, found = other ? 0 : found; other && i < d->n; i++)
+        if ((key = dpo__item_key(d, i, prompts_only)) != 0) found += s.key[dpo__seen_slot(&s, key)] != 0;
+    dpo__seen_free(d->c, &s);
+    return found;
+}
+
+/* --- JSON lines ------------------------------------------------------------------------------------ */
+
+#define DPO__LINE ((size_t)64 << 20) /* bytes of a line of data: a longer one is no row */
+
+typedef struct dpo__rows {
+    dpo_data *d;
+    dpo__json j;
+    char *text[3]; /* prompt, chosen, rejected, unescaped */
+    int64_t cap[3], n[3];
+    const char *why; /* of this reading's first bad line */
+    int64_t first_bad;
+} dpo__rows;
+
+/* The string at `key` into slot i; 0 if it is not there, -1 if it is no string, -2 without memory. */
+static int dpo__rows_field(dpo__rows *r, const char *key, int i) {
+    int64_t at = dpo__json_find(&r->j, 0, key);
+    if (at < 0 || dpo__json_null(&r->j, at)) return 0;
+    r->n[i] = dpo__json_string(&r->j, at, NULL, 0);
+    if (r->n[i] < 0) return -1;
+    if (dpo__data_grow(r->d->c, (void **)&r->text[i], 0, &r->cap[i], r->n[i] + 1, 1)) return -2;
+    dpo__json_string(&r->j, at, r->text[i], (size_t)r->cap[i]);
+    return 1;
+}
+static void dpo__rows_bad(dpo__rows *r, int64_t *counter, int64_t line, const char *why) {
+    ++*counter;
+    r->d->report.rows++;
+    if (!r->d->report.first_bad_line) r->d->report.first_bad_line = line;
+    if (!r->first_bad) {
+        r->first_bad = line;
+        r->why = why;
+    }
+}
+static dpo_result dpo__rows_line(dpo__rows *r, const char *line, size_t n, int64_t number) {
+    dpo_data *d = r->d;
+    const char *why = "the line is longer than 64 MiB";
+    size_t at;
+    int p, c, j;
+    dpo_result code = n > DPO__LINE ? DPO_E_FORMAT : dpo__json_try(d->c, line, n, &r->j, &why, &at);
+    if (code == DPO_E_MEMORY) return dpo__fail(d->c, code, "no memory for line %ld", (long)number);
+    if (code || dpo__json_type(&r->j, 0) != '{') {
+        dpo__rows_bad(r, &d->report.bad_json, number, code ? why : "the line is not a JSON object");
+        return DPO_OK;
+    }
+    p = dpo__rows_field(r, d->field[0], 0);
+    c = dpo__rows_field(r, d->field[1], 1);
+    j = dpo__rows_field(r, d->field[2], 2);
+    if (!c) c = dpo__rows_field(r, "response", 1);
+    if (!c && !p && !j && (c = dpo__rows_field(r, "text", 1)) == 1)
+        return dpo_data_add_text(d, r->text[1], (size_t)r->n[1]);
+    if (p == -2 || c == -2 || j == -2) return d->c->error.code;
+    if (p != 1 || c != 1 || j < 0) {
+        dpo__rows_bad(r, &d->report.missing_field, number,
+                      p != 1   ? "the prompt is missing or not a string"
+                      : c != 1 ? "the chosen answer is missing or not a string"
+                               : "the rejected answer is not a string");
+        return DPO_OK;
+    }
+    if (!j && d->n && d->items[d->n - 1].rejected) {
+        dpo__rows_bad(r, &d->report.missing_field, number, "the rejected answer is missing");
+        return DPO_OK;
+    }
+    return dpo_data_add(d, r->text[0], (size_t)r->n[0], r->text[1], (size_t)r->n[1], j ? r->text[2] : NULL,
+                        j ? (size_t)r->n[2] : 0);
+}
+
+DPO_API dpo_result dpo_data_read_text(dpo_data *d, const char *name, const char *text, size_t bytes) {
+    dpo__rows r;
+    size_t at = 0, end, n;
+    int64_t line = 0, kept, i;
+    dpo_result code = DPO_OK;
+    if (!d) return DPO_E_ARG;
+    if (d->c->error.code) return d->c->error.code;
+    if (!name || (!text && bytes))
+        return dpo__fail(d->c, DPO_E_ARG, "dpo_data_read_text: name and text must not be NULL");
+    if (bytes >= 2 && (!memcmp(text, "\xff\xfe", 2) || !memcmp(text, "\xfe\xff", 2)))
+        return dpo__fail(d->c, DPO_E_FORMAT,
+                         "%.400s: is UTF-16, expected UTF-8; convert it: iconv -f UTF-16 -t UTF-8 FILE > NEW", name);
+    memset(&r, 0, sizeof r);
+    r.d = d;
+    kept = d->report.kept;
+    if (bytes >= 3 && !memcmp(text, "\xef\xbb\xbf", 3)) at = 3; /* a byte order mark */
+    for (; at < bytes && !code; at = end + 1) {
+        const char *stop = (const char *)memchr(text + at, '\n', bytes - at);
+        end = stop ? (size_t)(stop - text) : bytes;
+        n = end - at;
+        line++;
+        if (n && text[at + n - 1] == '\r') n--;
+        if (dpo__text_blank(text + at, n)) continue;
+        if (d->options.max_rows && d->report.kept - kept >= d->options.max_rows) break;
+        code = dpo__rows_line(&r, text + at, n, line);
+    }
+    dpo__json_free(d->c, &r.j);
+    for (i = 0; i < 3; i++) dpo__put(d->c, r.text[i]);
+    if (code) return d->c->error.code ? d->c->error.code : code;
+    if (d->report.kept == kept)
+        return dpo__fail(d->c, DPO_E_FORMAT,
+                         "%.400s: no usable row: %ld of bad JSON, %ld without the fields \"%s\" and \"%s\", %ld empty, "
+                         "%ld with equal answers, %ld too long%s%s",
+                         name, (long)d->report.bad_json, (long)d->report.missing_field, d->field[0], d->field[1],
+                         (long)d->report.empty_response, (long)d->report.identical, (long)d->report.too_long,
+                         r.why ? "; first: " : "", r.why ? r.why : "");
+    if (r.first_bad)
+        dpo__log(d->c, DPO_LOG_WARNING, "%s: line %ld is not used: %s (%ld such rows in all)", name, (long)r.first_bad,
+                 r.why, (long)(d->report.bad_json + d->report.missing_field));
+    return DPO_OK;
+}
+
+/* --- tokenized files --------------------------------------------------------------------------------- */
+
+/* All numbers of the rules and of the report, for the metadata. */
+#define DPO__DATA_RULES(X)                                                                                             \
+    X(max_length)                                                                                                      \
+    X(max_prompt_length) X(truncation) X(prompt_keep_start) X(boundary) X(bos) X(end_of_turn) X(group_prompts)
+#define DPO__DATA_REPORT(X)                                                                                            \
+    X(rows)                                                                                                            \
+    X(kept) X(bad_json) X(missing_field) X(empty_response) X(identical) X(too_long) X(grouped) X(truncated_prompts)    \
+        X(truncated_responses) X(lost_eos) X(invalid_utf8) X(boundary_merges) X(first_bad_line) X(prompt_tokens)       \
+            X(chosen_tokens) X(rejected_tokens) X(pairs) X(chosen_longer) X(same_length)
+
+#define DPO__DATA_OWN 5 /* keys that stand before the caller's */
+
+typedef struct dpo__data_head { /* what a file says of itself, as text */
+    char tokenizer[24], rules[512], report[1024];
+} dpo__data_head;
+
+static void dpo__data_describe(const dpo_data *d, dpo__data_head *h) {
+    size_t n = 0;
+    dpo__append(h->tokenizer, sizeof h->tokenizer, 0, "%016llx", (unsigned long long)dpo_tokenizer_hash(d->t));
+#define DPO__PUT(name)                                                                                                 \
+    n = dpo__append(h->rules, sizeof h->rules, n, "%s\"" #name "\": %ld", n ? ", " : "{", (long)d->options.name);
+    DPO__DATA_RULES(DPO__PUT)
+#undef DPO__PUT
+    dpo__append(h->rules, sizeof h->rules, n, "}");
+    n = 0;
+#define DPO__PUT(name)                                                                                                 \
+    n = dpo__append(h->report, sizeof h->report, n, "%s\"" #name "\": %lld", n ? ", " : "{", (long long)d->report.name);
+    DPO__DATA_REPORT(DPO__PUT)
+#undef DPO__PUT
+    dpo__append(h->report, sizeof h->report, n, "}");
+}
+
+DPO_API dpo_result dpo_data_save(const dpo_data *d, const char *path, const char *const *metadata) {
+    static const char *const keys[DPO__DATA_OWN] = {"format", "tokenizer", "tokenizer_hash", "rules", "report"};
+    dpo__data_head h;
+    dpo_tensor t[2];
+    const char **all;
+    int32_t *ids, *counts;
+    int64_t i, n, at = 0, pairs = 0;
+    dpo_result r;
+    if (!d) return DPO_E_ARG;
+    if (d->c->error.code) return d->c->error.code;
+    if (!path || !d->n) return dpo__fail(d->c, DPO_E_ARG, "dpo_data_save: needs a path and at least one example");
+    while (metadata && metadata[2 * pairs]) pairs++;
+    dpo__data_describe(d, &h);
+    for (i = 0, n = 0; i < d->n; i++) n += (int64_t)d->items[i].prompt + d->items[i].chosen + d->items[i].rejected;
+    all = (const char **)dpo__get(d->c, (size_t)(2 * (DPO__DATA_OWN + pairs) + 1) * sizeof *all, "metadata");
+    ids = (int32_t *)dpo__get(d->c, (size_t)(n + 3 * d->n) * sizeof *ids, "a data set to be written");
+    if (!all || !ids) {
+        dpo__put(d->c, (void *)all);
+        return DPO_E_MEMORY;
+    }
+    for (i = 0; i < DPO__DATA_OWN; i++) all[2 * i] = keys[i];
+    all[1] = "dpo.h tokens 1";
+    all[3] = d->t ? dpo_tokenizer_info(d->t) : "unknown";
+    all[5] = h.tokenizer;
+    all[7] = h.rules;
+    all[9] = h.report;
+    for (i = 0; i < 2 * pairs; i++) all[2 * DPO__DATA_OWN + i] = metadata[i];
+    all[2 * (DPO__DATA_OWN + pairs)] = NULL;
+    counts = ids + n;
+    for (i = 0; i < d->n; i++) {
+        const dpo__item *k = &d->items[i];
+        int64_t count = (int64_t)k->prompt + k->chosen + k->rejected;
+        memcpy(ids + at, d->ids + k->first, (size_t)count * sizeof *ids);
+        at += count;
+        counts[3 * i] = k->prompt;
+        counts[3 * i + 1] = k->chosen;
+        counts[3 * i + 2] = k->rejected;
+    }
+    memset(t, 0, sizeof t);
+    t[0].dtype = t[1].dtype = DPO_I32;
+    t[0].name = "tokens";
+    t[0].data = ids;
+    t[0].ndim = 1;
+    t[0].shape[0] = n;
+    t[1].name = "segments";
+    t[1].data = counts;
+    t[1].ndim = 2;
+    t[1].shape[0] = d->n;
+    t[1].shape[1] = 3;
+    r = dpo_tensors_save(d->c, path, t, 2, all);
+    dpo__put(d->c, ids);
+    dpo__put(d->c, (void *)all);
+    return r;
+}
+
+/* Rules and report as the file tells them; what is missing or no number stays 0. */
+static dpo_result dpo__data_take_head(dpo_data *d, const dpo__st *st) {
+    const char *text;
+    dpo__json j;
+    int64_t x, pass;
+    dpo_result r = DPO_OK;
+    for (pass = 0; pass < 2 && !r; pass++) {
+        text = dpo__st_metadata(st, pass ? "report" : "rules");
+        if (!text) continue;
+        r = dpo__json_parse(d->c, st->path, text, strlen(text), &j);
+        if (r) break;
+#define DPO__TAKE(name)                                                                                                \
+    if (dpo__json_int64(&j, dpo__json_find(&j, 0, #name), &x)) d->report.name = x;
+        if (pass) {
+            DPO__DATA_REPORT(DPO__TAKE)
+        }
+#undef DPO__TAKE
+#define DPO__TAKE(name)                                                                                                \
+    if (dpo__json_int64(&j, dpo__json_find(&j, 0, #name), &x) && x >= INT32_MIN && x <= INT32_MAX)                     \
+        d->options.name = (int)x;
+        if (!pass) {
+            DPO__DATA_RULES(DPO__TAKE)
+        }
+#undef DPO__TAKE
+        dpo__json_free(d->c, &j);
+    }
+    return r;
+}
+static dpo_result dpo__data_take_metadata(dpo_data *d, const dpo__st *st) {
+    size_t bytes = 1;
+    char *to;
+    int64_t i;
+    for (i = 0; st->metadata[i]; i++) bytes += strlen(st->metadata[i]) + 1;
+    d->metadata = to = (char *)dpo__get(d->c, bytes, "metadata");
+    if (!to) return DPO_E_MEMORY;
+    for (i = 0; st->metadata[i]; i++) {
+        memcpy(to, st->metadata[i], strlen(st->metadata[i]) + 1);
+        to += strlen(to) + 1;
+    }
+    *to = 0;
+    return DPO_OK;
+}
+/* Counts and ids, checked before they are believed. */
+static dpo_result dpo__data_take_items(dpo_data *d, const dpo__st *st) {
+    const dpo__st_entry *ids = dpo__st_find(st, "tokens"), *counts = dpo__st_find(st, "segments");
+    int32_t *k, vocab = d->t ? dpo_tokenizer_vocab(d->t) : INT32_MAX;
+    int64_t i, at = 0;
+    dpo_result r;
+    if (!ids || !counts || ids->dtype != DPO_I32 || counts->dtype != DPO_I32 || ids->ndim != 1 || counts->ndim != 2 ||
+        counts->shape[1] != 3 || !counts->shape[0])
+        return dpo__st_refuse(st, "expected tensors tokens I32 [ids] and segments I32 [examples,3]");
+    if (dpo__data_room(d, 0, ids->elements, counts->shape[0])) return DPO_E_MEMORY;
+    k = (int32_t *)dpo__get(d->c, (size_t)counts->elements * sizeof *k, "the lengths of examples");
+    if (!k) return DPO_E_MEMORY;
+    r = dpo__st_read_raw(st, ids, d->ids);
+    if (!r) r = dpo__st_read_raw(st, counts, k);
+    for (i = 0; !r && i < ids->elements; i++)
+        if (d->ids[i] < 0 || d->ids[i] >= vocab)
+            r = dpo__st_refuse(st, "token %lld is %ld, expected 0 to %ld", (long long)i, (long)d->ids[i],
+                               (long)vocab - 1);
+    for (i = 0; !r && i < counts->shape[0]; i++) {
+        const int32_t *n = k + 3 * i;
+        dpo__item *t = &d->items[i];
+        if (n[0] < 0 || n[1] < 1 || n[2] < 0 || (int64_t)n[0] + n[1] < 2 || (n[2] && (int64_t)n[0] + n[2] < 2) ||
+            (int64_t)n[0] + n[1] + n[2] > ids->elements - at)
+            r = dpo__st_refuse(st, "example %lld has lengths %ld, %ld, %ld with %lld ids left", (long long)i,
+                               (long)n[0], (long)n[1], (long)n[2], (long long)(ids->elements - at));
+        t->first = at;
+        t->prompt = n[0];
+        t->chosen = n[1];
+        t->rejected = n[2];
+        at += r ? 0 : (int64_t)n[0] + n[1] + n[2];
+    }
+    if (!r && at != ids->elements)
+        r = dpo__st_refuse(st, "its examples have %lld ids, it holds %lld", (long long)at, (long long)ids->elements);
+    d->n = r ? 0 : counts->shape[0];
+    d->n_ids = r ? 0 : at;
+    dpo__put(d->c, k);
+    return r;
+}
+DPO_API dpo_result dpo_data_load(dpo_data *d, const char *path) {
+    dpo__data_head h;
+    dpo__st st;
+    const char *format, *hash;
+    dpo_result r;
+    if (!d) return DPO_E_ARG;
+    if (d->c->error.code) return d->c->error.code;
+    if (!path || d->n || d->report.rows)
+        return dpo__fail(d->c, DPO_E_ARG, "dpo_data_load: needs a path and a data set that is empty");
+    r = dpo__st_open(d->c, path, &st);
+    if (r) return r;
+    dpo__data_describe(d, &h);
+    format = dpo__st_metadata(&st, "format");
+    hash = dpo__st_metadata(&st, "tokenizer_hash");
+    if (!format || strcmp(format, "dpo.h tokens 1"))
+        r = dpo__fail(d->c, DPO_E_FORMAT, "%.400s: its format is \"%.40s\", expected \"dpo.h tokens 1\" (dpo-tokenize)",
+                      path, format ? format : "");
+    else if (d->t && (!hash || strcmp(hash, h.tokenizer)))
+        r = dpo__fail(
+            d->c, DPO_E_STATE,
+            "%.400s: was made with another tokenizer (hash %.20s, this one's is %s: %.100s); tokenize the text "
+            "again",
+            path, hash ? hash : "missing", h.tokenizer, dpo_tokenizer_info(d->t));
+    if (!r) r = dpo__data_take_items(d, &st);
+    if (!r) r = dpo__data_take_head(d, &st);
+    if (!r) r = dpo__data_take_metadata(d, &st);
+    dpo__st_close(&st);
+    return r;
+}
+DPO_API const char *dpo_data_metadata(const dpo_data *d, const char *key) {
+    const char *at = d ? d->metadata : NULL, *value;
+    while (at && key && *at) {
+        value = at + strlen(at) + 1;
+        if (!strcmp(at, key)) return value;
+        at = value + strlen(value) + 1;
+    }
+    return NULL;
+}
+
+DPO_API dpo_result dpo_data_read(dpo_data *d, const char *path) {
+    char *text;
+    size_t bytes;
+    dpo_result r;
+    if (!d) return DPO_E_ARG;
+    if (d->c->error.code) return d->c->error.code;
+    if (!path) return dpo__fail(d->c, DPO_E_ARG, "dpo_data_read: the path must not be NULL");
+    r = dpo__file_read_all(d->c, path, (uint64_t)16 << 30, &text, &bytes);
+    if (r) return r;
+    /* text does not begin with the small number that stands before a safetensors header */
+    if (bytes > 9 && text[8] == '{' && dpo__load_le64((const uint8_t *)text) <= DPO__ST_HEADER)
+        r = dpo_data_load(d, path);
+    else r = dpo_data_read_text(d, path, text, bytes);
+    dpo__put(d->c, text);
+    return r;
 }
 
 /* --- batches of items -------------------------------------------------------------------------------- */
