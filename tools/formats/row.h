@@ -13,13 +13,14 @@
 #define TOOLS_ROW_H
 
 #include "chat.h"
+#include <stdarg.h>
 
 enum { ROW_LIMIT = 64 << 20 }; /* bytes of a row's JSON */
 
 /* What readers need to know; strings are field names. */
 typedef struct row_options {
-    int sft;                                            /* the answer alone is wanted, there need be no rejected one */
-    int chat;                                           /* CHAT_* */
+    int sft;                                             /* the answer alone is wanted, there need be no rejected one */
+    int chat;                                            /* CHAT_* */
     const char *prompt, *chosen, *rejected, *completion; /* completion NULL: "completion", "response" or "output" */
     const char *messages, *text;
     int implicit_prompt;   /* without a prompt: what chosen and rejected have in common, TRL's rule */
@@ -123,6 +124,8 @@ typedef struct row {
     size_t used, room;
     chat_message *message;
     int64_t messages, message_cap;
+    const char *system; /* stands before the conversation */
+    size_t system_bytes;
     chat_parts prompt, chosen, rejected; /* what a reader makes of it; no rejected parts and !pair: SFT only */
     int pair;
     const char *text; /* plain text instead */
@@ -162,7 +165,8 @@ static inline int row_start(row *r, const char *text, size_t bytes) {
     r->messages = 0;
     r->prompt.n = r->chosen.n = r->rejected.n = 0;
     r->pair = 0;
-    r->text = NULL;
+    r->text = r->system = NULL;
+    r->system_bytes = 0;
     r->why[0] = 0;
     if (bytes > ROW_LIMIT) return row_bad(r, "longer than 64 MiB");
     code = dpo_json_parse(r->json, text, bytes, &why, NULL);
