@@ -112,8 +112,8 @@ enum { DATASET_REASONS = 32 };
 typedef struct dataset_file {
     const char *path;
     int format, chat;
-    int64_t rows, bad; /* read; not used, whatever the reason */
-    int64_t first_line;
+    int64_t rows, bad;    /* read; not used, whatever the reason */
+    int array;            /* of JSON: its rows are counted, not its lines */
     uint64_t hash, bytes; /* of the text, unpacked */
     struct {
         char why[160];
@@ -269,9 +269,9 @@ static inline int dataset_detect(const dataset *d, row *r, const char *path, con
         snprintf(why, sizeof why, "%s", r->why[0] ? r->why : "none of the known fields");
     }
     if (found) return found;
-    cli_die("%s: no row has the fields of a known format (line %lld: %s); --format says what it is, --prompt-field and "
+    cli_die("%s: no row has the fields of a known format (%s %lld: %s); --format says what it is, --prompt-field and "
             "others name fields, --implicit-prompt is for chosen and rejected alone",
-            path, (long long)line, why);
+            path, s.array ? "row" : "line", (long long)line, why);
     return -1;
 }
 
@@ -395,13 +395,14 @@ static inline int dataset_rows(dataset_reader *k, const char *text, size_t size)
     char live[160];
     size_t bytes;
     int64_t most = k->second ? 0 : k->d->o.max_rows;
+    f->array = s.array;
     while (!dpo_status(k->d->c) && !cli_stopped() && row_next(&s, &json, &bytes)) {
         if (most && f->rows == most) break;
         f->rows++;
         if (!dataset_row(k, json, bytes)) dataset_add(k, s.line);
         else if (k->r.no_memory)
-            return cli_die("%s, line %lld: no memory for a row of %s bytes; split the file", f->path, (long long)s.line,
-                           cli_count(bytes));
+            return cli_die("%s, %s %lld: no memory for a row of %s bytes; split the file", f->path,
+                           s.array ? "row" : "line", (long long)s.line, cli_count(bytes));
         else dataset_drop(f, k->r.why, s.line);
         if (f->rows % 256 || k->d->quiet) continue;
         snprintf(live, sizeof live, "reading %.80s: %s rows, %s of %s", f->path, cli_count((uint64_t)f->rows),
@@ -548,8 +549,8 @@ static inline int dataset_read(dataset *d, const char *path, int second) {
         d->eval = NULL;
     }
     if (!dpo_data_count(*set) && f->reasons)
-        return cli_die("%s: none of %s rows can be used; the first (line %s): %s", path, cli_count((uint64_t)f->rows),
-                       cli_count((uint64_t)f->reason[0].first), f->reason[0].why);
+        return cli_die("%s: none of %s rows can be used; the first (%s %s): %s", path, cli_count((uint64_t)f->rows),
+                       f->array ? "row" : "line", cli_count((uint64_t)f->reason[0].first), f->reason[0].why);
     if (!dpo_data_count(*set)) return cli_die("%s holds no rows", path);
     if (!second && d->eval && !dpo_data_count(d->eval)) {
         dpo_data_free(d->eval);
@@ -648,13 +649,15 @@ static inline void dataset_print_repeats(const char *where, const dpo_data *d, c
                cli_count((uint64_t)(prompts > 0 ? prompts : 0)));
 }
 
+static inline const char *dataset_place(const dataset_file *f) { return f->array ? "row" : "line"; }
+
 static inline void dataset_print_file(const dataset_file *f) {
     int i;
     printf("%s: %s, %s rows, %s kept%s%s\n", f->path, dataset_format_words(f->format), cli_count((uint64_t)f->rows),
            cli_count((uint64_t)(f->rows - f->bad)), f->chat ? ", chat format " : "", f->chat ? chat_name(f->chat) : "");
     for (i = 0; i < f->reasons; i++)
-        printf("    %7s  %s (first in line %s)\n", cli_count((uint64_t)f->reason[i].count), f->reason[i].why,
-               cli_count((uint64_t)f->reason[i].first));
+        printf("    %7s  %s (first in %s %s)\n", cli_count((uint64_t)f->reason[i].count), f->reason[i].why,
+               dataset_place(f), cli_count((uint64_t)f->reason[i].first));
 }
 
 /* The data report, for people. */
@@ -733,7 +736,7 @@ static inline void dataset_json_file(FILE *o, const dataset_file *f) {
         fputs(i ? ", {\"reason\": " : "{\"reason\": ", o);
         cli_json_string(o, f->reason[i].why, strlen(f->reason[i].why));
         dataset_json_count(o, "rows", f->reason[i].count);
-        dataset_json_count(o, "first_line", f->reason[i].first);
+        dataset_json_count(o, f->array ? "first_row" : "first_line", f->reason[i].first);
         fputc('}', o);
     }
     fputs("]}", o);

@@ -36,7 +36,7 @@ typedef struct row_source {
     size_t size, at;
     size_t counted; /* lines are counted up to here */
     int64_t lines;
-    int64_t line; /* of the last row given, from 1 */
+    int64_t line; /* of the last row given, from 1; of an array, which element */
     int array;
 } row_source;
 
@@ -70,7 +70,6 @@ static inline void row_count_lines(row_source *s, size_t to) {
         s->counted = (size_t)(p - s->text) + 1;
     }
     s->counted = to;
-    s->line = s->lines;
 }
 
 /* The end of the array's element that begins at `at`: the first comma or bracket outside of strings and brackets. */
@@ -107,7 +106,8 @@ static inline int row_next(row_source *s, const char **row, size_t *bytes) {
             to = stop ? (size_t)(stop - s->text) : s->size;
             s->at = stop ? to + 1 : to;
         }
-        row_count_lines(s, from);
+        if (!s->array) row_count_lines(s, from);
+        s->line = s->array ? s->line + 1 : s->lines;
         *row = s->text + from;
         *bytes = to - from;
         while (*bytes && row_blank((*row)[*bytes - 1])) --*bytes;
