@@ -394,6 +394,7 @@ static inline int dataset_rows(dataset_reader *k, const char *text, size_t size)
     const char *json;
     char live[160];
     size_t bytes;
+    double began = cli_clock();
     int64_t most = k->second ? 0 : k->d->o.max_rows;
     f->array = s.array;
     while (!dpo_status(k->d->c) && !cli_stopped() && row_next(&s, &json, &bytes)) {
@@ -404,7 +405,7 @@ static inline int dataset_rows(dataset_reader *k, const char *text, size_t size)
             return cli_die("%s, %s %lld: no memory for a row of %s bytes; split the file", f->path,
                            s.array ? "row" : "line", (long long)s.line, cli_count(bytes));
         else dataset_drop(f, k->r.why, s.line);
-        if (f->rows % 256 || k->d->quiet) continue;
+        if (f->rows % 256 || k->d->quiet || cli_clock() - began < 1) continue;
         snprintf(live, sizeof live, "reading %.80s: %s rows, %s of %s", f->path, cli_count((uint64_t)f->rows),
                  cli_bytes(s.at), cli_bytes(size));
         cli_live(live);

@@ -24,6 +24,7 @@ enum { OBJECTIVE_SFT, OBJECTIVE_DPO };
 
 static dpo_context *context; /* one, for all commands; its hooks have no other way to it */
 static int is_quiet;
+static double began;
 
 static void on_log(void *user, int level, const char *line) {
     (void)user;
@@ -39,7 +40,7 @@ static int fail(void) { return cli_die("%s", dpo_error(context)); }
 
 static void live(const char *what, uint64_t done, uint64_t bytes) {
     char line[128];
-    if (is_quiet) return;
+    if (is_quiet || cli_clock() - began < 1) return;
     snprintf(line, sizeof line, "%s: %s lines, %s", what, cli_count(done), cli_bytes(bytes));
     cli_live(line);
 }
@@ -552,6 +553,7 @@ int main(int argc, char **argv) {
     s.command = p.argument_count ? p.argument[0] : NULL;
     if (check_command(&s, &p)) return 1;
     is_quiet = s.quiet;
+    began = cli_clock();
     cli_catch_signals();
     memset(&desc, 0, sizeof desc);
     desc.n_threads = s.threads;
