@@ -36,6 +36,7 @@ enum {
     DATASET_TEXT,
     DATASET_TOKENS
 };
+enum { DATASET_LONGEST = 16000000 }; /* tokens, that a row may have */
 enum { DATASET_GROUP_AUTO, DATASET_GROUP_NO, DATASET_GROUP_YES };
 
 typedef struct dataset_options {
@@ -92,8 +93,9 @@ static inline dataset_options dataset_defaults(void) {
         CLI_WORD("group-prompts", &(p)->group, "auto|no|yes", "",                                                      \
                  "sft: rows with one prompt become one, the last answer counts; auto: for hh and shp, as the "         \
                  "reference code"),                                                                                    \
-        CLI_INT("max-length", &(p)->data.max_length, 2, 16777216, "max_seq_length", "tokens of prompt + response"),    \
-        CLI_INT("max-prompt-length", &(p)->data.max_prompt_length, 1, 16777216, "",                                    \
+        CLI_INT("max-length", &(p)->data.max_length, 2, DATASET_LONGEST, "max_seq_length",                             \
+                "tokens of prompt + response"),                                                                        \
+        CLI_INT("max-prompt-length", &(p)->data.max_prompt_length, 1, DATASET_LONGEST, "",                             \
                 "what --truncation ref leaves of a prompt"),                                                           \
         CLI_WORD("truncation", &(p)->data.truncation, "ref|keep_start|keep_end", "truncation_mode",                    \
                  "of long rows: as the DPO reference code (a prompt keeps its end, in shp data its beginning), the "   \
@@ -227,7 +229,7 @@ static inline const char *dataset_encoding(const char *text, size_t n) {
     return NULL;
 }
 
-static inline int dataset_detect_dialogues(row *r, const row_options *o) {
+static inline int dataset_detect_dialogues(row_data *r, const row_options *o) {
     size_t n;
     const char *text;
     if (!row_has(r, o->chosen, '"') || !row_has(r, o->rejected, '"')) return 0;
@@ -237,7 +239,7 @@ static inline int dataset_detect_dialogues(row *r, const row_options *o) {
 }
 
 /* By a row's fields; 0: they say nothing. */
-static inline int dataset_detect_row(row *r, const row_options *o) {
+static inline int dataset_detect_row(row_data *r, const row_options *o) {
     int prompt = dpo_json_type(r->json, row_field(r, o->prompt)), answers;
     int chosen = dpo_json_type(r->json, row_field(r, o->chosen));
     int rejected = dpo_json_type(r->json, row_field(r, o->rejected));
@@ -255,7 +257,7 @@ static inline int dataset_detect_row(row *r, const row_options *o) {
 }
 
 /* By the first hundred rows; -1 after an error. */
-static inline int dataset_detect(const dataset *d, row *r, const char *path, const char *text, size_t size) {
+static inline int dataset_detect(const dataset *d, row_data *r, const char *path, const char *text, size_t size) {
     row_source s = row_source_start(text, size);
     const char *json;
     char why[160] = "";
@@ -276,7 +278,7 @@ static inline int dataset_detect(const dataset *d, row *r, const char *path, con
 }
 
 /* Does the first row hold text as JSON? If not, a file of the format text is taken as it is. */
-static inline int dataset_text_rows(const dataset *d, row *r, const char *text, size_t size) {
+static inline int dataset_text_rows(const dataset *d, row_data *r, const char *text, size_t size) {
     row_source s = row_source_start(text, size);
     const char *json;
     size_t bytes;
@@ -326,7 +328,7 @@ static inline uint64_t dataset_fnv(uint64_t h, const char *text, size_t n) {
 
 /* The set a row goes to. The prompt alone decides, so that all rows of a prompt stand on one side, whatever the file,
  * the order and the seed. */
-static inline dpo_data *dataset_side(const dataset *d, const row *r) {
+static inline dpo_data *dataset_side(const dataset *d, const row_data *r) {
     uint64_t h = 1469598103934665603u;
     int64_t i;
     if (!d->held_out) return d->train;
@@ -340,14 +342,14 @@ static inline dpo_data *dataset_side(const dataset *d, const row *r) {
 typedef struct dataset_reader {
     dataset *d;
     dataset_file *f;
-    row r;
+    row_data r;
     row_options o;
     shp_seen seen;
     int second; /* the evaluation's own file; else training and what is held out of it */
 } dataset_reader;
 
 static inline int dataset_row(dataset_reader *k, const char *json, size_t bytes) {
-    row *r = &k->r;
+    row_data *r = &k->r;
     if (row_start(r, json, bytes)) return 1;
     switch (k->f->format) {
     case DATASET_HH: return hh_row(r, &k->o);
@@ -371,7 +373,7 @@ static inline int dataset_same_parts(const chat_parts *a, const chat_parts *b) {
 
 /* Adds a row that could be read; what the set itself refuses is counted by its report. */
 static inline void dataset_add(dataset_reader *k, int64_t line) {
-    row *r = &k->r;
+    row_data *r = &k->r;
     dpo_data *to = k->second ? k->d->eval : dataset_side(k->d, r);
     dpo_data_report a = dpo_data_report_of(to), b;
     const char *why = NULL;
@@ -456,7 +458,7 @@ static inline int dataset_text(dataset_reader *k, const char *text, size_t size)
 static inline int dataset_split(dataset *d, dpo_data *all) {
     int64_t i, k, n = dpo_data_count(all);
     dpo_data_options o = dpo_data_defaults();
-    o.max_length = 1 << 24;
+    o.max_length = DATASET_LONGEST;
     o.truncation = DPO_TRUNCATE_KEEP_START;
     d->train = dpo_data_create(d->c, d->t, &o);
     d->eval = d->held_out ? dpo_data_create(d->c, d->t, &o) : NULL;

@@ -12,7 +12,7 @@
 #include "row.h"
 
 /* instruction, a line break, input: in the row's memory. */
-static inline const char *alpaca_join(row *r, const char *a, size_t na, const char *b, size_t nb) {
+static inline const char *alpaca_join(row_data *r, const char *a, size_t na, const char *b, size_t nb) {
     char *s = r->memory + r->used;
     if (na + nb + 1 > r->room - r->used) {
         row_memory(r);
@@ -25,7 +25,7 @@ static inline const char *alpaca_join(row *r, const char *a, size_t na, const ch
     return s;
 }
 
-static inline int alpaca_prompt(row *r, const row_options *o) {
+static inline int alpaca_prompt(row_data *r, const row_options *o) {
     const char *instruction, *input = "";
     size_t n, n_input = 0;
     chat_message m;
@@ -46,7 +46,7 @@ static inline int alpaca_prompt(row *r, const row_options *o) {
     return bad ? row_memory(r) : 0;
 }
 
-static inline int alpaca_row(row *r, const row_options *o) {
+static inline int alpaca_row(row_data *r, const row_options *o) {
     const char *field = o->completion ? o->completion : row_field(r, o->chosen) >= 0 || !o->sft ? o->chosen : "output";
     const char *c, *j = NULL;
     size_t nc, nj = 0;

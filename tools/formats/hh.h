@@ -77,7 +77,7 @@ static inline hh_status hh_split(const char *chosen, size_t chosen_len, const ch
 }
 
 /* The prompt's turns as messages: each begins at "\n\nHuman:" or "\n\nAssistant:"; the last, which is open, is left out. */
-static inline int hh_turns(row *r, const char *text, size_t n) {
+static inline int hh_turns(row_data *r, const char *text, size_t n) {
     static const char human[] = "\n\nHuman:", assistant[] = "\n\nAssistant:";
     const char *role = "system";
     size_t from = 0, i;
@@ -97,13 +97,13 @@ static inline int hh_turns(row *r, const char *text, size_t n) {
     return 0;
 }
 
-static inline int hh_answer(row *r, int chat, chat_parts *to, const char *text, size_t n) {
+static inline int hh_answer(row_data *r, int chat, chat_parts *to, const char *text, size_t n) {
     if (chat == CHAT_HH) return row_parts(r, to, text, n);
     text = chat_trim(text, &n);
     return row_answer(r, chat, to, text, n);
 }
 
-static inline int hh_row(row *r, const row_options *o) {
+static inline int hh_row(row_data *r, const row_options *o) {
     const char *c, *j;
     size_t nc, nj;
     hh_pair pair;

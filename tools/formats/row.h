@@ -97,10 +97,8 @@ static inline int row_next(row_source *s, const char **row, size_t *bytes) {
         if (s->array) {
             if (s->text[from] == ']') break; /* what follows the array is no row */
             to = row_element_end(s, from);
+            while (to < s->size && s->text[to] == '}') to = row_element_end(s, to + 1); /* one too many: a bad row */
             s->at = to < s->size && s->text[to] == ',' ? to + 1 : to;
-            if (to < s->size && s->text[to] == '}') s->at = to + 1; /* a bracket too many: the parser says so */
-            if (s->at == from) s->at++;
-            if (to < s->at && s->text[to] != ',') to = s->at;
         } else {
             const char *stop = (const char *)memchr(s->text + from, '\n', s->size - from);
             to = stop ? (size_t)(stop - s->text) : s->size;
@@ -118,7 +116,7 @@ static inline int row_next(row_source *s, const char **row, size_t *bytes) {
 
 /* ---- one row ---------------------------------------------------------------------------------------------------- */
 
-typedef struct row {
+typedef struct row_data {
     dpo_json *json;
     char *memory; /* strings of the row, unescaped; they are never longer than the row */
     size_t used, room;
@@ -132,9 +130,9 @@ typedef struct row {
     size_t text_bytes;
     int no_memory;
     char why[160]; /* the row cannot be used */
-} row;
+} row_data;
 
-static inline void row_free(row *r) {
+static inline void row_free(row_data *r) {
     dpo_json_free(r->json);
     free(r->memory);
     free(r->message);
@@ -143,7 +141,7 @@ static inline void row_free(row *r) {
     chat_parts_free(&r->rejected);
 }
 
-static inline int row_bad(row *r, const char *format, ...) {
+static inline int row_bad(row_data *r, const char *format, ...) {
     va_list args;
     va_start(args, format);
     vsnprintf(r->why, sizeof r->why, format, args);
@@ -151,13 +149,13 @@ static inline int row_bad(row *r, const char *format, ...) {
     return 1;
 }
 
-static inline int row_memory(row *r) {
+static inline int row_memory(row_data *r) {
     r->no_memory = 1;
     return row_bad(r, "out of memory");
 }
 
 /* Parses; 1 if it is no JSON object. r->json must have been made by dpo_json_create. */
-static inline int row_start(row *r, const char *text, size_t bytes) {
+static inline int row_start(row_data *r, const char *text, size_t bytes) {
     const char *why = "no JSON";
     size_t want = 2 * bytes + 64; /* once for every string, once more for two that are joined */
     dpo_result code;
@@ -186,7 +184,7 @@ static inline int row_start(row *r, const char *text, size_t bytes) {
 }
 
 /* A string in the row's memory, with a zero behind it; NULL and r->why if it is not to be had. */
-static inline const char *row_string(row *r, int64_t node, const char *name, size_t *bytes) {
+static inline const char *row_string(row_data *r, int64_t node, const char *name, size_t *bytes) {
     int64_t n = dpo_json_string(r->json, node, NULL, 0);
     char *s = r->memory + r->used;
     *bytes = 0;
@@ -205,17 +203,17 @@ static inline const char *row_string(row *r, int64_t node, const char *name, siz
     return s;
 }
 
-static inline int64_t row_field(const row *r, const char *name) { return dpo_json_find(r->json, 0, name); }
+static inline int64_t row_field(const row_data *r, const char *name) { return dpo_json_find(r->json, 0, name); }
 
-static inline int row_has(const row *r, const char *name, int type) {
+static inline int row_has(const row_data *r, const char *name, int type) {
     return dpo_json_type(r->json, row_field(r, name)) == type;
 }
 
-static inline const char *row_text(row *r, const char *name, size_t *bytes) {
+static inline const char *row_text(row_data *r, const char *name, size_t *bytes) {
     return row_string(r, row_field(r, name), name, bytes);
 }
 
-static inline int row_parts(row *r, chat_parts *p, const char *text, size_t bytes) {
+static inline int row_parts(row_data *r, chat_parts *p, const char *text, size_t bytes) {
     return chat_add(p, text, bytes, 0) ? row_memory(r) : 0;
 }
 
@@ -230,7 +228,7 @@ static inline const char *row_role(const char *name, size_t n) {
     return NULL;
 }
 
-static inline int row_message_add(row *r, const char *role, const char *text, size_t bytes) {
+static inline int row_message_add(row_data *r, const char *role, const char *text, size_t bytes) {
     if (r->messages == r->message_cap) {
         int64_t cap = r->message_cap ? 2 * r->message_cap : 32;
         chat_message *m = (chat_message *)realloc(r->message, (size_t)cap * sizeof *m);
@@ -245,7 +243,7 @@ static inline int row_message_add(row *r, const char *role, const char *text, si
 }
 
 /* One {"role", "content"} or {"from", "value"} more in r->message. */
-static inline int row_message(row *r, int64_t node, const char *field) {
+static inline int row_message(row_data *r, int64_t node, const char *field) {
     int64_t role = dpo_json_find(r->json, node, "role"), content = dpo_json_find(r->json, node, "content");
     const char *name, *text, *known;
     size_t n, bytes;
@@ -263,7 +261,7 @@ static inline int row_message(row *r, int64_t node, const char *field) {
 }
 
 /* The list's messages, at the end of r->message. */
-static inline int row_conversation(row *r, int64_t list, const char *field) {
+static inline int row_conversation(row_data *r, int64_t list, const char *field) {
     int64_t i, n = dpo_json_count(r->json, list), v;
     if (dpo_json_type(r->json, list) != '[') return row_bad(r, "%.60s is not a list of messages", field);
     for (i = 0, v = dpo_json_first(r->json, list); i < n; i++, v = dpo_json_next(r->json, v))
@@ -272,22 +270,22 @@ static inline int row_conversation(row *r, int64_t list, const char *field) {
 }
 
 /* r->message[first .. first + n) up to a user's turn as the prompt, in the chat format. */
-static inline int row_prompt(row *r, int chat, int64_t first, int64_t n) {
+static inline int row_prompt(row_data *r, int chat, int64_t first, int64_t n) {
     if (n < 1) return row_bad(r, "no turn before the answer");
     return chat_prompt(&r->prompt, chat, r->message + first, n) ? row_memory(r) : 0;
 }
 
-static inline int row_answer(row *r, int chat, chat_parts *to, const char *text, size_t bytes) {
+static inline int row_answer(row_data *r, int chat, chat_parts *to, const char *text, size_t bytes) {
     size_t i = 0;
     while (i < bytes && row_blank(text[i])) i++;
     if (i == bytes) return row_bad(r, "a response is empty");
     return chat_response(to, chat, text, bytes) ? row_memory(r) : 0;
 }
 
-static inline int row_is_assistant(const row *r, int64_t i) { return chat_is_role(r->message + i, "assistant"); }
+static inline int row_is_assistant(const row_data *r, int64_t i) { return chat_is_role(r->message + i, "assistant"); }
 
 /* Of r->message[first .. first + n): the last assistant turn is the response, what is before it the prompt. */
-static inline int row_dialogue(row *r, int chat, int64_t first, int64_t n) {
+static inline int row_dialogue(row_data *r, int chat, int64_t first, int64_t n) {
     int64_t last = n - 1;
     while (last >= 0 && !row_is_assistant(r, first + last)) last--;
     if (last < 0) return row_bad(r, "no assistant's turn");

@@ -11,7 +11,7 @@
 
 #include "trl.h"
 
-static inline int sharegpt_row(row *r, const row_options *o) {
+static inline int sharegpt_row(row_data *r, const row_options *o) {
     static const char field[] = "conversations";
     int64_t list = row_field(r, field);
     if (dpo_json_type(r->json, list) != '[') return row_bad(r, "%s is missing or no list", field);

@@ -58,12 +58,12 @@ static inline shp_prompt *shp_find(shp_seen *s, const char *text, size_t bytes) 
     return &s->prompt[i];
 }
 
-static inline int shp_number(row *r, const char *name, double *out) {
+static inline int shp_number(row_data *r, const char *name, double *out) {
     if (dpo_json_number(r->json, row_field(r, name), out)) return 0;
     return row_bad(r, row_field(r, name) < 0 ? "%s is missing" : "%s is not a number", name);
 }
 
-static inline int shp_row(row *r, const row_options *o, shp_seen *seen) {
+static inline int shp_row(row_data *r, const row_options *o, shp_seen *seen) {
     const char *history, *text[2];
     size_t n_history, n[2];
     double score[2], label;

@@ -4,7 +4,7 @@
 
 #include "row.h"
 
-static inline int text_row(row *r, const row_options *o) {
+static inline int text_row(row_data *r, const row_options *o) {
     r->text = row_text(r, o->text, &r->text_bytes);
     return r->text == NULL;
 }

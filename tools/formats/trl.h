@@ -24,7 +24,7 @@ static inline size_t trl_common(const char *a, size_t a_bytes, const char *b, si
     return i > 0 && a[i - 1] == ' ' ? i - 1 : i;
 }
 
-static inline int trl_implicit(row *r, const row_options *o) {
+static inline int trl_implicit(row_data *r, const row_options *o) {
     const char *c, *j;
     size_t n, nc, nj;
     c = row_text(r, o->chosen, &nc);
@@ -37,7 +37,7 @@ static inline int trl_implicit(row *r, const row_options *o) {
 }
 
 /* The prompt as messages, after the system text: a list, or a string as one user's turn; nothing if it is not there. */
-static inline int trl_prompt_messages(row *r, int64_t prompt, const char *name) {
+static inline int trl_prompt_messages(row_data *r, int64_t prompt, const char *name) {
     const char *text;
     size_t bytes;
     if (r->system_bytes && row_message_add(r, "system", r->system, r->system_bytes)) return 1;
@@ -49,7 +49,7 @@ static inline int trl_prompt_messages(row *r, int64_t prompt, const char *name) 
 
 /* One answer as a conversation of its own, at the end of r->message: `prompt` stands before it unless the answer's list
  * begins with a turn that is not the assistant's, and so is the whole. An object is a list of one. */
-static inline int trl_side(row *r, int64_t prompt, const char *prompt_name, int64_t answer, const char *name) {
+static inline int trl_side(row_data *r, int64_t prompt, const char *prompt_name, int64_t answer, const char *name) {
     int64_t first = r->messages, from, i;
     const char *text;
     size_t bytes;
@@ -75,7 +75,7 @@ static inline int trl_same(const chat_message *a, const chat_message *b) {
 }
 
 /* Two conversations that differ in their last turn alone. */
-static inline int trl_two(row *r, const row_options *o, int64_t prompt, const char *prompt_name) {
+static inline int trl_two(row_data *r, const row_options *o, int64_t prompt, const char *prompt_name) {
     int64_t a, b, i;
     if (trl_side(r, prompt, prompt_name, row_field(r, o->chosen), o->chosen)) return 1;
     a = r->messages;
@@ -95,7 +95,7 @@ static inline int trl_two(row *r, const row_options *o, int64_t prompt, const ch
 }
 
 /* The field that holds the answer for SFT. */
-static inline const char *trl_completion(const row *r, const row_options *o) {
+static inline const char *trl_completion(const row_data *r, const row_options *o) {
     static const char *const names[] = {"completion", "response"};
     size_t i;
     if (o->completion) return o->completion;
@@ -106,7 +106,7 @@ static inline const char *trl_completion(const row *r, const row_options *o) {
 }
 
 /* Strings. */
-static inline int trl_strings(row *r, const row_options *o, const char *answer) {
+static inline int trl_strings(row_data *r, const row_options *o, const char *answer) {
     const char *p, *c, *j = NULL;
     size_t np, nc, nj = 0;
     chat_message m;
@@ -122,7 +122,7 @@ static inline int trl_strings(row *r, const row_options *o, const char *answer) 
     return row_answer(r, o->chat, &r->chosen, c, nc) || (r->pair && row_answer(r, o->chat, &r->rejected, j, nj));
 }
 
-static inline int trl_row(row *r, const row_options *o) {
+static inline int trl_row(row_data *r, const row_options *o) {
     const char *answer = o->sft ? trl_completion(r, o) : o->chosen;
     int64_t prompt = row_field(r, o->prompt), chosen = row_field(r, answer);
     int list = dpo_json_type(r->json, chosen) == '[' || dpo_json_type(r->json, chosen) == '{' ||
