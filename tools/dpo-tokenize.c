@@ -198,7 +198,7 @@ static int encode_jsonl(const settings *s, const dpo_tokenizer *t) {
             fputs("]}\n", stdout);
         }
         dpo_encode_free(context, ids);
-        live("encoding", (uint64_t)(c->before + c->lines), c->total);
+        if (!failed) live("encoding", (uint64_t)(c->before + c->lines), c->total);
     }
     cli_live_clear();
     dpo_json_free(json);
@@ -337,7 +337,7 @@ static int decode_jsonl(const settings *s, const dpo_tokenizer *t) {
             fputs("}\n", stdout);
             free(text);
         }
-        live("decoding", (uint64_t)(c->before + c->lines), c->total);
+        if (!failed) live("decoding", (uint64_t)(c->before + c->lines), c->total);
     }
     cli_live_clear();
     if (broken)
