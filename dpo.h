@@ -41,7 +41,7 @@
                        >>CONTEXT >>GEMM >>LAYERS
        bytes           >>JSON >>FILES
        model and step  >>BATCH >>MODEL >>NETWORK >>LORA >>LOSS >>OPTIMIZER
-       text            >>TOKENIZER >>DATA
+       text            >>UNICODE >>TOKENIZER >>DATA
        what users call >>GENERATE >>TRAINER >>PLAN >>LAYER_CALLS
 
    THREE LEVELS, each usable alone
@@ -3665,6 +3665,65 @@ static void dpo__head_back_rows(void *arg, int64_t first, int64_t last, int work
    value, key, value. Keys that occur twice in an object are refused. Any bytes are safe.
    =========================================================================================== */
 
+/* --- UTF-8 --- */
+
+#define DPO__UTF8_BAD 0xffffffffu
+
+/* The character at p < end and its length; DPO__UTF8_BAD and 1 where there is none: no longer form than needed, no
+   surrogates, at most U+10FFFF. */
+DPO__INLINE uint32_t dpo__utf8_get(const uint8_t *p, const uint8_t *end, int *length) {
+    uint32_t x = p[0];
+    size_t left = (size_t)(end - p);
+    *length = 1;
+    if (x < 0x80) return x;
+    if (x < 0xe0) {
+        if (x < 0xc2 || left < 2 || (p[1] & 0xc0) != 0x80) return DPO__UTF8_BAD;
+        *length = 2;
+        return (x & 31) << 6 | (p[1] & 63u);
+    }
+    if (x < 0xf0) {
+        if (left < 3 || (p[1] & 0xc0) != 0x80 || (p[2] & 0xc0) != 0x80) return DPO__UTF8_BAD;
+        x = (x & 15) << 12 | (p[1] & 63u) << 6 | (p[2] & 63u);
+        if (x < 0x800 || (x >= 0xd800 && x < 0xe000)) return DPO__UTF8_BAD;
+        *length = 3;
+        return x;
+    }
+    if (left < 4 || (p[1] & 0xc0) != 0x80 || (p[2] & 0xc0) != 0x80 || (p[3] & 0xc0) != 0x80) return DPO__UTF8_BAD;
+    x = (x & 15) << 18 | (p[1] & 63u) << 12 | (p[2] & 63u) << 6 | (p[3] & 63u);
+    if (p[0] > 0xf4 || x < 0x10000 || x > 0x10ffff) return DPO__UTF8_BAD;
+    *length = 4;
+    return x;
+}
+static int dpo__utf8_put(uint32_t x, uint8_t *out) {
+    if (x < 0x80) {
+        out[0] = (uint8_t)x;
+        return 1;
+    }
+    if (x < 0x800) {
+        out[0] = (uint8_t)(0xc0 | x >> 6);
+        out[1] = (uint8_t)(0x80 | (x & 63));
+        return 2;
+    }
+    if (x < 0x10000) {
+        out[0] = (uint8_t)(0xe0 | x >> 12);
+        out[1] = (uint8_t)(0x80 | (x >> 6 & 63));
+        out[2] = (uint8_t)(0x80 | (x & 63));
+        return 3;
+    }
+    out[0] = (uint8_t)(0xf0 | x >> 18);
+    out[1] = (uint8_t)(0x80 | (x >> 12 & 63));
+    out[2] = (uint8_t)(0x80 | (x >> 6 & 63));
+    out[3] = (uint8_t)(0x80 | (x & 63));
+    return 4;
+}
+/* Length of the well-formed UTF-8 at the start of a text. */
+static size_t dpo__utf8_valid(const char *text, size_t size) {
+    const uint8_t *p = (const uint8_t *)text, *end = p + size;
+    int length;
+    while (p < end && (*p < 0x80 || dpo__utf8_get(p, end, &length) != DPO__UTF8_BAD)) p += *p < 0x80 ? 1 : length;
+    return size - (size_t)(end - p);
+}
+
 #define DPO__JSON_DEPTH  64 /* arrays and objects inside each other */
 #define DPO__JSON_NUMBER 64 /* characters of a number */
 
@@ -3865,29 +3924,6 @@ static uint32_t dpo__json_hex4(const char *p) {
     return x;
 }
 
-static int dpo__json_utf8(uint32_t x, uint8_t *out) {
-    if (x < 0x80) {
-        out[0] = (uint8_t)x;
-        return 1;
-    }
-    if (x < 0x800) {
-        out[0] = (uint8_t)(0xc0 | x >> 6);
-        out[1] = (uint8_t)(0x80 | (x & 63));
-        return 2;
-    }
-    if (x < 0x10000) {
-        out[0] = (uint8_t)(0xe0 | x >> 12);
-        out[1] = (uint8_t)(0x80 | (x >> 6 & 63));
-        out[2] = (uint8_t)(0x80 | (x & 63));
-        return 3;
-    }
-    out[0] = (uint8_t)(0xf0 | x >> 18);
-    out[1] = (uint8_t)(0x80 | (x >> 12 & 63));
-    out[2] = (uint8_t)(0x80 | (x >> 6 & 63));
-    out[3] = (uint8_t)(0x80 | (x & 63));
-    return 4;
-}
-
 static int dpo__json_byte(dpo__json_cursor *k) {
     uint32_t x, low;
     if (k->at < k->have) return k->piece[k->at++];
@@ -3915,7 +3951,7 @@ static int dpo__json_byte(dpo__json_cursor *k) {
             x = 0xfffd;
         }
     }
-    k->have = dpo__json_utf8(x, k->piece);
+    k->have = dpo__utf8_put(x, k->piece);
     k->at = 1;
     return k->piece[0];
 }
@@ -4574,25 +4610,6 @@ static dpo_result dpo__st_refuse(const dpo__st *st, const char *format, ...) {
                      st->fault == DPO_E_ARG ? "nothing was written: correct what is to be saved"
                                             : "the file is damaged or no safetensors file: copy or "
                                               "download it again");
-}
-
-/* Length of the well-formed UTF-8 at the start of a text. */
-static size_t dpo__utf8_valid(const char *text, size_t size) {
-    const uint8_t *p = (const uint8_t *)text;
-    size_t at = 0;
-    while (at < size) {
-        uint8_t x = p[at], low = 0x80, high = 0xbf;
-        size_t i, n = x < 0x80 ? 1 : x < 0xc2 ? 0 : x < 0xe0 ? 2 : x < 0xf0 ? 3 : x < 0xf5 ? 4 : 0;
-        if (!n || n > size - at) return at;
-        if (x == 0xe0) low = 0xa0; /* no longer form than needed, no surrogates, at most U+10FFFF */
-        if (x == 0xed) high = 0x9f;
-        if (x == 0xf0) low = 0x90;
-        if (x == 0xf4) high = 0x8f;
-        for (i = 1; i < n; i++, low = 0x80, high = 0xbf)
-            if (p[at + i] < low || p[at + i] > high) return at;
-        at += n;
-    }
-    return at;
 }
 
 static void dpo__st_layout(dpo__arena *a, dpo__st *st, int64_t pairs, size_t text, size_t path) {
@@ -7688,38 +7705,997 @@ static double dpo__schedule(const dpo_train_config *k, int64_t step, int64_t tot
 }
 
 /* ===========================================================================================
-   >>TOKENIZER - text to ids and back
+   >>UNICODE - classes of characters, and canonical composition (NFC, Unicode Standard Annex 15)
    =========================================================================================== */
+
+/* generated by tools/make-unicode.c, which describes the format; Unicode 15.0 */
+static const char *const dpo__unicode_classes[] = {
+    ",:5*2N*S2)S2-*=*,(*-$(&)#($1$S&$SG$zE'R'18*($(SK8$,%4$()($0$($RH$X5$^4+`G$T5%()TBR=S6'4R#TJ8N',$YI$(2,*,#N#0%(3(",
+    "$SCAXN.(1N#SO,,'((RP'(,(&(:S.*R#(S*$<4TFR0UI&(5(*M'N$R7'E%,%RP$A$(&4&(3(0,$0'N#,%=%(+<',%RP$A$,$,$,C4$(*N%03I$0",
+    "$RP$A$,$8&(5(2,'N,(.E%,%RP$A$,$8&(B,$0'N$(#=.($<&0$4&,$($,&,&0&R'9(8R,5E$0$S&$R7&(=0%(%,'N+B$('E$0$S&$M$8&(C,$,",
+    "'N$,4I$0$TB%(3((0$B#0'RE$<(R@&S*$I$(%ACN4U0$,/A,NK,$($8$S*$($M$,,(%8$(,N%4D(CRI/E$T->8S<TJ7(#N)<'4&(&,*0'R+/($N",
+    ")T5$(((%TJ$o@$4%A$($4%TB$4%SO$4%A$($4%R3$V'$4%VP1RI&R73XB%<&R[)%R;#*#S2(WC&1#E*R@0RD1R@1R+$02UAG('(&N)N9N)XN*8",
+    "%T%$((W.-SGKN#SC%8.TN'S2)R$IS&,UEON)N0(S&U,4E&NMSC0,#N#TN=T-@N&0#N#T-%I*TJ%0M4$<$,&((c'R6jE%<%T5%<%E$($($($SG%UE",
+    "$A$(&0$A&4%<'R+(0$A&R%A.(*R%*3)#(%=((#N)R+S.('(%M$(&8)($($($4$R#%4(8'($U=#,#9b)V4RES#`#SDk*f4)4&,,)%T5$(((%V#*(",
+    "3S&,A$A$A$A$A$A$A$ARG([1*',#)<J*8%1#,'XB)0$Y$$4(TJ$Y4&5-SKR&R7DNBF$R4DNKR4X(_QPR6}t;R9U(%iN&R7#N#,7U,3SG%W.#NKI",
+    "%Z+%VD(,$($8;R7$0$4$S&0=-UA1U8@N;<&($,$N#S:-S&<S>*U,@(#N)8$M#N#8$TB:0$E'N)S&&(&U8$(&,%8%($(;0%R#*0/<%<%<,A$A$TJ",
+    "$R/)[.0N)hT'/S&'U4UXIr<%Z7JA/8(($M$R+$8$($,$,$Z@Er05VD%UILR'S=8$^$6N*S2)S2.XN&<%<%<%0GR'$S2$RD$,$R3%R/F[O/U%/V(",
+    "4-V6S>&U43S7'SK#5,RH#)#E#)(T5-SC%T-'E$9N`&%N)T-'T-'T=+UA/R#$R3$A$,$R#$R3$A$,R9mB,RP-E;<$TF$IR;<%($TN$,&(%S&%F#S&",
+    "%B#SG+JR&RD$,(9#RP#='S2R<V#'-#,#R8%U)#(24$0$S>-J:S>#-$S>#1DE$S:)93UI-RP%F#RD(F#R@:BRGW:R-U<0U<*=#T-/NW;SH$TF),",
+    "RES>#N#(+RP.5>R@R$RL#B7S&/UE=SD$,%(0U$DS.*N,T-2N'(%(+T)&(/U014.N#($('RI.R@$S.6,R5A$($4$R3$M*U,4N.E%,%RP$A$,$8&(",
+    "5(/8T:UE54(N(0BU07,$(+NTCU,M4HU07(.NJTJ0(*NR,S68R('AU(TNS=VD#RE/E%(%E$,$S*2($(1NR<E%T93($(@(-T=*(8(.U(6(5W:VJI",
+    "$T14(2S@(SCS9A$,$T58(,N)<$,$SK1(*NWLRD2($R+$T%@NRM(2RMORvPS/ZM4c7R_=YA2SV14<R~7RWJU]JRV>*SG$N)X%$N)SC5U034/N$B",
+    "$RL(RDa0VD#S'S2WC((R8R+R6,$(@^V7+Sf&NIUd<4$A$,$kL2(A0%(14+u-RW0Z;(R+&I*MSv#RI/RIS5S/T#X=$W2$,%(%,%4$R'$($A$VH$4",
+    "%E$A$S:$4$8$(&A$p.%S.$S.$SG$S.$SG$S.$SG$S.$SG$S.$E%U9yISG)<VHV;T.U$-A%N'(X)SC5TN'N[7S:'Nb9A$4$,$R3$c;%JR&W&*('N",
+    "c=V0$1$5RCU%$R4U14$S6$,$(%($M$4$($()('($($($0$,$(%($($($($($,$(%4$A$4$4$($M$R;(0$8$R;^LR,RbNNhLRyc3DYZ/)eF%]c,",
+    "1`t0RiORT,s8Zt%(Y^A",
+    NULL};
+static const char *const dpo__unicode_marks[] = {
+    "c&8V(#$V*#'UL#$V*#$UH#(UL#%U9#'UL#%U9#.UL#($#'UL#+V(#$V2#$V(#&UL#&V(#%UL$&V(#'UL#$V(#$V*#%UL#$V(#$V+#%V,#$V+#%V,",
+    "#$V+#0V(W((V(VL$UL#'V(#$UL#&V(#$UN#$UL#)V(#)UL#%V(#$UL#%V(#$UN#$V&#$V(#$-#$.#$/#$0#$1#$2#$3#$4#$5#%6#$7#$8#$9$$:",
+    "$$;#$<$$V(#$UL$$5R>+V(#$B#$C#$DR&$>#$@#$A#$B#$C#$D#$E#$F#%V(#%UL#(V(#$UL#%V(#$UL3$GS.*V(%'V(#$UL#$V(%%V($$UL#%V(",
+    "#$ULG$HB$V(#$UL#%V(#$UL#%V(#&UL#$V(#%UL#$V(#$UL#&V(#$UL#$V(#$UL#$V(#$UL#$V(#$UL#%V(T<*V(#$UL#$V(,$UL;'V($,V($&V(",
+    "$(V(O&ULR2$V(#&UL#'V(N(V(#(UL#1V($$UL#%V(#$UL#%V(#$UL#&V(#&UL#$>#$@#$A#&V(#$UL#%V(#%UL#(V(R2$*3$,&$V(#$UL#%V(",
+    "S0$*3$,R&$V(R3$*3$,S7$*3$,S7$*3$,SI$,S7$*3$,*$RK#$S$S.$*3$,S6%,3$,SF$,S6%S0#$,0'S4S5%S@#$,0'SDRC%UL>$UL$$UL$$UH",
+    "R-$SK#$SL$$SN('SL%$SL$%V(#$,$%V(R4$ULS9$*$%,RI$ULaP&V(g&%,B$,T9$,-$V(U:$V&T+$UN#$V(#$ULUK$V(#$ULR=$,7+V(%$UL",
+    "R&(V(#)UL#%V(#$UL$%UL#%V(#%UL#(V(#$UL#'V(S.$*2$,J$V(#$UL#*V(R,%,R0$*.%,R9$*T4&V($$$#(UL#%V(#'UL#$V($*$'$UL)$V(",
+    "&%V(U5%V(#$UL#*V(#$UL#%V(#$V,#$UF#$UL#$U9#IV(#$V*#%V&#$UL#$UJ#$V(#$V+#$UL#$V(#$ULb#%V(#%$#'V(#&$#%V('$V(&%$#$V(",
+    "#$UL#$V(#%$#'UL#$V(Ri-&V(T)$,S)DV(^1$UJ#$V&#$V*#$UN#%UPS2%+`z1$V('-V(D%V(RG%V(W)$,I$,T3$,>5V(R/&ULI$,S($*/$,",
+    "V1$V($%V(#$UL%%V((%V($$V(R*$,V8$,[Q9$=c'*V(#*UL#%V(g@$ULV$$ULT1(V(w4$UL$$V(L$V(#$$#$UL'$,TB$V(#$UL^E'V(Y>%V(",
+    "RG&ULR<%UL#&V(#$UL#$V(#'ULR'$V(#$UL#$V(#$ULU/$,M$,1$,R/$,#$*R;&V(R&%,R4$*RC$,,$*S3$,#$*TO$*#$,RG%*3$,;*V(&(V(",
+    "U<$,&$*:$V(S,$,#$*V=$,#$*SH$,S@$,#$*S<$,VP$,#$*VE%,'$*T8$,RJ$,5$,RH$,Z3$,VE$*$%,RH$,Z7%,Zk:($R1*V(lK%)Zq+$$",
+    "Sn+%UH#&$&$V$#(UH++UL%(V(#%ULB'V(T0&V(Rs(*V($4V(%*V($%V($(V(S-$V(T<*V(Y2$V(R3'V(]0%V*#$UL#$V(h%*ULS6)V(#$*",
+    NULL};
+static const char *const dpo__unicode_pairs[] = {
+    "^IR7c&'R7c''R7c('R7c)'R7c.'R7c0*R9cN'R;c&'R;c''R;c('R;c.'R@c&'R@c''R@c('R@c.*REc)'RFc&'RFc''RFc('RFc)'RFc.-RLc&",
+    "'RLc''RLc('RLc.'RPc'-S*c&'S*c''S*c('S*c)'S*c.'S*c0*S,cN'S.c&'S.c''S.c('S.c.'S2c&'S2c''S2c('S2c.*S7c)'S8c&'S8c'",
+    "'S8c('S8c)'S8c.-S>c&'S>c''S>c('S>c.'SCc'*SCc.'R7c*'S*c*'R7c,'S*c,'R7cO'S*cO'R9c''S,c''R9c('S,c('R9c-'S,c-'R9c2",
+    "'S,c2'R:c2'S-c2-R;c*'S.c*'R;c,'S.c,'R;c-'S.c-'R;cO'S.cO'R;c2'S.c2'R=c('S0c('R=c,'S0c,'R=c-'S0c-'R=cN'S0cN'R>c(",
+    "'S1c(-R@c)'S2c)'R@c*'S2c*'R@c,'S2c,'R@cO'S2cO'R@c-0RAc('S3c('RBcN'S4cN*RCc''S5c''RCcN'S5cN'RCc2'S5c23REc''S7c'",
+    "'REcN'S7cN'REc2'S7c20RFc*'S8c*'RFc,'S8c,'RFc1'S8c1-RIc''S;c''RIcN'S;cN'RIc2'S;c2'RJc''S<c''RJc('S<c('RJcN'S<cN",
+    "'RJc2'S<c2'RKcN'S=cN'RKc2'S=c2-RLc)'S>c)'RLc*'S>c*'RLc,'S>c,'RLc0'S>c0'RLc1'S>c1'RLcO'S>cO'RNc('SAc('RPc('SCc(",
+    "'RPc.'S#c''SDc''S#c-'SDc-'S#c2'SDc2S0RFcB'S8cBORLcB'S>cBROR7c2'S*c2'R@c2'S2c2'RFc2'S8c2'RLc2'S>c2'ULc*'V>c*'ULc'",
+    "'V>c''ULc2'V>c2'ULc&'V>c&*U3c*'V&c*'^-c*'^.c*'U5c*'V(c*-R=c2'S0c2'RBc2'S4c2'RFcO'S8cO'[Lc*'[Mc*'ZFc2'`@c2'S3c2",
+    "0R=c''S0c'-REc&'S7c&'U4c''V'c''U5c''V(c''UHc''V:c''R7c5'S*c5'R7c7'S*c7'R;c5'S.c5'R;c7'S.c7'R@c5'S2c5'R@c7'S2c7",
+    "'RFc5'S8c5'RFc7'S8c7'RIc5'S;c5'RIc7'S;c7'RLc5'S>c5'RLc7'S>c7'RJcM'S<cM'RKcM'S=cM-R>c2'S1c29R7c-'S*c-'R;cN'S.cN",
+    "'UFc*'V8c*'UEc*'V7c*'RFc-'S8c-'^5c*'^6c*'RPc*'SCc*cNc&&c')c9(c.c'T,a9BR19TEc''f0c'&U&'f4c''f6c''f8c'*f>c'*fEc'",
+    "'fIc''g<c'RFf8c.'fEc.'g#c''g'c''g)c''g+c''g=c'RFg+c.'g7c.'g1c''g7c''g;c'3gEc''gEc.SOi-c&'i-c.*i+c'0hLc.3i2c'",
+    "'i0c&'i;c,Fi0c,S*j#c,R<iNc&'iNc.*iLc'0jBc.3j%c''j#c&'j.c,R@k2c5'k3c5UOi.c,'iOc,Oi(c,'iIc,'i(c.'iIc.-i-c,'iNc,",
+    "-m<c.'m=c.'i.c.'iOc.'i/c.'iPc.-i0c*'j#c*'i0c.'j#c.'i6c.'j)c.-mMc.'mNc.'iFc.'j8c.'i;c*'j.c*'i;c.'j.c.'i;c1'j.c1",
+    "'i@c.'j2c.-iDc.'j6c.eIu#uP'u#v#'uEv#'u#v$'uGv#[0xKv#*x6v#R*xHv#yLRX'RX;<RX/RX;-RX2RX;S7RWBRX;(RWCRX;(RWDRX;",
+    "(RWIRX;(RWNRX;(RWORX;(RX*RX;(RX.RX;X-R[@R[6'R[@R[PR(RZGR[4(RZHR[4+R['R[4VAR_#R_-.R_)R_-S4R^4R_-(R^5R_-(R^:R_-",
+    ".R^JR_-a@Re*Re9-Re*RdO'Re*Re:R(Rd1RdM(Rd2RdMTCRfIRh3T@RgPRgH'Rh#RgH'RgPRh3Y0RjIRk+Y$Rm:Rn#9RmBRn#'RmBRn$*RmBRm=",
+    "'RmFRn#Y9Rp:Rp2'Rp;Rp2'Rp:RpLZ9RsGRs7*RsGRs<'RsJRs7'RsGRsMiJR{HR~5DR|$R~54R|)R~54R|.R~54R|3R~5MR{FR~3DR|JR|K",
+    "+R|JR|M(R~0R}++R~1R}+AR|JR}+R.R}=R~5DR}HR~54R}MR~54R~$R~54R~)R~5MR};R~3X0SRJSS%UV@TdDTeG*TdFTeG*TdHTeG*TdJTeG",
+    "*TdLTeG0TdPTeGSFTeLTeG*TeNTeG-TePTeG'Tf#TeG*Tf&TeGRRFR7cL'S*cL'R8c-'S+c-'R8cJ'S+cJ'R8d*'S+d*'U6c''V)c''R:c-'S-c-",
+    "'R:cJ'S-cJ'R:d*'S-d*'R:cN'S-cN'R:d&'S-d&'W'c&'W(c&'W'c''W(c''R;d&'S.d&'R;d)'S.d)'^/c,'^0c,'R<c-'S/c-'R=c*'S0c*",
+    "'R>c-'S1c-'R>cJ'S1cJ'R>c.'S1c.'R>cN'S1cN'R>d''S1d''R@d)'S2d)'U>c''V1c''RBc''S4c''RBcJ'S4cJ'RBd*'S4d*'RCcJ'S5cJ",
+    "'TvKc*'TvLc*'RCd*'S5d*'RCd&'S5d&'RDc''S6c''RDc-'S6c-'RDcJ'S6cJ'REc-'S7c-'REcJ'S7cJ'REd*'S7d*'REd&'S7d&'UEc''V7c'",
+    "'UEc.'V7c.'X4c&'X5c&'X4c''X5c''RGc''S9c''RGc-'S9c-'RIc-'S;c-'RIcJ'S;cJ'TwBc*'TwCc*'RId*'S;d*'RJc-'S<c-'RJcJ'S<cJ",
+    "'XCc-'XDc-'XIc-'XJc-'TwJc-'TwKc-'RKc-'S=c-'RKcJ'S=cJ'RKd*'S=d*'RKd&'S=d&'RLcK'S>cK'RLd)'S>d)'RLd&'S>d&'Y#c''Y$c'",
+    "'Y%c.'Y&c.'RMc)'S@c)'RMcJ'S@cJ'RNc&'SAc&'RNc''SAc''RNc.'SAc.'RNc-'SAc-'RNcJ'SAcJ'ROc-'SBc-'ROc.'SBc.'RPc-'SCc-",
+    "'S#c('SDc('S#cJ'SDcJ'S#d*'SDd*'S1d*'S=c.'SAc0'SCc0*Y:c-3R7cJ'S*cJ'R7c/'S*c/'U1c''V$c''U1c&'V$c&'U1c/'V$c/'U1c)",
+    "'V$c)'Ty-c('Ty.c('VEc''VFc''VEc&'VFc&'VEc/'VFc/'VEc)'VFc)'Ty-c,'Ty.c,'R;cJ'S.cJ'R;c/'S.c/'R;c)'S.c)'U9c''V,c'",
+    "'U9c&'V,c&'U9c/'V,c/'U9c)'V,c)'TyFc('TyGc('R@c/'S2c/'R@cJ'S2cJ'RFcJ'S8cJ'RFc/'S8c/'UDc''V6c''UDc&'V6c&'UDc/'V6c/",
+    "'UDc)'V6c)'Tz,c('Tz-c('Z.c''Z/c''Z.c&'Z/c&'Z.c/'Z/c/'Z.c)'Z/c)'Z.cJ'Z/cJ'RLcJ'S>cJ'RLc/'S>c/'Z=c''Z>c''Z=c&'Z>c&",
+    "'Z=c/'Z>c/'Z=c)'Z>c)'Z=cJ'Z>cJ'RPc&'SCc&'RPcJ'SCcJ'RPc/'SCc/'RPc)'SCc)9g#c9'g#c:'T{3c&'T{4c&'T{3c''T{4c''T{3d;",
+    "'T{4d;'f0c9'f0c:'T{;c&'T{<c&'T{;c''T{<c''T{;d;'T{<d;'g'c9'g'c:'T{Dc&'T{Ec&'T{Dc''T{Ec'-f4c9'f4c:'T{Lc&'T{Mc&",
+    "'T{Lc''T{Mc'-g)c9'g)c:'T|&c&'T|'c&'T|&c''T|'c''T|&d;'T|'d;'f6c9'f6c:'T|.c&'T|/c&'T|.c''T|/c''T|.d;'T|/d;'g+c9",
+    "'g+c:'T|6c&'T|7c&'T|6c''T|7c''T|6d;'T|7d;'f8c9'f8c:'T|>c&'T|@c&'T|>c''T|@c''T|>d;'T|@d;'g1c9'g1c:'T|Gc&'T|Hc&",
+    "'T|Gc''T|Hc'-f>c9'f>c:'T|Oc&'T|Pc&'T|Oc''T|Pc'-g7c9'g7c:'T})c&'T}*c&'T})c''T}*c''T})d;'T}*d;*fEc:*T}2c&*T}2c'",
+    "*T}2d;'g;c9'g;c:'T}9c&'T}:c&'T}9c''T}:c''T}9d;'T}:d;'fIc9'fIc:'T}Bc&'T}Cc&'T}Bc''T}Cc''T}Bd;'T}Cd;'g#c&&fL'g'c&",
+    "&fM'g)c&&fN'g+c&&fO'g1c&&g>'g7c&&g@'g;c&&gA-T{3d>'T{4d>'T{5d>'T{6d>'T{7d>'T{8d>'T{9d>'T{:d>'T{;d>'T{<d>'T{=d>",
+    "'T{>d>'T{@d>'T{Ad>'T{Bd>'T{Cd>'T|&d>'T|'d>'T|(d>'T|)d>'T|*d>'T|+d>'T|,d>'T|-d>'T|.d>'T|/d>'T|0d>'T|1d>'T|2d>",
+    "'T|3d>'T|4d>'T|5d>'T}9d>'T}:d>'T};d>'T}<d>'T}=d>'T}>d>'T}@d>'T}Ad>'T}Bd>'T}Cd>'T}Dd>'T}Ed>'T}Fd>'T}Gd>'T}Hd>",
+    "'T}Id>'g#c,'g#c*'T}Jd>'g#d>'fLd>*g#d;'UQ5d>'f0c,'f0c*'f0c&&f%'f0d>)g+-TEd;'T}Nd>'g)d>'fNd>*g)d;'UQFd>'f4c&&f'",
+    "'f6c&&f('f6d>'UQ>c&'UQ>c''UQ>d;'g+c,'g+c*'g<c&&f/-g+d;'g<d;'f8c,'f8c*'f8c&&f)*US#c&'US#c''US#d;'g7c,'g7c*'g=c&",
+    "&fP'g3c9'g3c:'g7d;'g=d;'fEc,'fEc*'fEc&&f-'fAc:'TEc&&f$&S)-T~(d>'g;d>'gAd>*g;d;'URId>'f>c&&f+'fIc&&f.'fId>&U#,US'",
+    "&US(e;fI/RB&U4X6U[Nd1'U[Pd1R0U]$d1S'U^3d1'U^7d1'U^5d1T<U_9d13U_>d1-U_Bd1R@U`,d1*U`.d1RIU`Fd1-U`Md1-U`Od1*Ua$d1",
+    "R<R3d1*Ua=d1FUa)d1'R2d1'R4d1'UaAd1'UaBd1-UaOd1'UaPd1-Ub%d1'Ub&d19Ub)d1'Ub*d1-Ub1d1'Ub2d1-Ub5d1'Ub6d1S3Uc$d1",
+    "'Uc*d1'Uc+d1'Uc-d1T0Ub+d1'Ub,d1'UbAd1'UbBd19Uc4d1'Uc5d1'Uc6d1'Uc7d1U#WT.&WT/S{4VdJd1SSIWUEWW8*WUGWW8*WUIWW8",
+    "*WUKWW8*WUMWW8*WUOWW8*WV#WW8*WV%WW8*WV'WW8*WV)WW8*WV+WW8*WV-WW8-WV0WW8*WV2WW8*WV4WW89WV;WW8'WV;WW9*WV>WW8'WV>WW9",
+    "*WVBWW8'WVBWW9*WVEWW8'WVEWW9*WVHWW8'WVHWW9R<WU@WW8CWW<WW8OWWKWW8*WWMWW8*WWOWW8*WX#WW8*WX%WW8*WX'WW8*WX)WW8",
+    "*WX+WW8*WX-WW8*WX/WW8*WX1WW8*WX3WW8-WX6WW8*WX8WW8*WX:WW89WXBWW8'WXBWW9*WXEWW8'WXEWW9*WXHWW8'WXHWW9*WXKWW8'WXKWW9",
+    "*WXNWW8'WXNWW9R<WWFWW8-WY4WW8'WY5WW8'WY6WW8'WY7WW80WYCWW8Rpx8cs%&_QC&dS1&cuL&`Q6&ZyJ&[m/&fY#&fY#&]_(&de;&[v<&]^M",
+    "&^c0&`}@&bV7&b}D&cX)&c`,&d^4&_d&&_uC&`]P&`o*&br0&dc.&efF&Z{@&[jG&_iH&`e)&b}1&e~:&]uJ&`WC&b{+&cb>&^gP&bdB&cZ4&]~.",
+    "&_R8&_w7&`j)&d_G&[S5&[`K&[g6&^s.&_hD&`dL&aR6&bY,&b|7&b~3&c|7&eV)&eo.&e}D&a[G&ab+&ayB&boD&dl3&fRB&cjI&][=&^Q;&ar<",
+    "&b[P&`fD&a^*&cuF&eTI&][6&]p<&_d7&_yN&`RH&aw*&a}$&eQ#&[g*&b]/&[aC&[a2&aeB&az2&bp>&eQN&cn>&^h(&_d&&ckD&Zz#&]mI&^W;",
+    "&`m-&`x'&[hC&a_.&[TB&^U,&Zy$&_sN&^w.&avK&[l:&]XD&aS#&br<&ciJ&_mJ&dX6&_r6&^i*&bjA&^lF&`wJ&Z|>&[_)&[a/&_Z:&au<&bh$",
+    "&cjE&de9&[gN&[o2&]_K&^Q#&^xO&`X(&a`0&d{9&ei7&fS,&fT6&[eN&^~B&_l3&dVC&]|2&^a$&^c:&^r1&`S.&``8&`rO&acJ&a{;&b[A&dU3",
+    "&bv-&dZP&dmM&[c#&[f(&[r&&`]>&c_#&ciJ&]~-&^VL&^kN&_m=&aqH&`lI&Z}H&[~G&]mI&]x,&^WF&`n+&`r.&bVM&bZE&dgE&eTH&eV@&e[.",
+    "&[S:&ac-&ddL&eS6&^])&Z{D&[ZO&]mP&]oG&^wP&_d&&`c6&`|F&bv;&d]O&fXB&^}0&d~3&[e;&_TC&_W3&_v;&_~.&`p(&`w=&a[%&av8&e]H",
+    "&[_-&^d;&eR#&[W&&]t@&_z0&dU7&^T;&^_2&_X*&`m-&eR1&[c5&[n,&]p@&^zC&_SC&_[4&_t9&`p%&`z@&bV+&c_0&c_C&de6&eT3&[i=&_~M",
+    "&[n:&`c8&`s0&b|+&eRO&et5&fS4&_U1&_y>&be$&ai<&ak7&asB&`hH&`[<&cmD&Z}#&bl7&[cG&[bA&]}7&^h,&au+&]kA&_uF&^~/&dUI&c[4",
+    "&eQ%&cc8&]~7&[^-&[wI,]X@)^|J,[aE&`k*&aQG&a`C&aa7&aa>&ab;&eVN&atA&bWC)b|D)ck=,d[7&d`I/ea$&ea1&eb0&e|*&d`)&eS5&[T0",
+    "&[[.&[^:&[fO&[g<&[iP&[w%&[y4&[{<&]X%&]Z3&]p>&]pI&^Z6&^`)&^`P&^c,&^v2&^y>&^}9&_Z>&_wE&_{3&`S-&`a0&`e9&`pB&a[L&a`E",
+    "&a`P&a`O&aa)&aa/&aa6&ab9&ab:&af8&agM&ao#&a{;&a|#&a}.&bV$&bY0&be)&bh.&bh.&brK&c`E&ccD&ckG&cm$&cv)&cw1&dX<&d[7&eT4",
+    "&eZC&e]$&^YE&RnY8&bf',Zy=&[`I&[_(&[S/&[^2&[_A&[fM&[h%&[w%&[u7&[vO&[x=&]X@&]Z>&]^I&]_+&]e+&]i=&]~6&]~=&^SG&^U0",
+    "&^[N&^_<&^^#&^`P&^_O&^c,&^dB&^m<&^o:&^pD&^v9&^|J&_R8&_R<&_SK&_l5&_mJ&_v;&`QA&`Q0&`S-&`XI&`a0&aVC&`eD&`h6&`k*&`r6",
+    "&`uE&`vM&`{N&`{P&aQG&aR*&aRD&aT@&aT5&a^,&ahP&ao#&as*&ax)&a{;&bTK&bY0&bm&&bp<&cVC&caI&cc3&ccD&cj1&ck=&cj=&ckG&ckD",
+    "&ck2&cm$&cnI&cw1&dUF&d]E&dd0&di,&eR'&eT4&eVN&eYL&eZC&eZO&e]$&em+&fY#&RjvM&RjvG&Rl^=&Xj)&YU@&YV3&RpVI&RqfD&Rut,",
+    "&fW$&fXCU=s/r7+sIr:Gs@rE(s@rF(qt;rE(qt;rF(s&r:(s&r;(s&r@(s'r@(s(r@(s)r@(s*r@(s+r@(s,r@+s.r@(s/r@(s0r@(s1r@(s2r@",
+    "+s4r@+s6r@(s7r@+s9r@(s:r@+s<r@(s=r@(s>r@(s@r@(sAr@(s+r<(s'rC(s1rC(s:rCYT9tfGtg:*tfItg:R$tg%tg:YFtj*tiN'tj+tiN",
+    "v$tv$tuI'tv$tv4j9t~.t~/'t~.t~%*t~.t~2bIuUMuUD'uUNuUDR`<ujFujARjwJR_w/R_w=(R_w0R_w=(R_w7R_wG(R_w7R_wH(R_w7R_wI",
+    "(R_w7R_wJ(R_w7R_wKVJR_y7R_w=(R_y8R_w=(R_y9R_wG(R_y:R_wG(R_y9R_wH(R_y:R_wHSglKZz'&ZyP&Zz+&Rey*&[R<&[T0&[T=&[V*",
+    "&[XI&[Y:&[[.&[ZD&Wo2&Rfi)&[^:&[^B&[_$&[_7&RfbG&WoN&[_'&[_N&RfcI&[`*&[`7&Z}/&[`@&[`I&RxX<&[b.&[b<&WpG&[cH&[d%&[e$",
+    "&[e)&WqP&[fM&[fO&[g<&[h%&[h0&[h1&[hC&[iH&[iP&[j+&[jE&[jO&[k#&[k#&[k#&RgQ=&`ZA&[lB&[m)&RgX9&[m5&[m;&[n#&[q4&[o(",
+    "&[o8&[p+&[q8&[s2&[sM&[u5&[uF&[v9&[v9&[vO&[w3&[w;&[wK&]Q6&[y4&]Q7&[{%&[{I&[bA&][M&]U:&]V3&]VM&]T$&]WE&]WD&]Z7",
+    "&Rhb<&]]#&]](&]]7&]]L&]^&&]_9&Rhl>&Rhn&&]b<&]c>&]cK&]b(&]e/&W|9&W|H&]hK&]j&&]j&&Rh~4&]m$&]m9&]mI&]n'&RiWJ&]n3",
+    "&]n:&^S0&]o)&XQF&]p:&]pI&]rA&]q:&RihF&]u<&RihH&]v:&]v7&]vI&]y&&]y'&XU@&]yC&]zA&]{(&]|'&XVF&Ri}3&XW2&]}B&]}E&]}H",
+    "&]~.&Rzd.&^Q5&RjXM&RjXM&be=&^R,&^R,&XY#&RlW.&RrU4&^S@&^SI&XY@&^TK&^V#&^V-&^VP&^Z#&X[<&XZL&^Z6&Rjn>&^[<&^_6&^_:",
+    "&^_<&^_:&^`;&^`P&^aG&^a8&^aD&^bF&^c,&^c0&^cK&^d(&^e=&^g7&^h-&^jP&RkX>&^j<&^i(&^k:&^l(&^n/&Rk^C&^oA&^m=&^lO&XaP",
+    "&^q-&^qC&^r4&^q;&Xc3&^v2&^vP&Rkv#&^y@&_QG&^{L&Xg,&^}9&XfI&Xf$&[`%&[`(&_QO&^}E&b^$&YkP&_R8&_R<&_RC&_T%&_SH&Rl^+",
+    "&Xh/&_W:&_TM&_Y8&_Z>&RlaO&_ZH&_X2&_^G&Xj)&__H&_aO&_c;&_gF&Rln;&_hL&XlK&_j7&Rlz#&_k=&Xn&&_l.&_m.&_mJ&_mK&RmVH",
+    "&RicN&RmY-&_q)&Rmd-&_sA&_sO&_qC&_u=&_v8&_wE&_v;&_w6&_wF&_x%&Rmf5&_v.&_{I&_}-&Xs*&`Q0&`Q,&Rmp&&_z@&`TM&Rms,&Rmt/",
+    "&`VK&`Y6&`XI&`XF&Xu3&`YH&`ZN&`ZH&`]#&RfbP&``4&RnV4&`b1&Rn^B&`e6&`eD&`f1&Rnl(&`g4&`gJ&RnrH&RnwF&`lN&`m1&X{;&`mL",
+    "&X{H&X{H&`q9&`qO&`r6&`rK&`t5&X~#&`v5&Rob/&`vP&Rod1&`x'&Ri}P&`{A&RouD&Rov-&Roy2&YU#&YU/&aRD&Ro}-&Ro},&Ro~&&Ro~A",
+    "&aSA&aSB&aSB&aT@&YV3&aV&&YVA&YX6&Rpb-&aZ5&a[G&a^,&YZ)&RpmH&aa/&Rpp4&Rpq2&ab;&ad=&Y[I&af8&afC&afH&RqRG&RqY6&RqY6",
+    "&aj2&Ya:&Rq`,&ao)&ao,&Yb2&RqdN&au'&Ye$&au=&au8&av(&Rqv)&ax1&Yg+&az;&a{J&a}2&Yh1&RrW(&RrWH&Yi)&Rr[%&bV,&Rr^0&bVH",
+    "&bY%&bY0&Rrg7&Rri&&b[1&Rrl$&b[B&RlZO&YkL&b^)&b_N&Ym'&ba.&]g$&Rrw4&RrwC&Rl](&Rl]1&be=&beA&dX$&Yo-&bhG&bhA&bi%&[f8",
+    "&bi9&bi;&biF&bjB&Rs^F&bjA&bkL&bm7&bo'&bl$&bo7&bp4&brK&bm'&boE&boG&bp)&Rsd1&Rsk+&RsgJ&Ys9&bv0&bv2&bw(&Rtb6&bxJ",
+    "&Rsu*&Yt>&YtC&Rsx(&Rs~;&YtM&b~'&b~3&b~>&b~A&cR&&cQ2&cT1&cS2&cVC&cTL&cV4&cVP&Yw1&cY#&cYD&Yx&&c[I&c[L&Rtq0&c_8&c_@",
+    "&Yy5&c`.&WoP&Rt~.&RuT2&Y|7&Y|A&ci@&ck2&cnI&cs2&RugK&cu.&cuE&cwE&cyG&Ruv.&Rfs1&c{A&c{1&c|8&Rfx*&dS;&dUF&Rvo#&Rvo>",
+    "&d^9&d`<&da/&RvvE&da9&dgI&dk3&dk4&di2&dqH&dr6&Rwe$&dzE&Z_>&d{D&Rwm9&Za5&eSB&]x$&eUH&RxU)&RxYK&Zd6&Zd>&eZ#&RxeL",
+    "&ZeN&Rxi#&eZO&eZO&e[@&Rxo5&e`E&ZhH&eb1&ee(&eeD&eg%&Zl.&Rya<&em+&esL&ex'&ZqN&Zr@&ez7&RzS:&ZrK&RzTE&RzZ@&Rz^;&fT#",
+    "&ZtO&fU4&fU9&fUA&fUK&fV$&fVJ&Rzr&",
+    NULL};
+/* end of the generated tables */
+
+#define DPO__UNICODE_END 0x40000 /* beyond it there is no letter, number, space, mark or decomposition */
+enum { DPO__OTHER = 0, DPO__LETTER = 1, DPO__NUMBER = 2, DPO__SPACE = 3, DPO__CLASS = 3, DPO__UNSETTLED = 4 };
+
+/* A canonical decomposition; `composes`: the two parts become it again. */
+typedef struct dpo__unicode_pair {
+    uint32_t of, first, second; /* second 0: a single character */
+    int composes;
+} dpo__unicode_pair;
+
+#define DPO__UNICODE_PAIRS   2200
+#define DPO__UNICODE_COMPOSE 4096 /* slots of the table (first, second) -> pair */
+
+typedef struct dpo__unicode {
+    uint8_t *kind; /* [END] class; DPO__UNSETTLED where NFC may not leave the character as it is */
+    uint8_t *mark; /* [END] canonical combining class */
+    dpo__unicode_pair *pairs;
+    uint16_t *compose; /* pair + 1; 0: free */
+    int n_pairs;
+} dpo__unicode;
+
+static void dpo__unicode_layout(dpo__arena *a, dpo__unicode *u) {
+    u->kind = DPO__CARVE(a, uint8_t, DPO__UNICODE_END);
+    u->mark = DPO__CARVE(a, uint8_t, DPO__UNICODE_END);
+    u->pairs = DPO__CARVE(a, dpo__unicode_pair, DPO__UNICODE_PAIRS);
+    u->compose = DPO__CARVE(a, uint16_t, DPO__UNICODE_COMPOSE);
+}
+
+/* The next number of a table's row. */
+static uint32_t dpo__unicode_number(const char **row) {
+    uint32_t x = 0;
+    for (;;) {
+        uint32_t k = (uint32_t)(unsigned char)*(*row)++;
+        k -= k > '\\' ? '#' + 2 : k > '?' ? '#' + 1 : '#';
+        x = x * 45 + k % 45;
+        if (k < 45) return x;
+    }
+}
+static size_t dpo__unicode_slot(const dpo__unicode *u, uint32_t first, uint32_t second) {
+    size_t i = (size_t)dpo__mix((uint64_t)first << 32 | second) & (DPO__UNICODE_COMPOSE - 1);
+    while (u->compose[i]) {
+        const dpo__unicode_pair *p = &u->pairs[u->compose[i] - 1];
+        if (p->first == first && p->second == second) break;
+        i = (i + 1) & (DPO__UNICODE_COMPOSE - 1);
+    }
+    return i;
+}
+static void dpo__unicode_fill_pairs(dpo__unicode *u) {
+    const char *const *row;
+    const char *at;
+    uint32_t c = 0, x;
+    for (row = dpo__unicode_pairs; *row; row++)
+        for (at = *row; *at && u->n_pairs < DPO__UNICODE_PAIRS;) {
+            dpo__unicode_pair *p = &u->pairs[u->n_pairs++];
+            x = dpo__unicode_number(&at);
+            p->of = c += x / 3;
+            p->composes = x % 3 == 1;
+            p->first = dpo__unicode_number(&at);
+            p->second = x % 3 ? dpo__unicode_number(&at) : 0;
+            if (p->composes) {
+                u->compose[dpo__unicode_slot(u, p->first, p->second)] = (uint16_t)u->n_pairs;
+                u->kind[p->second] |= DPO__UNSETTLED;
+            } else u->kind[p->of] |= DPO__UNSETTLED;
+        }
+}
+static void dpo__unicode_fill(dpo__unicode *u) {
+    const char *const *row;
+    const char *at;
+    uint32_t c = 0, x, i;
+    u->n_pairs = 0;
+    memset(u->kind, 0, DPO__UNICODE_END);
+    memset(u->mark, 0, DPO__UNICODE_END);
+    memset(u->compose, 0, DPO__UNICODE_COMPOSE * sizeof *u->compose);
+    for (row = dpo__unicode_classes; *row; row++)
+        for (at = *row; *at; c += x / 4) {
+            c += dpo__unicode_number(&at);
+            x = dpo__unicode_number(&at);
+            for (i = 0; i < x / 4; i++) u->kind[c + i] = (uint8_t)(x % 4);
+        }
+    for (row = dpo__unicode_marks, c = 0; *row; row++)
+        for (at = *row; *at; c += x) {
+            c += dpo__unicode_number(&at);
+            x = dpo__unicode_number(&at);
+            memset(u->mark + c, (int)dpo__unicode_number(&at), x);
+            for (i = 0; i < x; i++) u->kind[c + i] |= DPO__UNSETTLED;
+        }
+    dpo__unicode_fill_pairs(u);
+    for (i = 0x1161; i <= 0x1175; i++) u->kind[i] |= DPO__UNSETTLED; /* Hangul: vowels and finals join what is before */
+    for (i = 0x11a8; i <= 0x11c2; i++) u->kind[i] |= DPO__UNSETTLED;
+}
+
+/* --- NFC: decompose, sort marks by class, compose. A character on its way has its class in the upper 8 bits. */
+
+#define DPO__NFC_CODE 0xffffffu
+#define DPO__NFC_BYTE 0x200000u /* a byte that is no UTF-8 stays as it is */
+
+/* Appends c's canonical decomposition; at most 4 characters for one (3 for one of 2 bytes). */
+static uint32_t *dpo__nfc_decompose(const dpo__unicode *u, uint32_t c, uint32_t *to) {
+    int low = 0, high = u->n_pairs;
+    if (c >= 0xac00 && c < 0xac00 + 11172) { /* Hangul by arithmetic: 19 x 21 x 28 */
+        c -= 0xac00;
+        *to++ = 0x1100 + c / 588;
+        *to++ = 0x1161 + c % 588 / 28;
+        if (c % 28) *to++ = 0x11a7 + c % 28;
+        return to;
+    }
+    while (low < high) {
+        int mid = (low + high) / 2;
+        if (u->pairs[mid].of < c) low = mid + 1;
+        else high = mid;
+    }
+    if (low < u->n_pairs && u->pairs[low].of == c) { /* depth: at most 3 in the table */
+        to = dpo__nfc_decompose(u, u->pairs[low].first, to);
+        return u->pairs[low].second ? dpo__nfc_decompose(u, u->pairs[low].second, to) : to;
+    }
+    *to++ = c | (c < DPO__UNICODE_END ? (uint32_t)u->mark[c] << 24 : 0);
+    return to;
+}
+/* Stable order by class of each run of marks: by counting, so that no text makes it slow. */
+static void dpo__nfc_sort(uint32_t *c, size_t n, uint32_t *spare) {
+    size_t i, k, end, count[256];
+    for (i = 0; i < n; i = end + 1) {
+        for (end = i; end < n && c[end] >> 24; end++) {
+        }
+        if (end - i < 2) continue;
+        memset(count, 0, sizeof count);
+        for (k = i; k < end; k++) count[c[k] >> 24]++;
+        for (k = 1; k < 256; k++) count[k] += count[k - 1];
+        for (k = end; k-- > i;) spare[--count[c[k] >> 24]] = c[k];
+        memcpy(c + i, spare, (end - i) * sizeof *c);
+    }
+}
+/* What two characters compose to, 0 if to nothing. */
+static uint32_t dpo__nfc_pair(const dpo__unicode *u, uint32_t a, uint32_t b) {
+    uint16_t p;
+    if (a - 0x1100 < 19 && b - 0x1161 < 21) return 0xac00 + ((a - 0x1100) * 21 + (b - 0x1161)) * 28;
+    if (a - 0xac00 < 11172 && (a - 0xac00) % 28 == 0 && b - 0x11a8 < 27) return a + (b - 0x11a7);
+    p = u->compose[dpo__unicode_slot(u, a, b)];
+    return p ? u->pairs[p - 1].of : 0;
+}
+static size_t dpo__nfc_compose(const dpo__unicode *u, uint32_t *c, size_t n) {
+    size_t i, k = 0, starter = n;
+    int last = -1; /* class of the last one kept after the starter */
+    for (i = 0; i < n; i++) {
+        int mark = (int)(c[i] >> 24);
+        uint32_t both = starter < n && last < mark ? dpo__nfc_pair(u, c[starter], c[i] & DPO__NFC_CODE) : 0;
+        if (both) {
+            c[starter] = both;
+            continue;
+        }
+        if (!mark) starter = k;
+        last = mark ? mark : -1;
+        c[k++] = c[i];
+    }
+    return k;
+}
+/* NFC of p..end, which begins and ends where nothing reaches over; `work` holds 4 characters for each byte. */
+static size_t dpo__nfc_region(const dpo__unicode *u, const uint8_t *p, const uint8_t *end, uint8_t *out,
+                              uint32_t *work) {
+    uint32_t *spare = work + 2 * (end - p), *to = work;
+    size_t i, n, bytes = 0;
+    int length;
+    for (; p < end; p += length) {
+        uint32_t c = dpo__utf8_get(p, end, &length);
+        if (c == DPO__UTF8_BAD) *to++ = DPO__NFC_BYTE | *p;
+        else to = dpo__nfc_decompose(u, c, to);
+    }
+    n = (size_t)(to - work);
+    dpo__nfc_sort(work, n, spare);
+    n = dpo__nfc_compose(u, work, n);
+    for (i = 0; i < n; i++) {
+        uint32_t c = work[i] & DPO__NFC_CODE;
+        if (c & DPO__NFC_BYTE) out[bytes++] = (uint8_t)c;
+        else bytes += (size_t)dpo__utf8_put(c, out + bytes);
+    }
+    return bytes;
+}
+
+/* Where the next region that NFC may change begins (the character before the first unsettled one) and ends; the
+   length of the whole region, 0 if there is none. */
+static size_t dpo__nfc_next(const dpo__unicode *u, const uint8_t **at, const uint8_t *end) {
+    const uint8_t *p = *at, *before = p;
+    int length;
+    while (p < end) {
+        uint32_t c;
+        if (*p < 0x80) {
+            before = p++;
+            continue;
+        }
+        c = dpo__utf8_get(p, end, &length);
+        if (c < DPO__UNICODE_END && u->kind[c] & DPO__UNSETTLED) break;
+        before = p;
+        p += length;
+    }
+    *at = before;
+    if (p == end) return 0;
+    for (; p < end; p += length) {
+        uint32_t c = dpo__utf8_get(p, end, &length);
+        if (c >= DPO__UNICODE_END || !(u->kind[c] & DPO__UNSETTLED)) break;
+    }
+    return (size_t)(p - before);
+}
+
+/* ===========================================================================================
+   >>TOKENIZER - text to ids and back: byte-pair encoding as Hugging Face's tokenizers compute it [BPE]
+
+   A text goes through: added tokens (each is one id, whatever is around it), normalization (NFC, or a space before a
+   SentencePiece text), splitting into words, and for each word: start with one symbol a byte (or character), then join
+   the neighbours whose merge has the lowest rank, the leftmost first, until none is left. Words that are a piece whose
+   own merges give it back are looked up instead, and so are words met lately: the same ids, several times as fast.
+
+   In SentencePiece-type tokenizers a piece's U+2581 is held as the space that it stands for.
+   =========================================================================================== */
+
+#define DPO__TOK_BITS  21                            /* of an id or a rank: 2 million of each */
+#define DPO__TOK_IDS   ((int64_t)1 << DPO__TOK_BITS) /* less two */
+#define DPO__TOK_PIECE 65536                         /* bytes of a piece */
+#define DPO__TOK_NONE  0xffffffffu                   /* no id, no rank */
+#define DPO__TOK_SHORT 64                            /* symbols of a word that is merged by looking at all pairs */
+#define DPO__TOK_KEY   15                            /* bytes of a word that is looked up */
+#define DPO__TOK_CACHE 4096                          /* pairs of entries in the cache of words */
+#define DPO__TOK_PAD   16                            /* readable zero bytes behind a text at work */
+enum { DPO__TOK_HERE = 1, DPO__TOK_SPECIAL = 2 };    /* state of an id */
+enum { DPO__TOK_BYTES = 0, DPO__TOK_BYTE_LEVEL = 1, DPO__TOK_SPACES = 2 }; /* kinds */
+enum { DPO__SPLIT_NONE = 0, DPO__SPLIT_GPT2, DPO__SPLIT_LLAMA3, DPO__SPLIT_SPACES, DPO__SPLIT_EACH_SPACE };
+enum { DPO__PREFIX_NONE = 0, DPO__PREFIX_ALWAYS, DPO__PREFIX_MISSING, DPO__PREFIX_FIRST }; /* of a space */
+enum { DPO__ASCII_MANY = 4, DPO__ASCII_NUL = 5 }; /* beside the classes: a byte of a longer character; zero */
+
+typedef struct dpo__added {
+    const uint8_t *text;
+    uint32_t n;
+    int32_t id;
+    uint8_t special, lstrip, rstrip;
+} dpo__added;
+
+/* Added tokens in order of their bytes; `pair` has a bit for each two bytes that one of them may begin with. */
+typedef struct dpo__added_set {
+    dpo__added *token;
+    int n, n_plain; /* n_plain: not special, so looked for in any text */
+    uint8_t *pair;
+} dpo__added_set;
+
+typedef struct dpo__tok_word { /* a short word as two numbers, the length in the upper byte of `high` (0: free) */
+    uint64_t low, high;
+    uint32_t id;
+} dpo__tok_word;
+typedef struct dpo__tok_known { /* a word met lately, and its ids */
+    uint64_t low, high;
+    uint32_t id[6], n;
+} dpo__tok_known;
+
+/* What one thread works with. Blocks grow on the thread that called the library only: `more` says that a text needs
+   larger ones than a worker has. */
+typedef struct dpo__tok_work {
+    dpo_context *c; /* NULL on other threads */
+    uint8_t *text, *normal;
+    size_t cap_text, cap_normal;
+    uint32_t *symbols; /* of long words, and characters of NFC */
+    size_t cap_symbols;
+    dpo__tok_known *known;
+    int32_t *out;
+    int64_t cap, n;
+    int more;
+    unsigned flags;
+} dpo__tok_work;
 
 struct dpo_tokenizer {
     dpo_context *c;
-    int32_t vocab, bos, eos;
-    int adds_bos;
+    int kind, split, digits, nfc, prefix, ignore_merges, fuse_unk, strip, adds_bos;
+    int missing;    /* bytes that UTF-8 never has are without an id */
+    int number_run; /* numbers that stand together at most, with the splitting of Llama-3 and Qwen2 */
+    int32_t vocab, bos, eos, unk;
+    int32_t n_merges;
+    uint64_t hash;
+    char info[200];
+    uint32_t *at, *length; /* [vocab] a piece in the blob; length 0: no such id */
+    uint8_t *state, *blob;
+    uint32_t *index; /* piece -> id + 1, open addressing */
+    size_t index_mask;
+    uint64_t *pairs; /* (left id, right id, rank + 1), open addressing */
+    size_t pairs_mask;
+    int pairs_shift;
+    uint32_t *merged; /* [n_merges] what a merge gives */
+    dpo__tok_word *words;
+    size_t words_mask;
+    uint32_t byte_id[256];
+    uint8_t ascii[256]; /* class of a character of one byte */
+    dpo__added_set raw, normal;
+    dpo__unicode u;
+    dpo__tok_work *work; /* [threads] */
 };
 
-DPO_API dpo_tokenizer *dpo_tokenizer_bytes(dpo_context *c) {
-    dpo_tokenizer *t;
-    if (!c || c->error.code) return NULL;
-    t = (dpo_tokenizer *)dpo__get(c, sizeof *t, "a tokenizer");
-    if (!t) return NULL;
-    memset(t, 0, sizeof *t);
-    t->c = c;
-    t->vocab = 257;
-    t->bos = -1;
-    t->eos = 256;
-    return t;
-}
-DPO_API void dpo_tokenizer_free(dpo_tokenizer *t) {
-    if (t) dpo__put(t->c, t);
-}
-DPO_API int dpo_tokenizer_vocab(const dpo_tokenizer *t) { return t ? t->vocab : 0; }
-DPO_API int32_t dpo_tokenizer_eos(const dpo_tokenizer *t) { return t ? t->eos : -1; }
-DPO_API int32_t dpo_tokenizer_bos(const dpo_tokenizer *t) { return t ? t->bos : -1; }
-DPO_API int dpo_tokenizer_adds_bos(const dpo_tokenizer *t) { return t ? t->adds_bos : 0; }
-DPO_API uint64_t dpo_tokenizer_hash(const dpo_tokenizer *t) { return t ? 1 : 0; }
-DPO_API const char *dpo_tokenizer_info(const dpo_tokenizer *t) { return t ? "bytes" : ""; }
+/* --- tables ----------------------------------------------------------------------------------------- */
 
-/* Ids that the parts can have at most, with bos and eos; -1 if they are NULL or too long. */
+static size_t dpo__tok_hash(const uint8_t *p, size_t n) {
+    uint64_t h = n * 0x9e3779b97f4a7c15u;
+    size_t i;
+    for (i = 0; i < n; i += i + 8 <= n ? 8 : 1) {
+        h = (h ^ (i + 8 <= n ? dpo__load_le64(p + i) : p[i])) * 0x9fb21c651e98df25u;
+        h ^= h >> 29;
+    }
+    return (size_t)(h ^ h >> 32);
+}
+/* Where in the index a piece is, or would go. */
+static size_t dpo__tok_slot(const dpo_tokenizer *t, const uint8_t *p, size_t n) {
+    size_t i = dpo__tok_hash(p, n) & t->index_mask;
+    while (t->index[i]) {
+        uint32_t id = t->index[i] - 1;
+        if (t->length[id] == n && !memcmp(t->blob + t->at[id], p, n)) break;
+        i = (i + 1) & t->index_mask;
+    }
+    return i;
+}
+static uint32_t dpo__tok_find(const dpo_tokenizer *t, const uint8_t *p, size_t n) {
+    return t->index[dpo__tok_slot(t, p, n)] - 1; /* 0 - 1: none */
+}
+
+/* The rank at which two symbols are joined, if they ever are. */
+DPO__INLINE uint32_t dpo__tok_rank(const dpo_tokenizer *t, uint32_t left, uint32_t right) {
+    uint64_t key = ((uint64_t)left << DPO__TOK_BITS | right) << DPO__TOK_BITS;
+    size_t i = (size_t)(key * 0x9e3779b97f4a7c15u >> t->pairs_shift);
+    for (;; i = (i + 1) & t->pairs_mask) {
+        uint64_t x = t->pairs[i];
+        if (!x) return DPO__TOK_NONE;
+        if ((x ^ key) >> DPO__TOK_BITS == 0) return (uint32_t)(x & (uint64_t)(DPO__TOK_IDS - 1)) - 1;
+    }
+}
+static void dpo__tok_pair_add(dpo_tokenizer *t, uint32_t left, uint32_t right, uint32_t rank) {
+    uint64_t key = ((uint64_t)left << DPO__TOK_BITS | right) << DPO__TOK_BITS;
+    size_t i = (size_t)(key * 0x9e3779b97f4a7c15u >> t->pairs_shift);
+    while (t->pairs[i] && (t->pairs[i] ^ key) >> DPO__TOK_BITS) i = (i + 1) & t->pairs_mask;
+    if (!t->pairs[i]) t->pairs[i] = key | (rank + 1); /* a pair that stands there twice keeps its first rank */
+}
+
+/* A word of at most DPO__TOK_KEY bytes, 16 of which can be read, as two numbers. */
+DPO__INLINE void dpo__tok_key(const uint8_t *p, size_t n, uint64_t *low, uint64_t *high) {
+    uint64_t a = dpo__load_le64(p), b = dpo__load_le64(p + 8);
+    if (n <= 8) {
+        a &= n < 8 ? ((uint64_t)1 << 8 * n) - 1 : ~(uint64_t)0;
+        b = 0;
+    } else b &= ((uint64_t)1 << 8 * (n - 8)) - 1;
+    *low = a;
+    *high = b | (uint64_t)n << 56;
+}
+DPO__INLINE size_t dpo__tok_key_hash(uint64_t low, uint64_t high) {
+    uint64_t x = (low ^ high * 0xff51afd7ed558ccdu) * 0x9e3779b97f4a7c15u;
+    x ^= x >> 32;
+    return (size_t)(x * 0x9e3779b97f4a7c15u >> 36);
+}
+static void dpo__tok_word_add(dpo_tokenizer *t, const uint8_t *p, size_t n, uint32_t id) {
+    uint8_t padded[DPO__TOK_KEY + 1];
+    uint64_t low, high;
+    size_t i;
+    memset(padded, 0, sizeof padded);
+    memcpy(padded, p, n);
+    dpo__tok_key(padded, n, &low, &high);
+    for (i = dpo__tok_key_hash(low, high) & t->words_mask; t->words[i].high; i = (i + 1) & t->words_mask) {
+    }
+    t->words[i].low = low;
+    t->words[i].high = high;
+    t->words[i].id = id;
+}
+
+/* The longest token of the set at p, or NULL. special: those, too. */
+static const dpo__added *dpo__added_at(const dpo__added_set *s, const uint8_t *p, const uint8_t *end, int special) {
+    int low = 0, high = s->n, mid, top;
+    const dpo__added *best = NULL;
+    size_t k = 0;
+    while (low < high) { /* those from low to high begin with the k bytes at p */
+        if (s->token[low].n == k) {
+            if (special || !s->token[low].special) best = &s->token[low];
+            low++;
+            continue;
+        }
+        if (p + k == end) break;
+        for (mid = low, top = high; mid < top;) {
+            int m = (mid + top) / 2;
+            if (s->token[m].text[k] < p[k]) mid = m + 1;
+            else top = m;
+        }
+        low = mid;
+        for (top = high; mid < top;) {
+            int m = (mid + top) / 2;
+            if (s->token[m].text[k] <= p[k]) mid = m + 1;
+            else top = m;
+        }
+        high = mid;
+        k++;
+    }
+    return best;
+}
+/* From p on the first place where one may begin; end if there is none. */
+static const uint8_t *dpo__added_next(const dpo__added_set *s, const uint8_t *p, const uint8_t *end) {
+    for (; p < end; p++) { /* a zero byte stands behind the text */
+        unsigned two = p[0] | (unsigned)p[1] << 8;
+        if (s->pair[two >> 3] >> (two & 7) & 1) break;
+    }
+    return p;
+}
+static int dpo__added_order(const dpo__added *a, const dpo__added *b) {
+    int order = memcmp(a->text, b->text, a->n < b->n ? a->n : b->n);
+    return order ? order : a->n < b->n ? -1 : a->n > b->n;
+}
+static void dpo__added_ready(dpo__added_set *s) {
+    int gap, i, k, b;
+    for (gap = s->n / 2; gap > 0; gap = gap > 2 ? gap * 5 / 11 : gap / 2) /* Shell's sort */
+        for (i = gap; i < s->n; i++) {
+            dpo__added x = s->token[i];
+            for (k = i; k >= gap && dpo__added_order(&s->token[k - gap], &x) > 0; k -= gap)
+                s->token[k] = s->token[k - gap];
+            s->token[k] = x;
+        }
+    memset(s->pair, 0, 8192);
+    for (i = 0; i < s->n; i++) {
+        const uint8_t *p = s->token[i].text;
+        for (b = 0; b < 256; b++)
+            if (s->token[i].n == 1 || b == p[1]) {
+                unsigned two = p[0] | (unsigned)b << 8;
+                s->pair[two >> 3] = (uint8_t)(s->pair[two >> 3] | 1 << (two & 7));
+            }
+        s->n_plain += !s->token[i].special;
+    }
+}
+
+/* --- splitting into words ---------------------------------------------------------------------------- */
+
+DPO__INLINE int dpo__tok_class(const dpo_tokenizer *t, const uint8_t *p, const uint8_t *end, int *length) {
+    int k = t->ascii[*p];
+    uint32_t c;
+    *length = 1;
+    if (k < DPO__ASCII_MANY) return k;
+    if (k == DPO__ASCII_NUL) return DPO__OTHER;
+    c = dpo__utf8_get(p, end, length);
+    return c < DPO__UNICODE_END ? t->u.kind[c] & DPO__CLASS : 0;
+}
+/* The end of the characters of class k from q on. A zero byte stands at `end`, so that nothing is asked for each
+   character of one byte but its class. */
+DPO__INLINE const uint8_t *dpo__tok_run(const dpo_tokenizer *t, const uint8_t *q, const uint8_t *end, int k) {
+    int length;
+    for (;; q += length) {
+        while (t->ascii[*q] == k) q++;
+        if (q >= end || dpo__tok_class(t, q, end, &length) != k) return q;
+    }
+}
+/* Length of 's 't 're 've 'm 'll 'd at p (an apostrophe), or 0. */
+static int dpo__tok_contraction(const uint8_t *p, const uint8_t *end, int any_case) {
+    int a, b;
+    if (end - p < 2) return 0;
+    a = p[1];
+    b = end - p > 2 ? p[2] : 0;
+    if (any_case) {
+        if (a == 0xc5 && b == 0xbf) return 3; /* U+017F, the long s: an s to whoever ignores case */
+        a |= a < 0x80 ? 32 : 0;
+        b |= b < 0x80 ? 32 : 0;
+    }
+    if (a == 's' || a == 't' || a == 'm' || a == 'd') return 2;
+    return (a == 'r' && b == 'e') || (a == 'v' && b == 'e') || (a == 'l' && b == 'l') ? 3 : 0;
+}
+/* The end of white space from p on: before its last character, which goes with the word after it, unless the text ends
+   or (digits) a number follows. */
+static const uint8_t *dpo__tok_white(const dpo_tokenizer *t, const uint8_t *p, const uint8_t *end) {
+    const uint8_t *q = p, *last = p;
+    int length, k = DPO__SPACE;
+    while (q < end && (k = dpo__tok_class(t, q, end, &length)) == DPO__SPACE) {
+        last = q;
+        q += length;
+    }
+    return q == end || last == p || (t->digits && k == DPO__NUMBER) ? q : last;
+}
+
+/* GPT-2: 's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+
+   digits: each number stands alone, and ends what is before it. */
+static const uint8_t *dpo__tok_gpt2(const dpo_tokenizer *t, const uint8_t *p, const uint8_t *end) {
+    const uint8_t *q = p;
+    int length, k;
+    if (*p == '\'' && (length = dpo__tok_contraction(p, end, 0)) != 0) return p + length;
+    if (*p == ' ' && p + 1 < end) q++;
+    k = dpo__tok_class(t, q, end, &length);
+    if (k == DPO__NUMBER && t->digits) return q == p ? q + length : q;
+    return k == DPO__SPACE ? dpo__tok_white(t, p, end) : dpo__tok_run(t, q + length, end, k);
+}
+/* Llama-3, Qwen2: (?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|
+   \s*[\r\n]+|\s+(?!\S)|\s+     where number_run is 3 (Llama-3) or 1 (Qwen2) */
+static const uint8_t *dpo__tok_llama3(const dpo_tokenizer *t, const uint8_t *p, const uint8_t *end) {
+    const uint8_t *q = p, *line = NULL;
+    int length, next, i, k = dpo__tok_class(t, p, end, &length);
+    if (*p == '\'' && (i = dpo__tok_contraction(p, end, 1)) != 0) return p + i;
+    if (k == DPO__LETTER) return dpo__tok_run(t, p + length, end, k);
+    if (k == DPO__NUMBER) {
+        for (i = 0; i < t->number_run && q < end && dpo__tok_class(t, q, end, &length) == k; i++) q += length;
+        return q;
+    }
+    if (*p != '\r' && *p != '\n' && p + length < end && dpo__tok_class(t, p + length, end, &next) == DPO__LETTER)
+        return dpo__tok_run(t, p + length + next, end, DPO__LETTER);
+    if (*p == ' ' && p + 1 < end) q++;
+    if (dpo__tok_class(t, q, end, &length) == DPO__OTHER) {
+        q = dpo__tok_run(t, q + length, end, DPO__OTHER);
+        while (q < end && (*q == '\r' || *q == '\n')) q++;
+        return q;
+    }
+    for (q = p; q < end && dpo__tok_class(t, q, end, &length) == DPO__SPACE; q += length)
+        if (*q == '\r' || *q == '\n') line = q + 1;
+    return line ? line : dpo__tok_white(t, p, end);
+}
+/* SentencePiece type: spaces and what follows them, if no merge joins a space to what stands before it. */
+static const uint8_t *dpo__tok_spaces(const dpo_tokenizer *t, const uint8_t *p, const uint8_t *end) {
+    const uint8_t *q = p + (*p == ' ');
+    if (t->split == DPO__SPLIT_NONE) return end;
+    if (t->split == DPO__SPLIT_SPACES)
+        while (*q == ' ') q++;
+    while (q < end && *q != ' ') q++;
+    return q;
+}
+
+/* --- merging ----------------------------------------------------------------------------------------- */
+
+DPO__INLINE void dpo__tok_put(dpo__tok_work *w, uint32_t id) {
+    if (w->n < w->cap) w->out[w->n] = (int32_t)id;
+    w->n++;
+}
+/* A block of at least n elements. 0: there is no memory, or this is no thread to ask for it on. */
+static int dpo__tok_room(dpo__tok_work *w, void **p, size_t *cap, size_t n, size_t size, const char *what) {
+    size_t to = n + n / 2, bytes;
+    if (n <= *cap) return 1;
+    w->more = 1;
+    if (!w->c) return 0;
+    dpo__put(w->c, *p);
+    *cap = 0;
+    if (dpo__mul_size(to, size, &bytes)) bytes = SIZE_MAX;
+    *p = dpo__get(w->c, bytes, what);
+    if (!*p) return 0;
+    *cap = to;
+    w->more = 0;
+    return 1;
+}
+
+/* A short word: all pairs are looked at for the lowest rank. Returns how many symbols are left. */
+static size_t dpo__tok_merge_short(const dpo_tokenizer *t, uint32_t *id, size_t n) {
+    uint32_t rank[DPO__TOK_SHORT];
+    size_t i, at;
+    for (i = 0; i + 1 < n; i++) rank[i] = dpo__tok_rank(t, id[i], id[i + 1]);
+    while (n > 1) {
+        uint32_t best = rank[0];
+        for (i = 1, at = 0; i + 1 < n; i++)
+            if (rank[i] < best) {
+                best = rank[i];
+                at = i;
+            }
+        if (best == DPO__TOK_NONE) break;
+        id[at] = t->merged[best];
+        n--;
+        for (i = at + 1; i < n; i++) {
+            id[i] = id[i + 1];
+            rank[i - 1] = rank[i];
+        }
+        if (at + 1 < n) rank[at] = dpo__tok_rank(t, id[at], id[at + 1]);
+        if (at) rank[at - 1] = dpo__tok_rank(t, id[at - 1], id[at]);
+    }
+    return n;
+}
+
+/* A long word: symbols are a list, and a heap holds (rank, place) of each pair, so that n symbols take n log n steps. A
+   pair that has changed since leaves its old entry behind, whose rank is then not the pair's. */
+typedef struct dpo__tok_heap {
+    uint64_t *e;
+    size_t n;
+} dpo__tok_heap;
+
+static void dpo__tok_heap_push(dpo__tok_heap *h, uint64_t x) {
+    size_t i = h->n++;
+    for (; i && h->e[(i - 1) / 2] > x; i = (i - 1) / 2) h->e[i] = h->e[(i - 1) / 2];
+    h->e[i] = x;
+}
+static uint64_t dpo__tok_heap_pop(dpo__tok_heap *h) {
+    uint64_t top = h->e[0], x = h->e[--h->n];
+    size_t i = 0, k;
+    for (; (k = 2 * i + 1) < h->n; i = k) {
+        if (k + 1 < h->n && h->e[k + 1] < h->e[k]) k++;
+        if (h->e[k] >= x) break;
+        h->e[i] = h->e[k];
+    }
+    if (h->n) h->e[i] = x;
+    return top;
+}
+#define DPO__TOK_LONG 10 /* numbers of 32 bits a symbol takes: itself, its neighbours, its rank, three heap entries */
+
+static size_t dpo__tok_merge_long(const dpo_tokenizer *t, uint32_t *id, size_t n) {
+    uint32_t *before = id + n, *after = before + n, *rank = after + n, i, k, next;
+    dpo__tok_heap h;
+    h.e = (uint64_t *)(void *)(id + ((4 * n + 1) & ~(size_t)1));
+    h.n = 0;
+    for (i = 0; i < n; i++) {
+        before[i] = i - 1; /* the first one's is none */
+        after[i] = i + 1;
+        rank[i] = i + 1 < n ? dpo__tok_rank(t, id[i], id[i + 1]) : DPO__TOK_NONE;
+        if (rank[i] != DPO__TOK_NONE) dpo__tok_heap_push(&h, (uint64_t)rank[i] << 32 | i);
+    }
+    while (h.n) {
+        uint64_t x = dpo__tok_heap_pop(&h);
+        i = (uint32_t)x;
+        if (rank[i] != x >> 32) continue;
+        k = after[i];
+        id[i] = t->merged[rank[i]];
+        rank[k] = DPO__TOK_NONE;
+        after[i] = next = after[k];
+        if (next < n) before[next] = i;
+        rank[i] = next < n ? dpo__tok_rank(t, id[i], id[next]) : DPO__TOK_NONE;
+        if (rank[i] != DPO__TOK_NONE) dpo__tok_heap_push(&h, (uint64_t)rank[i] << 32 | i);
+        k = before[i];
+        if (k == DPO__TOK_NONE) continue;
+        rank[k] = dpo__tok_rank(t, id[k], id[i]);
+        if (rank[k] != DPO__TOK_NONE) dpo__tok_heap_push(&h, (uint64_t)rank[k] << 32 | k);
+    }
+    for (i = 0, k = 0; i < n; i = after[i]) id[k++] = id[i]; /* k never passes i */
+    return k;
+}
+
+/* The symbols a word begins with: its bytes, or characters that are pieces, or else bytes. DPO__TOK_NONE stands for a
+   character that is unknown. */
+static size_t dpo__tok_symbols(const dpo_tokenizer *t, const uint8_t *p, size_t bytes, uint32_t *id) {
+    const uint8_t *end = p + bytes;
+    size_t n = 0;
+    int length, i;
+    if (t->kind == DPO__TOK_BYTE_LEVEL) {
+        for (; n < bytes; n++) id[n] = t->byte_id[p[n]];
+        return n;
+    }
+    for (; p < end; p += length) {
+        uint32_t c = dpo__utf8_get(p, end, &length), x;
+        x = c == DPO__UTF8_BAD ? DPO__TOK_NONE : dpo__tok_find(t, p, (size_t)length);
+        if (x != DPO__TOK_NONE) id[n++] = x;
+        else if (t->byte_id[0] != DPO__TOK_NONE)
+            for (i = 0; i < length; i++) id[n++] = t->byte_id[p[i]];
+        else if (!n || id[n - 1] != (uint32_t)t->unk || !t->fuse_unk) id[n++] = (uint32_t)t->unk;
+    }
+    return n;
+}
+/* Ids of one word by its merges, in id (room for DPO__TOK_LONG numbers a byte if it is long). */
+static size_t dpo__tok_merge(const dpo_tokenizer *t, const uint8_t *p, size_t bytes, uint32_t *id) {
+    size_t n = dpo__tok_symbols(t, p, bytes, id);
+    return n <= DPO__TOK_SHORT ? dpo__tok_merge_short(t, id, n) : dpo__tok_merge_long(t, id, n);
+}
+static void dpo__tok_emit(dpo__tok_work *w, const uint32_t *id, size_t n) {
+    size_t i;
+    for (i = 0; i < n; i++) dpo__tok_put(w, id[i]);
+}
+/* A word that is not looked up. Returns how many ids it has, in id if they are at most DPO__TOK_SHORT. */
+static size_t dpo__tok_plain(const dpo_tokenizer *t, dpo__tok_work *w, const uint8_t *p, size_t bytes, uint32_t *id) {
+    size_t n;
+    uint32_t x;
+    if (t->ignore_merges && (x = dpo__tok_find(t, p, bytes)) != DPO__TOK_NONE) {
+        dpo__tok_put(w, id[0] = x);
+        return 1;
+    }
+    if (bytes > DPO__TOK_SHORT) {
+        if (!dpo__tok_room(w, (void **)&w->symbols, &w->cap_symbols, bytes * DPO__TOK_LONG + 2, sizeof *w->symbols,
+                           "a long word"))
+            return 0;
+        id = w->symbols;
+    }
+    n = dpo__tok_merge(t, p, bytes, id);
+    dpo__tok_emit(w, id, n);
+    return n;
+}
+/* One word, by its merges unless they are known. */
+DPO__INLINE void dpo__tok_word_put(const dpo_tokenizer *t, dpo__tok_work *w, const uint8_t *p, size_t bytes) {
+    uint32_t id[DPO__TOK_SHORT];
+    uint64_t low, high;
+    size_t h, i, n;
+    dpo__tok_known *known, swap;
+    if (bytes > DPO__TOK_KEY || w->flags & DPO_ENCODE_MERGES) {
+        (void)dpo__tok_plain(t, w, p, bytes, id);
+        return;
+    }
+    dpo__tok_key(p, bytes, &low, &high);
+    h = dpo__tok_key_hash(low, high);
+    for (i = h & t->words_mask; t->words[i].high; i = (i + 1) & t->words_mask)
+        if (t->words[i].low == low && t->words[i].high == high) {
+            dpo__tok_put(w, t->words[i].id);
+            return;
+        }
+    known = w->known + 2 * (h & (DPO__TOK_CACHE - 1));
+    if (known[0].low != low || known[0].high != high) {
+        swap = known[0];
+        known[0] = known[1];
+        known[1] = swap;
+        if (known[0].low != low || known[0].high != high) {
+            n = dpo__tok_plain(t, w, p, bytes, id);
+            if (n > 6) return;
+            known[0].low = low;
+            known[0].high = high;
+            known[0].n = (uint32_t)n;
+            for (i = 0; i < n; i++) known[0].id[i] = id[i];
+            return;
+        }
+    }
+    if (w->n + 6 <= w->cap) { /* copied whole: what lies behind is overwritten by what follows */
+        for (i = 0; i < 6; i++) w->out[w->n + (int64_t)i] = (int32_t)known[0].id[i];
+        w->n += known[0].n;
+    } else dpo__tok_emit(w, known[0].id, known[0].n);
+}
+
+/* --- texts ------------------------------------------------------------------------------------------- */
+
+/* Words of p..end, a stretch without added tokens of a text at work. `fresh`: it begins a normalized text, `first`: the
+   whole text. The bytes before p and at end may be written, and get back what they were. */
+static void dpo__tok_stretch(const dpo_tokenizer *t, dpo__tok_work *w, uint8_t *p, uint8_t *end, int fresh, int first) {
+    const uint8_t *q, *at = p;
+    uint8_t before = p[-1], after = *end;
+    if (p == end) return;
+    if ((t->prefix == DPO__PREFIX_ALWAYS && fresh) || (t->prefix == DPO__PREFIX_MISSING && *p != ' ') ||
+        (t->prefix == DPO__PREFIX_FIRST && first && *p != ' ')) {
+        p[-1] = ' ';
+        at--;
+    }
+    *end = 0;
+    for (; at < end && !w->more; at = q) {
+        if (t->kind == DPO__TOK_SPACES) q = dpo__tok_spaces(t, at, end);
+        else if (t->split == DPO__SPLIT_GPT2) q = dpo__tok_gpt2(t, at, end);
+        else q = t->split == DPO__SPLIT_LLAMA3 ? dpo__tok_llama3(t, at, end) : end;
+        dpo__tok_word_put(t, w, at, (size_t)(q - at));
+    }
+    *end = after;
+    p[-1] = before;
+}
+/* Bytes without an id (of those that UTF-8 never has) become U+FFFD in place; the new length. */
+static size_t dpo__tok_replace(const dpo_tokenizer *t, uint8_t *p, size_t n) {
+    size_t from = n, to = n, i;
+    for (i = 0; i < n; i++) to += p[i] >= 0xc0 && t->byte_id[p[i]] == DPO__TOK_NONE ? 2 : 0;
+    n = to;
+    while (from < to) { /* from the end on, until there is nothing left to make room for */
+        uint8_t x = p[--from];
+        if (x >= 0xc0 && t->byte_id[x] == DPO__TOK_NONE) {
+            to -= 3;
+            memcpy(p + to, "\xef\xbf\xbd", 3);
+        } else p[--to] = x;
+    }
+    return n;
+}
+/* p..end as the tokenizer's normalizer makes it, into `to`; its length. */
+static size_t dpo__tok_normalize(const dpo_tokenizer *t, dpo__tok_work *w, const uint8_t *p, const uint8_t *end,
+                                 uint8_t *to) {
+    const uint8_t *at = p;
+    uint8_t *out = to;
+    size_t n;
+    while (t->nfc && (n = dpo__nfc_next(&t->u, &at, end)) != 0) {
+        if (!dpo__tok_room(w, (void **)&w->symbols, &w->cap_symbols, 4 * n, sizeof *w->symbols, "normalizing a text"))
+            return 0;
+        memcpy(out, p, (size_t)(at - p));
+        out += at - p;
+        out += dpo__nfc_region(&t->u, at, at + n, out, w->symbols);
+        p = at = at + n;
+    }
+    while (t->kind == DPO__TOK_SPACES && (at = (const uint8_t *)memchr(p, 0xe2, (size_t)(end - p))) != NULL) {
+        int mark = end - at >= 3 && at[1] == 0x96 && at[2] == 0x81; /* U+2581 is what a space becomes */
+        memcpy(out, p, (size_t)(at - p));
+        out += at - p;
+        *out++ = mark ? ' ' : 0xe2;
+        p = at + (mark ? 3 : 1);
+    }
+    memcpy(out, p, (size_t)(end - p));
+    n = (size_t)(out - to) + (size_t)(end - p);
+    return t->missing ? dpo__tok_replace(t, to, n) : n;
+}
+/* A piece of text between special tokens. */
+static void dpo__tok_piece(const dpo_tokenizer *t, dpo__tok_work *w, const uint8_t *p, const uint8_t *end, int first) {
+    size_t n = (size_t)(end - p), room = (t->nfc || t->missing ? 3 * n : n) + 2 * DPO__TOK_PAD;
+    uint8_t *from, *at, *stop;
+    const dpo__added *a;
+    int fresh = 1;
+    if (p == end || !dpo__tok_room(w, (void **)&w->normal, &w->cap_normal, room, 1, "a text at work")) return;
+    from = at = w->normal + DPO__TOK_PAD; /* there is a byte before the first one */
+    n = dpo__tok_normalize(t, w, p, end, from);
+    if (w->more) return;
+    from[-1] = 0;
+    memset(from + n, 0, DPO__TOK_PAD);
+    stop = from + n;
+    while (t->normal.n && (at += dpo__added_next(&t->normal, at, stop) - at) < stop) {
+        a = dpo__added_at(&t->normal, at, stop, 1);
+        if (!a) {
+            at++;
+            continue;
+        }
+        dpo__tok_stretch(t, w, from, at, fresh, first && fresh);
+        dpo__tok_put(w, (uint32_t)a->id);
+        from = at = at + a->n;
+        fresh = 0;
+    }
+    dpo__tok_stretch(t, w, from, stop, fresh, first && fresh);
+}
+/* Past white space on the left (from p down to `from`) or on the right (up to end). */
+static const uint8_t *dpo__tok_strip_left(const dpo_tokenizer *t, const uint8_t *from, const uint8_t *p) {
+    int length;
+    while (p > from) {
+        const uint8_t *q = p - 1;
+        while (q > from && p - q < 4 && (*q & 0xc0) == 0x80) q--;
+        if (dpo__tok_class(t, q, p, &length) != DPO__SPACE || q + length != p) break;
+        p = q;
+    }
+    return p;
+}
+static const uint8_t *dpo__tok_strip_right(const dpo_tokenizer *t, const uint8_t *p, const uint8_t *end) {
+    int length;
+    while (p < end && dpo__tok_class(t, p, end, &length) == DPO__SPACE) p += length;
+    return p;
+}
+/* Text in which tokens of the raw set are looked for: special ones inside parts that say so. */
+static void dpo__tok_scan(const dpo_tokenizer *t, dpo__tok_work *w, const dpo_text *parts, int64_t n) {
+    const uint8_t *p, *from, *end, *part_end;
+    size_t bytes = 0;
+    int64_t i;
+    for (i = 0; i < n; i++) bytes += parts[i].bytes;
+    if (!dpo__tok_room(w, (void **)&w->text, &w->cap_text, bytes + DPO__TOK_PAD, 1, "a text at work")) return;
+    for (i = 0, bytes = 0; i < n; bytes += parts[i++].bytes)
+        if (parts[i].bytes) memcpy(w->text + bytes, parts[i].text, parts[i].bytes);
+    memset(w->text + bytes, 0, DPO__TOK_PAD);
+    p = from = part_end = w->text;
+    end = p + bytes;
+    i = -1;
+    while ((p = dpo__added_next(&t->raw, p, end)) < end && !w->more) {
+        const dpo__added *a;
+        const uint8_t *stop = p;
+        while (p >= part_end) part_end += parts[++i].bytes;
+        a = dpo__added_at(&t->raw, p, end, parts[i].special);
+        if (a && a->special && a->n > (size_t)(part_end - p)) a = dpo__added_at(&t->raw, p, end, 0);
+        if (!a) {
+            p++;
+            continue;
+        }
+        if (a->lstrip) stop = dpo__tok_strip_left(t, from, p);
+        dpo__tok_piece(t, w, from, stop, from == w->text);
+        dpo__tok_put(w, (uint32_t)a->id);
+        p += a->n;
+        from = p = a->rstrip ? dpo__tok_strip_right(t, p, end) : p;
+    }
+    if (!w->more) dpo__tok_piece(t, w, from, end, from == w->text);
+}
+static void dpo__tok_text(const dpo_tokenizer *t, dpo__tok_work *w, const dpo_text *parts, int64_t n) {
+    int64_t i;
+    size_t k;
+    int special = 0;
+    w->n = 0;
+    w->more = 0;
+    if (w->flags & DPO_ENCODE_ADD_BOS && t->bos >= 0) dpo__tok_put(w, (uint32_t)t->bos);
+    for (i = 0; i < n; i++) {
+        special |= parts[i].special;
+        for (k = 0; t->kind == DPO__TOK_BYTES && k < parts[i].bytes; k++) dpo__tok_put(w, (uint8_t)parts[i].text[k]);
+    }
+    if (t->kind != DPO__TOK_BYTES) {
+        if (n != 1 || t->raw.n_plain || (special && t->raw.n)) dpo__tok_scan(t, w, parts, n);
+        else dpo__tok_piece(t, w, (const uint8_t *)parts->text, (const uint8_t *)parts->text + parts->bytes, 1);
+    }
+    if (w->flags & DPO_ENCODE_ADD_EOS && t->eos >= 0) dpo__tok_put(w, (uint32_t)t->eos);
+}
+
+/* Ids that parts can have at most, with bos and eos; -1 if they are NULL or too long. */
 static int64_t dpo__encode_most(const dpo_text *parts, int64_t n) {
     int64_t i, bytes = 0;
     if (n < 0 || (n && !parts)) return -1;
@@ -7728,21 +8704,19 @@ static int64_t dpo__encode_most(const dpo_text *parts, int64_t n) {
         bytes += (int64_t)parts[i].bytes;
         if (bytes > INT32_MAX) return -1;
     }
-    return 3 * bytes + 2;
+    return 3 * bytes + 3;
 }
 DPO_API int64_t dpo_encode_parts(const dpo_tokenizer *t, const dpo_text *parts, int64_t n, unsigned flags, int32_t *out,
                                  int64_t cap) {
-    int64_t i, count = 0;
-    size_t k;
-    if (!t || dpo__encode_most(parts, n) < 0) return DPO_E_ARG;
-    for (i = 0; i < n; i++)
-        for (k = 0; k < parts[i].bytes; k++, count++)
-            if (out && count < cap) out[count] = (unsigned char)parts[i].text[k];
-    if (flags & DPO_ENCODE_ADD_EOS) {
-        if (out && count < cap) out[count] = t->eos;
-        count++;
-    }
-    return count;
+    dpo__tok_work *w;
+    if (!t || dpo__encode_most(parts, n) < 0 || cap < 0) return DPO_E_ARG;
+    if (t->c->error.code) return t->c->error.code;
+    w = &t->work[0];
+    w->out = out;
+    w->cap = out ? cap : 0;
+    w->flags = flags;
+    dpo__tok_text(t, w, parts, n);
+    return w->more ? DPO_E_MEMORY : w->n;
 }
 DPO_API int64_t dpo_encode(const dpo_tokenizer *t, const char *text, size_t bytes, int32_t *out, int64_t cap) {
     dpo_text part;
@@ -7751,16 +8725,1050 @@ DPO_API int64_t dpo_encode(const dpo_tokenizer *t, const char *text, size_t byte
     part.special = 0;
     return dpo_encode_parts(t, &part, 1, 0, out, cap);
 }
+
+typedef struct dpo__encode_job {
+    const dpo_tokenizer *t;
+    const dpo_text *texts;
+    int32_t *ids;
+    const int64_t *place; /* [n + 1] where each text's ids may begin */
+    int64_t *count;       /* [n] -1: a worker had too little room for it */
+    int64_t n, tasks;
+} dpo__encode_job;
+
+static void dpo__encode_one(const dpo__encode_job *j, int64_t i, dpo__tok_work *w) {
+    w->out = j->ids + j->place[i];
+    w->cap = j->place[i + 1] - j->place[i];
+    dpo__tok_text(j->t, w, j->texts + i, 1);
+    j->count[i] = w->more ? -1 : w->n;
+}
+/* The texts that begin in the task's share of all bytes. */
+static void dpo__encode_task(void *arg, int64_t task, int worker) {
+    const dpo__encode_job *j = (const dpo__encode_job *)arg;
+    int64_t i, all = j->place[j->n], from = all / j->tasks * task, low = 0, high = j->n;
+    int64_t to = task + 1 == j->tasks ? INT64_MAX : from + all / j->tasks;
+    while (low < high) {
+        int64_t mid = (low + high) / 2;
+        if (j->place[mid] < from) low = mid + 1;
+        else high = mid;
+    }
+    for (i = low; i < j->n && j->place[i] < to; i++) dpo__encode_one(j, i, &j->t->work[worker]);
+}
+static dpo_result dpo__encode_all(dpo__encode_job *j, unsigned flags) {
+    dpo_context *c = j->t->c;
+    int64_t i;
+    int k;
+    for (k = 0; k < c->pool.n; k++) {
+        dpo__tok_work *w = &j->t->work[k];
+        w->flags = flags;
+        if (w->known) continue;
+        w->known = (dpo__tok_known *)dpo__get(c, 2 * DPO__TOK_CACHE * sizeof *w->known, "a cache of words");
+        if (!w->known) return DPO_E_MEMORY;
+        memset(w->known, 0, 2 * DPO__TOK_CACHE * sizeof *w->known);
+    }
+    j->tasks = j->n < 2 ? 1 : dpo__min64(j->n, 4 * (int64_t)c->pool.n);
+    dpo__pool_run(&c->pool, j->tasks, dpo__encode_task, j);
+    for (i = 0; i < j->n; i++)
+        if (j->count[i] < 0) { /* again, on the thread that may ask for memory; the first such makes room for all */
+            dpo__encode_one(j, i, &j->t->work[0]);
+            if (j->count[i] < 0) return DPO_E_MEMORY;
+        }
+    return DPO_OK;
+}
+DPO_API dpo_result dpo_encode_batch(const dpo_tokenizer *t, const dpo_text *texts, int64_t n, unsigned flags,
+                                    int32_t **ids, int64_t **first) {
+    dpo__encode_job j;
+    int64_t i, at = 0, most, *place;
+    size_t bytes;
+    dpo_result r;
+    if (ids) *ids = NULL;
+    if (first) *first = NULL;
+    if (!t) return DPO_E_ARG;
+    if (t->c->error.code) return t->c->error.code;
+    if (n < 0 || n > INT64_MAX / 64 || (n && !texts) || !ids || !first)
+        return dpo__fail(t->c, DPO_E_ARG, "dpo_encode_batch: texts, ids and first must not be NULL, nor n negative");
+    if (dpo__mul_size((size_t)n + 1, 2 * sizeof *place, &bytes)) bytes = SIZE_MAX;
+    place = (int64_t *)dpo__get(t->c, bytes, "places of texts");
+    if (!place) return DPO_E_MEMORY;
+    for (i = 0; i < n; i++) {
+        place[i] = at;
+        most = dpo__encode_most(texts + i, 1);
+        if (most < 0) {
+            dpo__put(t->c, place);
+            return dpo__fail(t->c, DPO_E_ARG, "dpo_encode_batch: text %ld is NULL or longer than 2 GB", (long)i);
+        }
+        at += most;
+    }
+    place[n] = at;
+    /* what is never touched of so much room costs nothing */
+    j.ids = (int32_t *)dpo__get(t->c, (size_t)at * sizeof(int32_t) + ((size_t)n + 2) * sizeof(int64_t), "ids of texts");
+    j.t = t;
+    j.texts = texts;
+    j.place = place;
+    j.count = place + n + 1;
+    j.n = n;
+    r = j.ids ? dpo__encode_all(&j, flags) : DPO_E_MEMORY;
+    if (!r) {
+        int64_t *to = (int64_t *)(void *)(j.ids + (at + 1) / 2 * 2);
+        for (i = 0, at = 0; i < n; at += j.count[i++]) {
+            memmove(j.ids + at, j.ids + place[i], (size_t)j.count[i] * sizeof(int32_t));
+            to[i] = at;
+        }
+        to[n] = at;
+        *ids = j.ids;
+        *first = to;
+    } else dpo__put(t->c, j.ids);
+    dpo__put(t->c, place);
+    return r;
+}
+DPO_API void dpo_encode_free(dpo_context *c, int32_t *ids) {
+    if (c) dpo__put(c, ids);
+}
+
+DPO_API const char *dpo_tokenizer_piece(const dpo_tokenizer *t, int32_t id, size_t *bytes, int *special) {
+    if (bytes) *bytes = 0;
+    if (special) *special = 0;
+    if (!t || id < 0 || id >= t->vocab || !t->state[id]) return NULL;
+    if (bytes) *bytes = t->length[id];
+    if (special) *special = (t->state[id] & DPO__TOK_SPECIAL) != 0;
+    return (const char *)t->blob + t->at[id];
+}
 DPO_API int64_t dpo_decode(const dpo_tokenizer *t, const int32_t *ids, int64_t n, char *out, size_t cap) {
-    int64_t i, bytes = 0;
+    int64_t i;
+    size_t at = 0;
+    int begun = 0;
     if (!t || n < 0 || (!ids && n)) return DPO_E_ARG;
     for (i = 0; i < n; i++) {
-        if (ids[i] < 0 || ids[i] >= t->vocab) return DPO_E_ARG;
-        if (ids[i] > 255) continue;
-        if (out && (size_t)bytes < cap) out[bytes] = (char)(unsigned char)ids[i];
-        bytes++;
+        size_t bytes, cut;
+        int special;
+        const char *piece = dpo_tokenizer_piece(t, ids[i], &bytes, &special);
+        if (!piece) return DPO_E_ARG;
+        if (special) continue;
+        cut = !begun && t->strip && bytes && piece[0] == ' ';
+        begun = 1;
+        if (out && at < cap) memcpy(out + at, piece + cut, bytes - cut < cap - at ? bytes - cut : cap - at);
+        at += bytes - cut;
     }
-    return bytes;
+    return (int64_t)at;
+}
+/* How many bytes at the end of a text may be the beginning of a character. */
+static size_t dpo__utf8_open(const uint8_t *p, size_t n) {
+    size_t k;
+    for (k = 1; k < 4 && k <= n; k++) {
+        uint8_t x = p[n - k];
+        size_t whole = x >= 0xf0 && x < 0xf5 ? 4 : x >= 0xe0 ? 3 : x >= 0xc2 ? 2 : 1;
+        if ((x & 0xc0) == 0x80) continue;
+        return x >= 0xf5 || whole <= k ? 0 : k;
+    }
+    return 0;
+}
+DPO_API int64_t dpo_decode_next(const dpo_tokenizer *t, dpo_decoder *s, int32_t id, char *out, size_t cap) {
+    size_t bytes = 0, cut = 0, open = 0, all;
+    const char *piece = "";
+    int special = 0;
+    if (!t || !s || s->n_held < 0 || s->n_held > 3) return DPO_E_ARG;
+    if (id != -1 && !(piece = dpo_tokenizer_piece(t, id, &bytes, &special))) return DPO_E_ARG;
+    if (special) bytes = 0;
+    cut = !s->begun && t->strip && bytes && piece[0] == ' ';
+    all = (size_t)s->n_held + bytes - cut;
+    if (id != -1 && bytes >= 4 + cut) open = dpo__utf8_open((const uint8_t *)piece, bytes);
+    else if (id != -1) { /* a character may lie in what is held and in the piece */ uint8_t both[8];
+        memcpy(both, s->held, (size_t)s->n_held);
+        memcpy(both + s->n_held, piece + cut, bytes - cut);
+        open = dpo__utf8_open(both, all);
+    }
+    if (!out) cap = 0;
+    if (cap < all - open) return (int64_t)(all - open); /* nothing has happened yet */
+    if (all - open) {
+        size_t held = (size_t)s->n_held < all - open ? (size_t)s->n_held : all - open;
+        memcpy(out, s->held, held);
+        memcpy(out + held, piece + cut, all - open - held);
+    }
+    if (open && open <= bytes - cut) memcpy(s->held, piece + bytes - open, open);
+    else if (open) memcpy(s->held + s->n_held, piece + cut, bytes - cut); /* all of it is still open */
+    s->n_held = (int)open;
+    s->begun |= id != -1 && !special;
+    return (int64_t)(all - open);
+}
+
+/* --- reading tokenizer.json, vocab.json with merges.txt, tok*.bin --------------------------------------- */
+
+typedef struct dpo__tok_reader {
+    dpo_context *c;
+    dpo_tokenizer *t;
+    const char *name;   /* of the file, for messages */
+    const char *merges; /* merges.txt, or NULL: they are in the JSON text */
+    size_t merges_size;
+    dpo__json j;
+    int64_t vocab, merge_list, added_list; /* nodes */
+    int64_t n_pieces, n_merges, n_pairs, n_added, n_special, blob, used;
+    int byte_fallback;
+    int16_t map[512]; /* byte-level pieces: what byte a character stands for, -1: none */
+    char *text[2];    /* [DPO__TOK_PIECE * 2] strings at work */
+    dpo__hash hash;
+} dpo__tok_reader;
+
+DPO__FORMAT(3, 4)
+static dpo_result dpo__tok_refuse(const dpo__tok_reader *r, dpo_result code, const char *format, ...) {
+    char what[400];
+    va_list args;
+    va_start(args, format);
+    if (vsnprintf(what, sizeof what, format, args) < 0) what[0] = 0;
+    va_end(args);
+    return dpo__fail(r->c, code, "%.400s: %s; %s", r->name, what,
+                     code == DPO_E_UNSUPPORTED ? "this version does not know it"
+                                               : "the file is damaged or no tokenizer: copy or download it again");
+}
+static const char *dpo__tok_string(const dpo__tok_reader *r, int64_t node, char *out, size_t cap) {
+    if (dpo__json_string(&r->j, node, out, cap) < 0) out[0] = 0;
+    return out;
+}
+static int dpo__tok_flag(const dpo__tok_reader *r, int64_t object, const char *key, int otherwise) {
+    int value;
+    return dpo__json_bool(&r->j, dpo__json_find(&r->j, object, key), &value) ? value : otherwise;
+}
+
+static dpo_result dpo__tok_read_normalizer(dpo__tok_reader *r, int64_t node) {
+    dpo_tokenizer *t = r->t;
+    char type[40], a[16], b[16];
+    int64_t i, v, list;
+    dpo_result code = DPO_OK;
+    if (node < 0 || dpo__json_null(&r->j, node)) return DPO_OK;
+    dpo__tok_string(r, dpo__json_find(&r->j, node, "type"), type, sizeof type);
+    if (!strcmp(type, "Sequence")) {
+        list = dpo__json_find(&r->j, node, "normalizers");
+        v = dpo__json_first(&r->j, list);
+        for (i = dpo__json_count(&r->j, list); i > 0 && !code; i--, v = dpo__json_next(&r->j, v)) {
+            if (dpo__json_is(&r->j, dpo__json_find(&r->j, v, "type"), "Sequence"))
+                return dpo__tok_refuse(r, DPO_E_UNSUPPORTED, "a normalizer Sequence inside a Sequence");
+            code = dpo__tok_read_normalizer(r, v);
+        }
+        return code;
+    }
+    if (!strcmp(type, "NFC")) {
+        t->nfc = 1;
+        return DPO_OK;
+    }
+    dpo__tok_string(r, dpo__json_find(&r->j, node, "prepend"), a, sizeof a);
+    if (!strcmp(type, "Prepend") && !strcmp(a, "\xe2\x96\x81")) {
+        t->prefix = DPO__PREFIX_ALWAYS;
+        t->kind = DPO__TOK_SPACES;
+        return DPO_OK;
+    }
+    dpo__tok_string(r, dpo__json_find(&r->j, dpo__json_find(&r->j, node, "pattern"), "String"), a, sizeof a);
+    dpo__tok_string(r, dpo__json_find(&r->j, node, "content"), b, sizeof b);
+    if (!strcmp(type, "Replace") && !strcmp(a, " ") && !strcmp(b, "\xe2\x96\x81")) {
+        t->kind = DPO__TOK_SPACES;
+        return DPO_OK;
+    }
+    return dpo__tok_refuse(r, DPO_E_UNSUPPORTED, "the normalizer \"%s\" (known: NFC, Prepend and Replace of U+2581)",
+                           type[0] ? type : "without a type");
+}
+
+/* The splitting patterns in use, as their files have them. */
+static int dpo__tok_pattern(dpo_tokenizer *t, const char *p) {
+    static const char gpt2[] = "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
+    static const char gpt2_short[] = "'(?:[sdmt]|ll|ve|re)| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
+    static const char begin[] = "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}";
+    static const char end[] = "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
+    size_t n = sizeof begin - 1;
+    if (!strcmp(p, gpt2) || !strcmp(p, gpt2_short)) {
+        t->split = DPO__SPLIT_GPT2;
+        return 1;
+    }
+    if (strncmp(p, begin, n) != 0) return 0;
+    t->split = DPO__SPLIT_LLAMA3;
+    t->number_run = strncmp(p + n, "{1,3}", 5) ? 1 : 3;
+    return !strcmp(p + n + (t->number_run == 3 ? 5 : 0), end);
+}
+static dpo_result dpo__tok_read_split(dpo__tok_reader *r, int64_t node) {
+    char pattern[512], behavior[32];
+    dpo__tok_string(r, dpo__json_find(&r->j, dpo__json_find(&r->j, node, "pattern"), "Regex"), pattern, sizeof pattern);
+    dpo__tok_string(r, dpo__json_find(&r->j, node, "behavior"), behavior, sizeof behavior);
+    if (strcmp(behavior, "Isolated") && (strcmp(behavior, "Removed") || !dpo__tok_flag(r, node, "invert", 0)))
+        return dpo__tok_refuse(r, DPO_E_UNSUPPORTED, "a Split pre-tokenizer with behavior \"%s\"", behavior);
+    if (r->t->split || r->t->digits || !dpo__tok_pattern(r->t, pattern))
+        return dpo__tok_refuse(r, DPO_E_UNSUPPORTED,
+                               "the split pattern \"%.200s\" (known: those of GPT-2, Llama-3 and Qwen2)", pattern);
+    return DPO_OK;
+}
+static dpo_result dpo__tok_read_metaspace(dpo__tok_reader *r, int64_t node) {
+    dpo_tokenizer *t = r->t;
+    char mark[8], scheme[16];
+    dpo__tok_string(r, dpo__json_find(&r->j, node, "replacement"), mark, sizeof mark);
+    dpo__tok_string(r, dpo__json_find(&r->j, node, "prepend_scheme"), scheme, sizeof scheme);
+    if (strcmp(mark, "\xe2\x96\x81"))
+        return dpo__tok_refuse(r, DPO_E_UNSUPPORTED, "a Metaspace pre-tokenizer with replacement \"%s\"", mark);
+    if (!scheme[0]) strcpy(scheme, dpo__tok_flag(r, node, "add_prefix_space", 1) ? "always" : "never");
+    t->kind = DPO__TOK_SPACES;
+    t->prefix = !strcmp(scheme, "always")  ? DPO__PREFIX_MISSING
+                : !strcmp(scheme, "first") ? DPO__PREFIX_FIRST
+                                           : DPO__PREFIX_NONE;
+    t->split = dpo__tok_flag(r, node, "split", 1) ? DPO__SPLIT_EACH_SPACE : DPO__SPLIT_NONE;
+    return DPO_OK;
+}
+static dpo_result dpo__tok_read_pretokenizer(dpo__tok_reader *r, int64_t node, int depth) {
+    dpo_tokenizer *t = r->t;
+    char type[40];
+    int64_t i, v, list;
+    dpo_result code = DPO_OK;
+    if (node < 0 || dpo__json_null(&r->j, node)) return DPO_OK;
+    dpo__tok_string(r, dpo__json_find(&r->j, node, "type"), type, sizeof type);
+    if (!strcmp(type, "Sequence") && !depth) {
+        list = dpo__json_find(&r->j, node, "pretokenizers");
+        v = dpo__json_first(&r->j, list);
+        for (i = dpo__json_count(&r->j, list); i > 0 && !code; i--, v = dpo__json_next(&r->j, v))
+            code = dpo__tok_read_pretokenizer(r, v, 1);
+        return code;
+    }
+    if (!strcmp(type, "ByteLevel") && t->kind == DPO__TOK_BYTES) {
+        t->kind = DPO__TOK_BYTE_LEVEL;
+        if (dpo__tok_flag(r, node, "add_prefix_space", 1)) t->prefix = DPO__PREFIX_MISSING;
+        if (!dpo__tok_flag(r, node, "use_regex", 1)) return DPO_OK;
+        if (t->split)
+            return dpo__tok_refuse(r, DPO_E_UNSUPPORTED, "a ByteLevel pre-tokenizer that splits what is split already");
+        t->split = DPO__SPLIT_GPT2;
+        return DPO_OK;
+    }
+    if (!strcmp(type, "Digits") && dpo__tok_flag(r, node, "individual_digits", 0) && !t->split) {
+        t->digits = 1;
+        return DPO_OK;
+    }
+    if (!strcmp(type, "Split")) return dpo__tok_read_split(r, node);
+    if (!strcmp(type, "Metaspace") && t->kind == DPO__TOK_BYTES && !t->digits) return dpo__tok_read_metaspace(r, node);
+    return dpo__tok_refuse(r, DPO_E_UNSUPPORTED,
+                           "the pre-tokenizer \"%s\" at its place (known: ByteLevel, Split, single Digits, Metaspace)",
+                           type[0] ? type : "without a type");
+}
+
+/* What the post-processor puts around a text: the id before it is bos. */
+static void dpo__tok_read_template(dpo__tok_reader *r, int64_t node, int depth) {
+    dpo_tokenizer *t = r->t;
+    int64_t i, id, v, special, list = dpo__json_find(&r->j, node, "processors");
+    char name[256];
+    v = dpo__json_first(&r->j, list);
+    for (i = depth ? 0 : dpo__json_count(&r->j, list); i > 0; i--, v = dpo__json_next(&r->j, v))
+        dpo__tok_read_template(r, v, 1);
+    if (!dpo__json_is(&r->j, dpo__json_find(&r->j, node, "type"), "TemplateProcessing")) return;
+    list = dpo__json_find(&r->j, node, "single");
+    special = dpo__json_find(&r->j, dpo__json_first(&r->j, list), "SpecialToken");
+    if (dpo__json_count(&r->j, list) < 1 || special < 0) return;
+    dpo__tok_string(r, dpo__json_find(&r->j, special, "id"), name, sizeof name);
+    list = dpo__json_find(&r->j, dpo__json_find(&r->j, dpo__json_find(&r->j, node, "special_tokens"), name), "ids");
+    if (!dpo__json_count(&r->j, list) || !dpo__json_int64(&r->j, dpo__json_first(&r->j, list), &id) || id < 0 ||
+        id >= t->vocab)
+        return;
+    t->bos = (int32_t)id;
+    t->adds_bos = 1;
+}
+
+/* Finds the lists, and what kind of tokenizer it is. */
+static dpo_result dpo__tok_read_head(dpo__tok_reader *r) {
+    dpo_tokenizer *t = r->t;
+    const dpo__json *j = &r->j;
+    int64_t model = dpo__json_find(j, 0, "model"), x;
+    char text[64];
+    dpo_result code;
+    r->vocab = dpo__json_find(j, model, "vocab");
+    r->merge_list = dpo__json_find(j, model, "merges");
+    r->added_list = dpo__json_find(j, 0, "added_tokens");
+    dpo__tok_string(r, dpo__json_find(j, model, "type"), text, sizeof text);
+    if (text[0] && strcmp(text, "BPE"))
+        return dpo__tok_refuse(r, DPO_E_UNSUPPORTED, "its model is \"%s\", expected BPE", text);
+    if (dpo__json_type(j, r->vocab) != '{') return dpo__tok_refuse(r, DPO_E_FORMAT, "no object model.vocab in it");
+    if (dpo__json_type(j, r->merge_list) != '[') return dpo__tok_refuse(r, DPO_E_FORMAT, "no list model.merges in it");
+    for (x = 0; x < 2; x++) {
+        const char *key = x ? "end_of_word_suffix" : "continuing_subword_prefix";
+        if (dpo__tok_string(r, dpo__json_find(j, model, key), text, sizeof text)[0])
+            return dpo__tok_refuse(r, DPO_E_UNSUPPORTED, "model.%s \"%s\"", key, text);
+    }
+    x = dpo__json_find(j, model, "dropout");
+    if (dpo__json_type(j, x) == '0' && j->text[j->nodes[x].begin] != '0')
+        return dpo__tok_refuse(r, DPO_E_UNSUPPORTED, "model.dropout: merges left out at random");
+    t->ignore_merges = dpo__tok_flag(r, model, "ignore_merges", 0);
+    t->fuse_unk = dpo__tok_flag(r, model, "fuse_unk", 0);
+    r->byte_fallback = dpo__tok_flag(r, model, "byte_fallback", 0);
+    code = dpo__tok_read_normalizer(r, dpo__json_find(j, 0, "normalizer"));
+    if (!code) code = dpo__tok_read_pretokenizer(r, dpo__json_find(j, 0, "pre_tokenizer"), 0);
+    if (code) return code;
+    if (t->kind == DPO__TOK_BYTES)
+        return dpo__tok_refuse(
+            r, DPO_E_UNSUPPORTED,
+            "it is neither byte-level (pre-tokenizer ByteLevel) nor SentencePiece-type (U+2581 for spaces)");
+    if (t->kind == DPO__TOK_SPACES &&
+        (t->nfc || t->digits || t->split == DPO__SPLIT_GPT2 || t->split == DPO__SPLIT_LLAMA3))
+        return dpo__tok_refuse(r, DPO_E_UNSUPPORTED, "U+2581 for spaces together with NFC, Digits or a split pattern");
+    /* until a merge is met that joins a space to what stands before it */
+    if (t->kind == DPO__TOK_SPACES && !t->split) t->split = DPO__SPLIT_SPACES;
+    return DPO_OK;
+}
+
+/* Largest id, and room for the pieces' bytes. */
+static dpo_result dpo__tok_measure(dpo__tok_reader *r) {
+    const dpo__json *j = &r->j;
+    int64_t i, id, top = -1, v = dpo__json_first(j, r->vocab);
+    r->n_pieces = dpo__json_count(j, r->vocab);
+    for (i = 0; i < r->n_pieces; i++, v = dpo__json_next(j, v + 1)) {
+        if (!dpo__json_int64(j, v + 1, &id) || id < 0 || id >= DPO__TOK_IDS - 2)
+            return dpo__tok_refuse(r, DPO_E_FORMAT, "byte %u: an id of the vocabulary is no whole number from 0 to %ld",
+                                   (unsigned)j->nodes[v + 1].begin, (long)DPO__TOK_IDS - 3);
+        if (j->nodes[v].end - j->nodes[v].begin > DPO__TOK_PIECE)
+            return dpo__tok_refuse(r, DPO_E_FORMAT, "byte %u: a piece is longer than %d bytes",
+                                   (unsigned)j->nodes[v].begin, DPO__TOK_PIECE);
+        r->blob += j->nodes[v].end - j->nodes[v].begin;
+        top = dpo__max64(top, id);
+    }
+    r->n_added = dpo__json_count(j, r->added_list);
+    v = dpo__json_first(j, r->added_list);
+    for (i = 0; i < r->n_added; i++, v = dpo__json_next(j, v)) {
+        int64_t content = dpo__json_find(j, v, "content");
+        if (!dpo__json_int64(j, dpo__json_find(j, v, "id"), &id) || id < 0 || id >= DPO__TOK_IDS - 2 ||
+            dpo__json_type(j, content) != '"' || j->nodes[content].end - j->nodes[content].begin < 3 ||
+            j->nodes[content].end - j->nodes[content].begin > DPO__TOK_PIECE)
+            return dpo__tok_refuse(r, DPO_E_FORMAT, "added token %ld has no id, or no content of 1 to %d bytes",
+                                   (long)i, DPO__TOK_PIECE);
+        r->blob += 3 * (int64_t)(j->nodes[content].end - j->nodes[content].begin);
+        top = dpo__max64(top, id);
+    }
+    if (!r->merges) r->n_merges = dpo__json_count(j, r->merge_list);
+    if (r->n_merges >= DPO__TOK_IDS - 2 || r->n_added > 65536)
+        return dpo__tok_refuse(r, DPO_E_FORMAT,
+                               "%lld merges and %lld added tokens, at most 2097149 and 65536 are allowed",
+                               (long long)r->n_merges, (long long)r->n_added);
+    r->t->vocab = (int32_t)top + 1;
+    return DPO_OK;
+}
+
+static int64_t dpo__tok_power(int64_t n) { /* of two, at least twice as many */
+    int64_t p = 16;
+    while (p < 2 * n) p *= 2;
+    return p;
+}
+static void dpo__tok_layout(dpo__arena *a, dpo_tokenizer *t, const dpo__tok_reader *r) {
+    int64_t index = dpo__tok_power(r->n_pieces), pairs = dpo__tok_power(r->n_pairs);
+    int bits = 0;
+    t->at = DPO__CARVE(a, uint32_t, t->vocab);
+    t->length = DPO__CARVE(a, uint32_t, t->vocab);
+    t->state = DPO__CARVE(a, uint8_t, t->vocab);
+    t->blob = DPO__CARVE(a, uint8_t, r->blob);
+    t->index = DPO__CARVE(a, uint32_t, index);
+    t->index_mask = (size_t)index - 1;
+    t->pairs = DPO__CARVE(a, uint64_t, pairs);
+    t->pairs_mask = (size_t)pairs - 1;
+    while ((int64_t)1 << bits < pairs) bits++;
+    t->pairs_shift = 64 - bits;
+    t->merged = DPO__CARVE(a, uint32_t, r->n_merges);
+    t->words = DPO__CARVE(a, dpo__tok_word, index);
+    t->words_mask = (size_t)index - 1;
+    t->raw.token = DPO__CARVE(a, dpo__added, r->n_special);
+    t->raw.pair = DPO__CARVE(a, uint8_t, 8192);
+    t->normal.token = DPO__CARVE(a, dpo__added, r->n_special);
+    t->normal.pair = DPO__CARVE(a, uint8_t, 8192);
+    t->work = DPO__CARVE(a, dpo__tok_work, r->c->pool.n);
+    dpo__unicode_layout(a, &t->u);
+}
+/* The tokenizer's block, all tables empty. r->t is a copy on the caller's stack until then. */
+static dpo_result dpo__tok_carve(dpo__tok_reader *r) {
+    dpo_tokenizer *t = r->t;
+    dpo__arena a;
+    int i;
+    memset(&a, 0, sizeof a);
+    (void)DPO__CARVE(&a, dpo_tokenizer, 1);
+    dpo__tok_layout(&a, t, r);
+    a.base = (uint8_t *)dpo__get(r->c, a.used, "a tokenizer");
+    if (!a.base) return DPO_E_MEMORY;
+    a.used = 0;
+    r->t = DPO__CARVE(&a, dpo_tokenizer, 1);
+    *r->t = *t;
+    t = r->t;
+    t->c = r->c;
+    dpo__tok_layout(&a, t, r);
+    t->n_merges = (int32_t)r->n_merges;
+    memset(t->state, 0, (size_t)t->vocab);
+    memset(t->length, 0, (size_t)t->vocab * sizeof *t->length);
+    memset(t->index, 0, (t->index_mask + 1) * sizeof *t->index);
+    memset(t->pairs, 0, (t->pairs_mask + 1) * sizeof *t->pairs);
+    memset(t->words, 0, (t->words_mask + 1) * sizeof *t->words);
+    memset(t->work, 0, (size_t)r->c->pool.n * sizeof *t->work);
+    memset(t->byte_id, 0xff, sizeof t->byte_id);
+    t->work[0].c = r->c;
+    dpo__unicode_fill(&t->u);
+    for (i = 0; i < 256; i++)
+        t->ascii[i] = (uint8_t)(!i ? DPO__ASCII_NUL : i < 128 ? t->u.kind[i] & DPO__CLASS : DPO__ASCII_MANY);
+    t->work[0].known =
+        (dpo__tok_known *)dpo__get(r->c, 2 * DPO__TOK_CACHE * sizeof(dpo__tok_known), "a cache of words");
+    if (!t->work[0].known) return DPO_E_MEMORY;
+    memset(t->work[0].known, 0, 2 * DPO__TOK_CACHE * sizeof(dpo__tok_known));
+    return DPO_OK;
+}
+
+/* A piece as the file writes it -> the bytes it stands for; their number. Byte-level pieces are written in characters
+   that each stand for a byte (printable ones for themselves, the others for U+0100 and on, in order), or else are meant
+   as they are; in SentencePiece's, U+2581 is a space. */
+static size_t dpo__tok_bytes_of(const dpo__tok_reader *r, const char *text, size_t n, uint8_t *out) {
+    const uint8_t *p = (const uint8_t *)text, *end = p + n;
+    size_t k = 0;
+    int length;
+    for (; p < end; p += length) {
+        uint32_t c = dpo__utf8_get(p, end, &length);
+        if (r->t->kind == DPO__TOK_SPACES) {
+            if (c == 0x2581) out[k++] = ' ';
+            else {
+                memcpy(out + k, p, (size_t)length);
+                k += (size_t)length;
+            }
+        } else if (c < 512 && r->map[c] >= 0) {
+            out[k++] = (uint8_t)r->map[c];
+        } else {
+            memcpy(out, text, n);
+            return n;
+        }
+    }
+    return k;
+}
+static void dpo__tok_make_map(dpo__tok_reader *r) {
+    int b, next = 256;
+    memset(r->map, 0xff, sizeof r->map);
+    for (b = 0; b < 256; b++) {
+        int itself = (b >= 33 && b <= 126) || (b >= 161 && b <= 172) || b >= 174;
+        r->map[itself ? b : next++] = (int16_t)b;
+    }
+}
+
+/* Byte b of "<0x0A>", or -1. */
+static int dpo__tok_byte_piece(const char *p, size_t n) {
+    int high, low;
+    if (n != 6 || memcmp(p, "<0x", 3) || p[5] != '>') return -1;
+    high = dpo__json_hex((unsigned char)p[3]);
+    low = dpo__json_hex((unsigned char)p[4]);
+    return high < 0 || low < 0 ? -1 : high * 16 + low;
+}
+/* Piece `id` of these bytes, as the file writes it. */
+static dpo_result dpo__tok_add_piece(dpo__tok_reader *r, uint32_t id, const char *text, size_t n) {
+    dpo_tokenizer *t = r->t;
+    uint8_t *to = t->blob + r->used;
+    int byte = t->kind == DPO__TOK_SPACES && r->byte_fallback ? dpo__tok_byte_piece(text, n) : -1;
+    if (t->state[id]) return dpo__tok_refuse(r, DPO_E_FORMAT, "id %lu is given to two pieces", (unsigned long)id);
+    t->at[id] = (uint32_t)r->used;
+    t->state[id] = DPO__TOK_HERE;
+    if (byte >= 0) {
+        to[0] = (uint8_t)byte;
+        t->length[id] = 1;
+        t->byte_id[byte] = id; /* not in the index: the character of that byte is another piece */
+    } else {
+        size_t slot, bytes = dpo__tok_bytes_of(r, text, n, to);
+        t->length[id] = (uint32_t)bytes;
+        slot = dpo__tok_slot(t, to, bytes);
+        if (!t->index[slot]) t->index[slot] = id + 1;
+        if (bytes == 1 && t->kind == DPO__TOK_BYTE_LEVEL) t->byte_id[to[0]] = id;
+    }
+    r->used += t->length[id];
+    return DPO_OK;
+}
+static dpo_result dpo__tok_add_pieces(dpo__tok_reader *r) {
+    const dpo__json *j = &r->j;
+    int64_t i, id, v = dpo__json_first(j, r->vocab);
+    dpo_result code = DPO_OK;
+    for (i = 0; i < r->n_pieces && !code; i++, v = dpo__json_next(j, v + 1)) {
+        int64_t n = dpo__json_string(j, v, r->text[0], DPO__TOK_PIECE);
+        (void)dpo__json_int64(j, v + 1, &id);
+        code = dpo__tok_add_piece(r, (uint32_t)id, r->text[0], (size_t)n);
+    }
+    return code;
+}
+
+/* A merge of two pieces; both and what they give must be pieces themselves. */
+static dpo_result dpo__tok_add_merge(dpo__tok_reader *r, int64_t rank, const char *a, size_t na, const char *b,
+                                     size_t nb) {
+    dpo_tokenizer *t = r->t;
+    uint8_t *both = (uint8_t *)r->text[1];
+    uint32_t left, right, joined;
+    size_t n, m;
+    if (na + nb > DPO__TOK_PIECE) return dpo__tok_refuse(r, DPO_E_FORMAT, "merge %lld is too long", (long long)rank);
+    n = dpo__tok_bytes_of(r, a, na, both);
+    m = dpo__tok_bytes_of(r, b, nb, both + n);
+    left = dpo__tok_find(t, both, n);
+    right = dpo__tok_find(t, both + n, m);
+    joined = dpo__tok_find(t, both, n + m);
+    if (left == DPO__TOK_NONE || right == DPO__TOK_NONE || joined == DPO__TOK_NONE || !n || !m)
+        return dpo__tok_refuse(r, DPO_E_FORMAT,
+                               "merge %lld (\"%.*s\" and \"%.*s\") has a part or a result that is no piece",
+                               (long long)rank, na < 60 ? (int)na : 60, a, nb < 60 ? (int)nb : 60, b);
+    if (both[n - 1] != ' ' && both[n] == ' ' && t->split == DPO__SPLIT_SPACES) t->split = DPO__SPLIT_NONE;
+    dpo__tok_pair_add(t, left, right, (uint32_t)rank);
+    t->merged[rank] = joined;
+    dpo__hash_number(&r->hash, (int64_t)((uint64_t)left << 32 | right));
+    return DPO_OK;
+}
+static dpo_result dpo__tok_add_merges(dpo__tok_reader *r) {
+    const dpo__json *j = &r->j;
+    int64_t i, k, n[2], v = dpo__json_first(j, r->merge_list);
+    char *text = r->text[0];
+    dpo_result code = DPO_OK;
+    for (i = 0; i < r->n_merges && !code; i++, v = dpo__json_next(j, v)) {
+        n[0] = n[1] = 0;
+        if (dpo__json_type(j, v) == '"') { /* "left right" */
+            int64_t all = dpo__json_string(j, v, text, DPO__TOK_PIECE);
+            const char *space = strchr(text, ' ');
+            if (space && all < DPO__TOK_PIECE && strlen(text) == (size_t)all) {
+                n[0] = space - text;
+                n[1] = all - n[0] - 1;
+            }
+            code = dpo__tok_add_merge(r, i, text, (size_t)n[0], text + n[0] + 1, (size_t)n[1]);
+            continue;
+        }
+        for (k = 0; k < 2 && dpo__json_count(j, v) == 2 && dpo__json_type(j, v) == '['; k++) {
+            n[k] = dpo__json_string(j, k ? dpo__json_next(j, dpo__json_first(j, v)) : dpo__json_first(j, v),
+                                    text + k * DPO__TOK_PIECE, DPO__TOK_PIECE);
+            if (n[k] < 0 || n[k] >= DPO__TOK_PIECE) n[k] = 0;
+        }
+        code = dpo__tok_add_merge(r, i, text, (size_t)n[0], text + DPO__TOK_PIECE, (size_t)n[1]);
+    }
+    return code;
+}
+/* merges.txt: "left right" on each line, the first one a comment. Counts if the tokenizer is not there yet. */
+static dpo_result dpo__tok_merges_file(dpo__tok_reader *r, int add) {
+    const char *p = r->merges, *end = p + r->merges_size;
+    int64_t rank = 0, line = 0;
+    while (p < end) {
+        const char *stop = (const char *)memchr(p, '\n', (size_t)(end - p)), *next = stop ? stop + 1 : end, *space;
+        line++;
+        if (!stop) stop = end;
+        if (stop > p && stop[-1] == '\r') stop--;
+        if (stop > p && !(line == 1 && *p == '#')) {
+            space = (const char *)memchr(p, ' ', (size_t)(stop - p));
+            if (!space)
+                return dpo__tok_refuse(r, DPO_E_FORMAT, "line %lld of merges.txt is not two pieces", (long long)line);
+            if (add && dpo__tok_add_merge(r, rank, p, (size_t)(space - p), space + 1, (size_t)(stop - space) - 1))
+                return r->c->error.code;
+            rank++;
+        }
+        p = next;
+    }
+    r->n_merges = rank;
+    return DPO_OK;
+}
+
+/* An added token: n bytes of text, which lie at the end of the blob. */
+static dpo_result dpo__tok_put_added(dpo__tok_reader *r, dpo__added_set *s, int64_t id, size_t n, int special) {
+    dpo_tokenizer *t = r->t;
+    dpo__added *a = &s->token[s->n++];
+    uint8_t *text = t->blob + r->used;
+    if (t->state[id] && (t->length[id] != n || memcmp(t->blob + t->at[id], text, n)))
+        return dpo__tok_refuse(r, DPO_E_FORMAT, "id %ld is added token \"%.*s\", and another piece of the vocabulary",
+                               (long)id, n < 80 ? (int)n : 80, (const char *)text);
+    memset(a, 0, sizeof *a);
+    a->text = text;
+    a->n = (uint32_t)n;
+    a->id = (int32_t)id;
+    a->special = (uint8_t)special;
+    t->at[id] = (uint32_t)r->used;
+    t->length[id] = (uint32_t)n;
+    t->state[id] = (uint8_t)(DPO__TOK_HERE | (special ? DPO__TOK_SPECIAL : 0));
+    r->used += (int64_t)n;
+    return DPO_OK;
+}
+/* Special ones are looked for as they are written; others that are "normalized" in normalized text. */
+static dpo_result dpo__tok_add_added(dpo__tok_reader *r, int64_t node) {
+    const dpo__json *j = &r->j;
+    dpo_tokenizer *t = r->t;
+    int special = dpo__tok_flag(r, node, "special", 0), raw = special || !dpo__tok_flag(r, node, "normalized", 1);
+    dpo__added_set *s = raw ? &t->raw : &t->normal;
+    uint8_t *text = (uint8_t *)r->text[0], *to = t->blob + r->used;
+    dpo__added *a = &s->token[s->n];
+    int64_t id;
+    size_t n = (size_t)dpo__json_string(j, dpo__json_find(j, node, "content"), r->text[0], DPO__TOK_PIECE);
+    (void)dpo__json_int64(j, dpo__json_find(j, node, "id"), &id);
+    if (dpo__tok_flag(r, node, "single_word", 0))
+        return dpo__tok_refuse(r, DPO_E_UNSUPPORTED, "added token \"%.80s\" with single_word", r->text[0]);
+    if (raw) memcpy(to, text, n);
+    else if (!(n = dpo__tok_normalize(t, &t->work[0], text, text + n, to))) return r->c->error.code;
+    if (dpo__tok_put_added(r, s, id, n, special)) return r->c->error.code;
+    a->lstrip = (uint8_t)dpo__tok_flag(r, node, "lstrip", 0);
+    a->rstrip = (uint8_t)dpo__tok_flag(r, node, "rstrip", 0);
+    return DPO_OK;
+}
+/* What ends and begins texts, by the names they usually have. */
+static const char *const dpo__tok_eos_names[] = {"<|endoftext|>", "</s>",       "<|end_of_text|>",
+                                                 "<eos>",         "<|im_end|>", NULL};
+static const char *const dpo__tok_bos_names[] = {"<s>", "<|begin_of_text|>", "<bos>", NULL};
+
+/* Files without a list of added tokens: pieces of these names are special. */
+static dpo_result dpo__tok_add_named(dpo__tok_reader *r) {
+    static const char *const names[] = {"<|endoftext|>", "<s>", "</s>", "<unk>", "<pad>", "<|im_start|>", "<|im_end|>"};
+    dpo_result code = DPO_OK;
+    int i;
+    for (i = 0; i < 7 && !code; i++) {
+        size_t n = strlen(names[i]);
+        uint32_t id = dpo__tok_find(r->t, (const uint8_t *)names[i], n);
+        memcpy(r->t->blob + r->used, names[i], n);
+        if (id != DPO__TOK_NONE) code = dpo__tok_put_added(r, &r->t->raw, (int64_t)id, n, 1);
+    }
+    return code;
+}
+#define DPO__TOK_NAMED 128 /* bytes of these names, at most 8 of them */
+
+/* No byte may be without an id. Words that are pieces of themselves are put where they are found at once. */
+static dpo_result dpo__tok_finish(dpo__tok_reader *r) {
+    dpo_tokenizer *t = r->t;
+    uint32_t id, b, one[DPO__TOK_KEY + 1];
+    int i, k;
+    static const char *const kinds[] = {"bytes", "byte-level BPE", "SentencePiece-type BPE"};
+    static const char *const splits[] = {"no", "GPT-2", "Llama-3", "word", "every-space"};
+    for (b = 0; b < 256; b++) {
+        int never = t->kind == DPO__TOK_BYTE_LEVEL && (b == 0xc0 || b == 0xc1 || b > 0xf4);
+        if (t->byte_id[b] == DPO__TOK_NONE && !never) break;
+        t->missing |= t->byte_id[b] == DPO__TOK_NONE;
+    }
+    if (b < 256 && t->kind == DPO__TOK_BYTE_LEVEL)
+        return dpo__tok_refuse(r, DPO_E_FORMAT, "byte 0x%02x has no piece, so that text with it would be lost",
+                               (unsigned)b);
+    if (b < 256) t->byte_id[0] = DPO__TOK_NONE;
+    if (b < 256 && t->unk < 0)
+        return dpo__tok_refuse(r, DPO_E_FORMAT, "it has neither pieces for all bytes nor an unknown token");
+    for (id = 0; id < (uint32_t)t->vocab; id++) {
+        const uint8_t *p = t->blob + t->at[id];
+        size_t n = t->length[id];
+        dpo__hash_number(&r->hash, t->state[id] ? (int64_t)n : -1);
+        if (!t->state[id]) continue;
+        dpo__hash_add(&r->hash, p, n);
+        if (!n || n > DPO__TOK_KEY || dpo__tok_find(t, p, n) != id) continue;
+        if (t->ignore_merges || (dpo__tok_merge(t, p, n, one) == 1 && one[0] == id)) dpo__tok_word_add(t, p, n, id);
+    }
+    for (i = 0; i < 2; i++) {
+        dpo__added_set *s = i ? &t->normal : &t->raw;
+        dpo__added_ready(s);
+        for (k = 0; k < s->n; k++)
+            dpo__hash_number(&r->hash, s->token[k].id * 16 + i * 8 + s->token[k].special * 4 + s->token[k].lstrip * 2 +
+                                           s->token[k].rstrip);
+    }
+    dpo__hash_number(&r->hash, t->kind * 1000 + t->split * 100 + t->digits * 10 + t->nfc);
+    dpo__hash_number(&r->hash, t->prefix * 100 + t->ignore_merges * 10 + t->number_run);
+    t->hash = dpo__hash_end(&r->hash);
+    t->strip = t->kind == DPO__TOK_SPACES && t->prefix != DPO__PREFIX_NONE;
+    dpo__append(t->info, sizeof t->info, 0, "%s, %s splitting%s%s, %ld ids, %ld merges, %d added tokens",
+                kinds[t->kind], splits[t->split],
+                t->digits            ? " after single digits"
+                : t->number_run == 1 ? " of single digits"
+                                     : "",
+                t->nfc ? ", NFC" : "", (long)t->vocab, (long)t->n_merges, t->raw.n + t->normal.n);
+    return DPO_OK;
+}
+
+/* All of it from what is parsed; r->t is the tokenizer after DPO_OK. */
+static dpo_result dpo__tok_build(dpo__tok_reader *r) {
+    int64_t i, v, unk = dpo__json_find(&r->j, dpo__json_find(&r->j, 0, "model"), "unk_token");
+    dpo_result code = dpo__tok_measure(r);
+    r->n_pairs = r->n_merges;
+    r->n_special = r->n_added + 8;
+    r->blob += DPO__TOK_NAMED;
+    if (!code) code = dpo__tok_carve(r);
+    if (code) return code;
+    dpo__tok_make_map(r);
+    code = dpo__tok_add_pieces(r);
+    if (!code && dpo__json_string(&r->j, unk, r->text[0], DPO__TOK_PIECE) > 0) {
+        size_t n = dpo__tok_bytes_of(r, r->text[0], strlen(r->text[0]), (uint8_t *)r->text[1]);
+        r->t->unk = (int32_t)dpo__tok_find(r->t, (const uint8_t *)r->text[1], n);
+    }
+    if (!code) code = r->merges ? dpo__tok_merges_file(r, 1) : dpo__tok_add_merges(r);
+    if (!code && r->merges) code = dpo__tok_add_named(r);
+    v = dpo__json_first(&r->j, r->added_list);
+    for (i = 0; i < r->n_added && !code; i++, v = dpo__json_next(&r->j, v)) code = dpo__tok_add_added(r, v);
+    if (!code) dpo__tok_read_template(r, dpo__json_find(&r->j, 0, "post_processor"), 0);
+    return code ? code : dpo__tok_finish(r);
+}
+
+/* llama2.c: most bytes of a piece; then for each id its score, its length, its bytes. Two neighbours are joined where
+   the result is a piece, the highest score first, and scores fall with the id: the id is the rank. */
+static dpo_result dpo__tok_bin_merges(dpo__tok_reader *r, uint32_t id, float score, float *last) {
+    dpo_tokenizer *t = r->t;
+    const uint8_t *piece = t->blob + t->at[id];
+    uint32_t split, left, right, joins = 0;
+    t->merged[id] = id;
+    for (split = 1; split < t->length[id]; split++) {
+        if ((piece[split] & 0xc0) == 0x80) continue;
+        left = dpo__tok_find(t, piece, split);
+        right = dpo__tok_find(t, piece + split, t->length[id] - split);
+        if (left == DPO__TOK_NONE || right == DPO__TOK_NONE) continue;
+        if (piece[split - 1] != ' ' && piece[split] == ' ') t->split = DPO__SPLIT_NONE;
+        dpo__tok_pair_add(t, left, right, id);
+        joins = 1;
+    }
+    if (joins && !(score < *last))
+        return dpo__tok_refuse(r, DPO_E_UNSUPPORTED,
+                               "the score of piece %lu is not below those before it (unigram type?)",
+                               (unsigned long)id);
+    if (joins) *last = score;
+    return DPO_OK;
+}
+static dpo_result dpo__tok_read_bin(dpo__tok_reader *r, const uint8_t *p, size_t size) {
+    dpo_tokenizer *t = r->t;
+    uint32_t id, n = 0, bits;
+    float score, last = INFINITY;
+    size_t at;
+    dpo_result code;
+    for (at = 4, t->vocab = 0; at < size; at += 8 + n, t->vocab++) {
+        n = size - at < 8
+                ? 0
+                : p[at + 4] | (uint32_t)p[at + 5] << 8 | (uint32_t)p[at + 6] << 16 | (uint32_t)p[at + 7] << 24;
+        if (size - at < 8 || n > DPO__TOK_PIECE / 2 || n > size - at - 8 || t->vocab >= DPO__TOK_IDS - 3)
+            return dpo__tok_refuse(r, DPO_E_FORMAT, "piece %ld of a llama2.c tokenizer does not end", (long)t->vocab);
+        r->blob += n;
+    }
+    if (t->vocab < 259)
+        return dpo__tok_refuse(r, DPO_E_FORMAT, "only %ld pieces, expected at least 259", (long)t->vocab);
+    r->n_pieces = r->n_merges = t->vocab;
+    r->n_pairs = r->blob;
+    r->n_special = 8;
+    r->blob += DPO__TOK_NAMED;
+    t->kind = DPO__TOK_SPACES;
+    t->split = DPO__SPLIT_SPACES;
+    t->prefix = DPO__PREFIX_ALWAYS;
+    r->byte_fallback = 1;
+    code = dpo__tok_carve(r);
+    if (code) return code;
+    t = r->t;
+    for (at = 4, id = 0; !code && id < (uint32_t)t->vocab; at += 8 + n, id++) {
+        n = p[at + 4] | (uint32_t)p[at + 5] << 8 | (uint32_t)p[at + 6] << 16 | (uint32_t)p[at + 7] << 24;
+        code = dpo__tok_add_piece(r, id, (const char *)p + at + 8, n);
+    }
+    for (at = 4, id = 0; !code && id < (uint32_t)t->vocab; at += 8 + n, id++) {
+        n = p[at + 4] | (uint32_t)p[at + 5] << 8 | (uint32_t)p[at + 6] << 16 | (uint32_t)p[at + 7] << 24;
+        bits = p[at] | (uint32_t)p[at + 1] << 8 | (uint32_t)p[at + 2] << 16 | (uint32_t)p[at + 3] << 24;
+        memcpy(&score, &bits, sizeof score);
+        if (id > 2) code = dpo__tok_bin_merges(r, id, score, &last);
+    }
+    t->bos = 1;
+    t->eos = 2;
+    t->adds_bos = 1;
+    for (id = 0; id < 3; id++) t->state[id] |= DPO__TOK_SPECIAL;
+    return code ? code : dpo__tok_finish(r);
+}
+
+/* --- from files to a tokenizer -------------------------------------------------------------------------- */
+
+static void dpo__tok_free_work(dpo_tokenizer *t) {
+    int i;
+    for (i = 0; i < t->c->pool.n; i++) {
+        dpo__put(t->c, t->work[i].text);
+        dpo__put(t->c, t->work[i].normal);
+        dpo__put(t->c, t->work[i].symbols);
+        dpo__put(t->c, t->work[i].known);
+    }
+}
+DPO_API void dpo_tokenizer_free(dpo_tokenizer *t) {
+    if (!t) return;
+    dpo__tok_free_work(t);
+    dpo__put(t->c, t);
+}
+
+/* From one file's text; merges of vocab.json besides. */
+static dpo_tokenizer *dpo__tok_from(dpo_context *c, const char *name, const char *text, size_t size, const char *merges,
+                                    size_t merges_size) {
+    dpo__tok_reader r;
+    dpo_tokenizer head, *t;
+    size_t at = 0;
+    dpo_result code = DPO_OK;
+    memset(&r, 0, sizeof r);
+    memset(&head, 0, sizeof head);
+    head.c = c;
+    head.bos = head.eos = head.unk = -1;
+    r.c = c;
+    r.t = &head;
+    r.name = name;
+    r.merges = merges;
+    r.merges_size = merges_size;
+    r.vocab = r.merge_list = r.added_list = -1;
+    r.hash = dpo__hash_start(3);
+    r.text[0] = (char *)dpo__get(c, 4 * DPO__TOK_PIECE, "a tokenizer's pieces");
+    if (!r.text[0]) return NULL;
+    r.text[1] = r.text[0] + 2 * DPO__TOK_PIECE;
+    while (at < size && (text[at] == ' ' || text[at] == '\n' || text[at] == '\r' || text[at] == '\t')) at++;
+    if (at == size || text[at] != '{') {
+        code = dpo__tok_read_bin(&r, (const uint8_t *)text, size);
+    } else if (!(code = dpo__json_parse(c, name, text, size, &r.j))) {
+        if (merges) {
+            r.vocab = 0;
+            head.kind = DPO__TOK_BYTE_LEVEL;
+            head.split = DPO__SPLIT_GPT2;
+            code = dpo__tok_merges_file(&r, 0);
+        } else code = dpo__tok_read_head(&r);
+        if (!code) code = dpo__tok_build(&r);
+    }
+    dpo__json_free(c, &r.j);
+    dpo__put(c, r.text[0]);
+    t = r.t == &head ? NULL : r.t;
+    if (!code) return t;
+    dpo_tokenizer_free(t);
+    return NULL;
+}
+DPO_API dpo_tokenizer *dpo_tokenizer_bytes(dpo_context *c) {
+    dpo__tok_reader r;
+    dpo_tokenizer head, *t;
+    int32_t i;
+    if (!c || c->error.code) return NULL;
+    memset(&r, 0, sizeof r);
+    memset(&head, 0, sizeof head);
+    head.vocab = 257;
+    head.bos = head.unk = -1;
+    head.eos = 256;
+    head.hash = 1;
+    r.c = c;
+    r.t = &head;
+    r.blob = 256;
+    r.n_special = 8;
+    if (dpo__tok_carve(&r)) {
+        dpo_tokenizer_free(r.t == &head ? NULL : r.t);
+        return NULL;
+    }
+    t = r.t;
+    for (i = 0; i < 257; i++) {
+        t->at[i] = (uint32_t)i & 255;
+        t->length[i] = i < 256;
+        t->state[i] = (uint8_t)(i < 256 ? DPO__TOK_HERE : DPO__TOK_HERE | DPO__TOK_SPECIAL);
+        t->blob[i & 255] = (uint8_t)i;
+    }
+    dpo__append(t->info, sizeof t->info, 0, "bytes, 257 ids");
+    return t;
+}
+DPO_API int dpo_tokenizer_vocab(const dpo_tokenizer *t) { return t ? t->vocab : 0; }
+DPO_API int32_t dpo_tokenizer_eos(const dpo_tokenizer *t) { return t ? t->eos : -1; }
+DPO_API int32_t dpo_tokenizer_bos(const dpo_tokenizer *t) { return t ? t->bos : -1; }
+DPO_API int dpo_tokenizer_adds_bos(const dpo_tokenizer *t) { return t ? t->adds_bos && t->bos >= 0 : 0; }
+DPO_API uint64_t dpo_tokenizer_hash(const dpo_tokenizer *t) { return t ? t->hash : 0; }
+DPO_API const char *dpo_tokenizer_info(const dpo_tokenizer *t) { return t ? t->info : ""; }
+DPO_API dpo_result dpo_tokenizer_set_ends(dpo_tokenizer *t, int32_t bos, int32_t eos) {
+    if (!t) return DPO_E_ARG;
+    if (t->c->error.code) return t->c->error.code;
+    if (bos < -1 || bos >= t->vocab || eos < -1 || eos >= t->vocab)
+        return dpo__fail(t->c, DPO_E_ARG, "dpo_tokenizer_set_ends: bos %ld and eos %ld must lie from -1 to %ld",
+                         (long)bos, (long)eos, (long)t->vocab - 1);
+    t->bos = bos;
+    t->eos = eos;
+    return DPO_OK;
+}
+DPO_API int32_t dpo_tokenizer_id(const dpo_tokenizer *t, const char *piece, size_t bytes) {
+    const uint8_t *p = (const uint8_t *)piece;
+    int i;
+    if (!t || !piece || !bytes) return -1;
+    if (t->kind == DPO__TOK_BYTES) return bytes == 1 ? p[0] : -1;
+    for (i = 0; i < t->raw.n + t->normal.n; i++) {
+        const dpo__added *a = i < t->raw.n ? &t->raw.token[i] : &t->normal.token[i - t->raw.n];
+        if (a->n == bytes && !memcmp(a->text, p, bytes)) return a->id;
+    }
+    return (int32_t)dpo__tok_find(t, p, bytes);
+}
+
+/* A token's id by its text in tokenizer_config.json: a string, or an object with "content". */
+static int32_t dpo__tok_config_id(const dpo_tokenizer *t, const dpo__json *j, const char *key) {
+    char text[256];
+    int64_t v = dpo__json_find(j, 0, key), n;
+    if (dpo__json_type(j, v) == '{') v = dpo__json_find(j, v, "content");
+    n = dpo__json_string(j, v, text, sizeof text);
+    return n > 0 && n < (int64_t)sizeof text ? dpo_tokenizer_id(t, text, (size_t)n) : -1;
+}
+/* The number of a key in config.json, or the first of a list of them, if it is an id. */
+static int32_t dpo__tok_config_number(const dpo_tokenizer *t, const dpo__json *j, const char *key) {
+    int64_t v = dpo__json_find(j, 0, key), x;
+    if (dpo__json_type(j, v) == '[' && dpo__json_count(j, v)) v = dpo__json_first(j, v);
+    return dpo__json_int64(j, v, &x) && x >= 0 && x < t->vocab ? (int32_t)x : -1;
+}
+/* Which ids begin and end texts: by tokenizer_config.json, then config.json, then the usual names. */
+static dpo_result dpo__tok_read_ends(dpo_tokenizer *t, const char *dir) {
+    char path[4096], *text;
+    size_t size;
+    int i, k;
+    dpo_result code = DPO_OK;
+    for (i = 0; dir && i < 2 && !code; i++) {
+        dpo__json j;
+        int value;
+        if (dpo__file_join(t->c, dir, i ? "config.json" : "tokenizer_config.json", path, sizeof path))
+            return t->c->error.code;
+        if (!dpo__file_exists(t->c, path)) continue;
+        code = dpo__file_read_all(t->c, path, (uint64_t)64 << 20, &text, &size);
+        if (code) break;
+        code = dpo__json_parse(t->c, path, text, size, &j);
+        if (!code && !i) {
+            int32_t bos = dpo__tok_config_id(t, &j, "bos_token");
+            t->eos = dpo__tok_config_id(t, &j, "eos_token");
+            if (bos >= 0) t->bos = bos;
+            if (dpo__json_bool(&j, dpo__json_find(&j, 0, "add_bos_token"), &value)) t->adds_bos = value;
+        } else if (!code) {
+            if (t->eos < 0) t->eos = dpo__tok_config_number(t, &j, "eos_token_id");
+            if (t->bos < 0) t->bos = dpo__tok_config_number(t, &j, "bos_token_id");
+        }
+        dpo__json_free(t->c, &j);
+        dpo__put(t->c, text);
+    }
+    for (k = 0; t->eos < 0 && dpo__tok_eos_names[k]; k++)
+        t->eos = dpo_tokenizer_id(t, dpo__tok_eos_names[k], strlen(dpo__tok_eos_names[k]));
+    for (k = 0; t->bos < 0 && dpo__tok_bos_names[k]; k++)
+        t->bos = dpo_tokenizer_id(t, dpo__tok_bos_names[k], strlen(dpo__tok_bos_names[k]));
+    return code;
+}
+
+/* Whether dir/name is there; its path. */
+static int dpo__tok_has(dpo_context *c, const char *dir, const char *name, char *path, size_t cap) {
+    size_t n = strlen(dir);
+    n = dpo__append(path, cap, 0, "%s%s%s", dir, n && dir[n - 1] != '/' ? "/" : "", name);
+    return n < cap && dpo__file_exists(c, path);
+}
+/* config.json of a model that reads bytes. */
+static int dpo__tok_wants_bytes(dpo_context *c, const char *path) {
+    char *text;
+    size_t size;
+    dpo__json j;
+    int yes = 0;
+    if (dpo__file_read_all(c, path, (uint64_t)64 << 20, &text, &size)) return 0;
+    if (!dpo__json_parse(c, path, text, size, &j))
+        yes = dpo__json_is(&j, dpo__json_find(&j, 0, "dpo_tokenizer"), "bytes");
+    dpo__json_free(c, &j);
+    dpo__put(c, text);
+    return yes;
+}
+/* vocab.json -> merges.txt beside it: the same path with the end of its name exchanged. */
+static int dpo__tok_merges_path(const char *path, char *out, size_t cap) {
+    size_t n = strlen(path), k = strlen("vocab.json");
+    if (n < k || strcmp(path + n - k, "vocab.json")) return 0;
+    return dpo__append(out, cap, 0, "%.*smerges.txt", (int)(n - k), path) < cap;
+}
+DPO_API dpo_tokenizer *dpo_tokenizer_load(dpo_context *c, const char *path) {
+    char file[4096], merges_path[4096], *text = NULL, *merges = NULL;
+    const char *dir = path;
+    size_t size, merges_size = 0;
+    dpo_tokenizer *t = NULL;
+    int bytes = 0;
+    if (!c || c->error.code) return NULL;
+    if (!path || strlen(path) > sizeof file - 64) {
+        dpo__fail(c, DPO_E_ARG, "dpo_tokenizer_load: the path must not be NULL, nor longer than 4000 bytes");
+        return NULL;
+    }
+    if (dpo__tok_has(c, path, "config.json", file, sizeof file)) bytes = dpo__tok_wants_bytes(c, file);
+    if (c->error.code) return NULL;
+    if (bytes) return dpo_tokenizer_bytes(c);
+    if (!dpo__tok_has(c, path, "tokenizer.json", file, sizeof file) &&
+        !dpo__tok_has(c, path, "vocab.json", file, sizeof file)) {
+        if (dpo__tok_has(c, path, "tokenizer.model", file, sizeof file) ||
+            dpo__tok_has(c, path, "config.json", file, sizeof file)) {
+            dpo__fail(c, DPO_E_FORMAT, "%.400s: expected tokenizer.json, or vocab.json with merges.txt, in it; %s",
+                      path,
+                      strstr(file, "tokenizer.model") ? "tokenizer.model has to be saved as tokenizer.json first"
+                                                      : "copy them beside config.json");
+            return NULL;
+        }
+        dir = NULL;
+        dpo__append(file, sizeof file, 0, "%s", path);
+    }
+    if (dpo__file_read_all(c, file, (uint64_t)512 << 20, &text, &size)) return NULL;
+    if (!dpo__tok_merges_path(file, merges_path, sizeof merges_path) ||
+        !dpo__file_read_all(c, merges_path, (uint64_t)512 << 20, &merges, &merges_size))
+        t = dpo__tok_from(c, file, text, size, merges, merges_size);
+    if (t && dpo__tok_read_ends(t, dir)) {
+        dpo_tokenizer_free(t);
+        t = NULL;
+    }
+    dpo__put(c, text);
+    dpo__put(c, merges);
+    return t;
 }
 
 /* ===========================================================================================
@@ -8357,9 +10365,13 @@ DPO_API dpo_result dpo_data_read_text(dpo_data *d, const char *name, const char 
     X(max_prompt_length) X(truncation) X(prompt_keep_start) X(boundary) X(bos) X(end_of_turn) X(group_prompts)
 #define DPO__DATA_REPORT(X)                                                                                            \
     X(rows)                                                                                                            \
-    X(kept) X(bad_json) X(missing_field) X(empty_response) X(identical) X(too_long) X(grouped) X(truncated_prompts)    \
-        X(truncated_responses) X(lost_eos) X(invalid_utf8) X(boundary_merges) X(first_bad_line) X(prompt_tokens)       \
-            X(chosen_tokens) X(rejected_tokens) X(pairs) X(chosen_longer) X(same_length)
+    X(kept)                                                                                                            \
+    X(bad_json)                                                                                                        \
+    X(missing_field)                                                                                                   \
+    X(empty_response)                                                                                                  \
+    X(identical) X(too_long) X(grouped) X(truncated_prompts) X(truncated_responses) X(lost_eos) X(invalid_utf8)        \
+        X(boundary_merges) X(first_bad_line) X(prompt_tokens) X(chosen_tokens) X(rejected_tokens) X(pairs)             \
+            X(chosen_longer) X(same_length)
 
 #define DPO__DATA_OWN 5 /* keys that stand before the caller's */
 
