@@ -1,10 +1,10 @@
-/* dataset.h: data files to token sets, for dpo-train, dpo-tokenize and dpo-eval: options, what a file is by its content,
- * reading, and the data report.
+/* dataset.h: data files to token sets, for dpo-train, dpo-tokenize and dpo-eval: options, what a file is by its
+ * content, reading, and the data report.
  *
- *     dataset d = dataset_start(context, tokenizer, sft);           (before: options by DATASET_OPTIONS, dataset_defaults)
- *     d.o = options;
- *     if (dataset_read(&d, "hh.jsonl.gz", 0)) return 1;             a part is held out for d.eval by a hash of the prompt
- *     if (eval && dataset_read(&d, "test.jsonl", 1)) return 1;      or evaluation has a file of its own
+ *     dataset d = dataset_start(context, tokenizer, sft);
+ *     d.o = options;                                       of dataset_defaults and DATASET_OPTIONS
+ *     if (dataset_read(&d, "hh.jsonl.gz", 0)) return 1;    a part is held out for d.eval by a hash of the prompt
+ *     if (eval && dataset_read(&d, "test.jsonl", 1)) return 1;   or evaluation has a file of its own
  *     dataset_print(&d);
  *     dataset_free(&d);
  *
@@ -524,8 +524,8 @@ static inline int dataset_file_read(dataset_reader *k) {
     return failed;
 }
 
-/* Reads a file into d->train and, with o.eval_fraction above 0, what is held out into d->eval; or, second, into d->eval.
- * A wish to stop leaves what was read so far. */
+/* Reads a file into d->train and, with o.eval_fraction above 0, what is held out into d->eval; or, second, into
+ * d->eval. A wish to stop leaves what was read so far. */
 static inline int dataset_read(dataset *d, const char *path, int second) {
     dataset_reader k;
     dataset_file *f = &d->file[second];

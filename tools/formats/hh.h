@@ -1,10 +1,10 @@
 /* hh.h: rows of Anthropic's HH-RLHF, {"chosen": "...", "rejected": "..."}, split into prompt and two responses.
  *
- * Both texts are whole dialogues, "\n\nHuman: ...\n\nAssistant: ...\n\nHuman: ... \n\nAssistant: ...". The rule is that of
- * the reference DPO code: the prompt is `chosen` up to and including its last "\n\nAssistant:"; what follows is the
+ * Both texts are whole dialogues, "\n\nHuman: ...\n\nAssistant: ...\n\nHuman: ... \n\nAssistant: ...". The rule is that
+ * of the reference DPO code: the prompt is `chosen` up to and including its last "\n\nAssistant:"; what follows is the
  * chosen response, and what follows that many characters of `rejected` is the rejected one. Responses keep the space
- * they begin with. The reference assumes that both share the prompt; here it is checked: where they do not, its rejected
- * response is cut out of the middle of something, and the row is dropped unless hh_keep_diverging is set.
+ * they begin with. The reference assumes that both share the prompt; here it is checked: where they do not, its
+ * rejected response is cut out of the middle of something, and the row is dropped unless hh_keep_diverging is set.
  *
  * Texts are taken as they are; in a chat format other than hh the prompt is cut into its turns, blanks at their ends
  * left out, and written in that format. */
@@ -56,7 +56,7 @@ static inline int hh_blank(const char *s, size_t n) {
 }
 
 /* Splits one row. `out` is filled whatever comes back, so that a caller who wants the reference's row and not ours can
- * keep it: with HH_NO_ASSISTANT by an empty prompt and both texts whole, with HH_OTHER_PROMPT by the reference's cut. */
+ * keep it: with HH_NO_ASSISTANT by an empty prompt and both texts whole, with HH_OTHER_PROMPT by its cut. */
 static inline hh_status hh_split(const char *chosen, size_t chosen_len, const char *rejected, size_t rejected_len,
                                  hh_pair *out) {
     size_t p = hh_prompt_length(chosen, chosen_len), q = p;
@@ -76,7 +76,8 @@ static inline hh_status hh_split(const char *chosen, size_t chosen_len, const ch
     return HH_OK;
 }
 
-/* The prompt's turns as messages: each begins at "\n\nHuman:" or "\n\nAssistant:"; the last, which is open, is left out. */
+/* The prompt's turns as messages: each begins at "\n\nHuman:" or "\n\nAssistant:"; the last is open
+ * and left out. */
 static inline int hh_turns(row_data *r, const char *text, size_t n) {
     static const char human[] = "\n\nHuman:", assistant[] = "\n\nAssistant:";
     const char *role = "system";

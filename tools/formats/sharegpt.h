@@ -2,7 +2,7 @@
  *
  *     {"conversations": [{"from": "human", "value": "..."}, ...], "chosen": {"from": "gpt", "value": "..."},
  *      "rejected": {...}}
- *     {"conversations": [...], "system": "..."}        SFT: the last answer is the response, what is before it the prompt
+ * {"conversations": [...], "system": "..."}        SFT: the last answer is the response, what is before it the prompt
  *
  * A "system" text stands before the turns. Roles system, human, gpt and their usual other names; a row with another
  * (function_call, observation) is dropped. */

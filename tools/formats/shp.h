@@ -1,10 +1,11 @@
 /* shp.h: rows of the Stanford Human Preferences data, {"history", "human_ref_A", "human_ref_B", "labels", "score_A",
  * "score_B"}, by the rule of the reference DPO code.
  *
- * The prompt is "\n\nHuman: " history "\n\nAssistant:", the answers follow a space. A row is kept if the better score is at
- * least score_ratio (2) times the other; A is preferred where labels is 1. For SFT a prompt's answer is the one with the
- * highest score of all its kept rows, the first among equals: a row with none better than before is passed over, and the
- * data set's grouping lets the last row of a prompt stand. At most max_pairs rows of a prompt are kept (0: all). */
+ * The prompt is "\n\nHuman: " history "\n\nAssistant:", the answers follow a space. A row is kept if the better score
+ * is at least score_ratio (2) times the other; A is preferred where labels is 1. For SFT a prompt's answer is the one
+ * with the highest score of all its kept rows, the first among equals: a row with none better than before is passed
+ * over, and the data set's grouping lets the last row of a prompt stand. At most max_pairs rows of a prompt are kept
+ * (0: all). */
 #ifndef TOOLS_SHP_H
 #define TOOLS_SHP_H
 

@@ -1,16 +1,16 @@
 /* trl.h: rows as TRL's trainers take them.
  *
- *     {"prompt": "...", "chosen": "...", "rejected": "..."}             strings, taken as they are (no chat format) or as
- *                                                                      one user's turn and its answers (with one)
+ *     {"prompt": "...", "chosen": "...", "rejected": "..."}             strings, taken as they are (no chat format) or
+ *                                                                       as one user's turn and its answers (with one)
  *     {"prompt": [turns], "chosen": [turn], "rejected": [turn]}         lists of {"role", "content"}
  *     {"chosen": [turns], "rejected": [turns]}                          whole conversations, with or without "prompt"
  *     {"prompt", "completion"} or {"prompt", "response"}                SFT
  *     {"messages": [turns]}                                             SFT
  *
  * A conversation's last assistant turn is the response, what is before it the prompt, which both conversations must
- * share. Without a prompt, strings are refused, unless an implicit one was asked for: what both texts have in common, less
- * a space at its end (TRL's extract_prompt; where one text begins the other, TRL cuts a character too early, and here the
- * row is dropped as an empty response). */
+ * share. Without a prompt, strings are refused, unless an implicit one was asked for: what both texts have in common,
+ * less a space at its end (TRL's extract_prompt; where one text begins the other, TRL cuts a character too early, and
+ * here the row is dropped as an empty response). */
 #ifndef TOOLS_TRL_H
 #define TOOLS_TRL_H
 
