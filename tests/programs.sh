@@ -151,6 +151,7 @@ refuses "a fraction above 1" "eval-fraction" $tokenize data --tokenizer bytes --
 refuses "an unknown format" "format" $tokenize data --tokenizer bytes --train "$out/pairs.jsonl" --format rows --output "$out/x"
 
 # samples, chat formats, tokenizers of models
+grep -q '"prompt": "What is' "$out/t1/samples.jsonl" && ok || bad "samples hold their prompts"
 grep -c '"policy"' "$out/t1/samples.jsonl" | grep -q '^8$' && ok || bad "four samples at each of two evaluations"
 grep -q '"eval_sampled_length"' "$out/t1/metrics.jsonl" && ok || bad "metrics hold the samples' length"
 works "no samples" $train dpo --model "$out/sft" --output "$out/t3" $o --sample-prompts 0
@@ -175,9 +176,25 @@ wait $pid && ok || bad "an interrupted run exits with 0"
 has "an interrupted run writes its model" "$out/stop/model.safetensors"
 
 if [ -f "$shared/data/hh/harmless-base.test.jsonl.gz" ]; then
+    mkdir -p "$out/pythia"
+    sed -e 's/"vocab_size": 257/"vocab_size": 50304/' -e 's/"eos_token_id": 256, "dpo_tokenizer": "bytes"/"eos_token_id": 0/' \
+        "$out/tiny.json" >"$out/neox.json"
     works "Anthropic-HH as it is, gzip and all" $train sft --init "$out/tiny.json" --output "$out/hh" \
         --train "$shared/data/hh/harmless-base.test.jsonl.gz" --max-length 64 --max-prompt-length 32 --max-steps 2 --eval-size 16
     grep -q "2,312 rows" "$out/err" "$out/log" && ok || bad "HH: 2,312 rows are read"
+    cp "$shared/data/tokenizers/pythia.tokenizer.json" "$out/pythia/tokenizer.json"
+    cp "$shared/data/tokenizers/pythia.tokenizer_config.json" "$out/pythia/tokenizer_config.json"
+    hh="--train $shared/data/hh/harmless-base.test.jsonl.gz --max-rows 60"
+    works "Pythia's tokenizer" $train sft --init "$out/neox.json" --tokenizer "$out/pythia" --output "$out/neox" $hh --max-steps 1
+    has "the tokenizer goes with the model" "$out/neox/tokenizer.json" "$out/neox/tokenizer_config.json" "$out/neox/dpo_chat.json"
+    grep -q '"hh"' "$out/neox/dpo_chat.json" && ok || bad "HH data leave the chat format hh"
+    works "a model with its own tokenizer" $train dpo --model "$out/neox" --output "$out/neox2" $hh --max-steps 1 --lora-r 2
+    has "the tokenizer goes with the adapter" "$out/neox2/adapter/tokenizer.json" "$out/neox2/adapter/dpo_chat.json"
+    works "GPT-2's tokens" $tokenize data --tokenizer "$shared/data/tokenizers/gpt2.tokenizer.json" --objective dpo $hh --output "$out/gpt2.tokens"
+    refuses "another tokenizer's tokens" "another tokenizer" $train dpo --model "$out/neox" --output "$out/x" --train "$out/gpt2.tokens"
+    refuses "a tokenizer larger than the model" "50278 ids.*vocabulary of 257" $train sft --init "$out/tiny.json" --tokenizer "$out/pythia" \
+        --output "$out/x" $hh
+    refuses "an end of text that is no piece" "no piece" $tokenize encode --tokenizer "$out/pythia" --eos "<|no such|>"
 else
     echo "skipped: no HH data beside the checkout"
 fi

@@ -453,7 +453,6 @@ static int run_data(const settings *s, const dpo_tokenizer *t) {
     failed = dataset_read(&d, s->train, 0) || (s->eval && !cli_stopped() && dataset_read(&d, s->eval, 1));
     if (!failed && cli_stopped()) failed = cli_die("stopped while reading the data; nothing was written");
     if (!failed && !s->quiet) dataset_print(&d);
-    if (!failed) print_examples(t, d.train, s->show);
     if (!failed && s->report) failed = write_report(s, &d);
     if (!failed && s->output) failed = save_set(s, &d, d.train, &d.file[0], "training", s->output);
     if (!failed && s->eval_output) {
@@ -461,6 +460,7 @@ static int run_data(const settings *s, const dpo_tokenizer *t) {
         if (!d.eval) failed = cli_die("too few rows to hold any out for %s; give --eval FILE", s->eval_output);
         else failed = save_set(s, &d, d.eval, f, d.held_out ? "held out" : "evaluation", s->eval_output);
     }
+    if (!failed) print_examples(t, d.train, s->show);
     dataset_free(&d);
     return failed ? 1 : flush_output();
 }

@@ -605,15 +605,15 @@ static int run_chat(const run *u) {
     return u->d.file[0].chat || u->d.model_chat < 0 ? u->d.file[0].chat : u->d.model_chat;
 }
 
-/* Ids as text on the heap, cut before a stop string; NULL without memory. */
-static char *samples_text(const run *u, const int32_t *ids, int64_t n) {
+/* Ids as text on the heap, an answer cut before a stop string; NULL without memory. */
+static char *samples_text(const run *u, const int32_t *ids, int64_t n, int answer) {
     const char *const *stops;
     int64_t bytes = dpo_decode(u->tokenizer, ids, n, NULL, 0), i, count = chat_stops(run_chat(u), &stops);
     char *text = bytes < 0 ? NULL : (char *)malloc((size_t)bytes + 1), *stop;
     if (!text) return NULL;
     dpo_decode(u->tokenizer, ids, n, text, (size_t)bytes);
     text[bytes] = 0;
-    for (i = 0; i < count; i++)
+    for (i = 0; answer && i < count; i++)
         if ((stop = strstr(text, stops[i])) != NULL) *stop = 0;
     return text;
 }
@@ -645,7 +645,7 @@ static int samples_answer(run *u, char **text, int64_t *length) {
         if (failed < 0) dpo_clear(u->c);
     }
     for (i = 0; !failed && i < p->n; i++) {
-        text[i] = samples_text(u, out + i * p->max_new, length[i]);
+        text[i] = samples_text(u, out + i * p->max_new, length[i], 1);
         if (!text[i]) failed = cli_die("no memory for a sample");
     }
     free(prompt);
@@ -668,8 +668,8 @@ static int samples_write(run *u, char *const *text, const int64_t *length) {
         int64_t np, nc;
         char *asked, *better;
         dpo_data_item(u->eval, p->item[i], &prompt, &np, &chosen, &nc, NULL, NULL);
-        asked = samples_text(u, prompt, np);
-        better = samples_text(u, chosen, nc);
+        asked = samples_text(u, prompt, np, 0);
+        better = samples_text(u, chosen, nc, 1);
         fprintf(p->file, "{\"step\": %lld, \"examples\": %lld, \"tokens\": %lld", (long long)u->last.step,
                 (long long)u->last.examples, (long long)length[i]);
         samples_field(p->file, "prompt", asked);
