@@ -3981,30 +3981,59 @@ static uint32_t dpo__json_merge(dpo__json *j, uint32_t a, uint32_t b, uint32_t *
     return head;
 }
 
-/* A key that stands in its object for the second time, or 0: a merge sort, so that no choice of
-   keys makes it slow. Any sort compares equal keys with each other. */
-static uint32_t dpo__json_twice(dpo__json *j) {
-    uint32_t lists[32], twice = 0, key, n, carry;
-    size_t i;
+/* A key that stands in the object for the second time, or 0: a merge sort, so that no choice of keys
+   makes it slow. Any sort compares equal keys with each other. */
+static uint32_t dpo__json_twice_sorted(dpo__json *j, uint32_t object) {
+    uint32_t lists[32], twice = 0, key = object + 1, n, carry;
     int b;
-    for (i = 0; i < j->count && !twice; i++) {
-        if (j->text[j->nodes[i].begin] != '{' || j->nodes[i].count < 2) continue;
-        memset(lists, 0, sizeof lists);
-        key = (uint32_t)i + 1;
-        for (n = 0; n < j->nodes[i].count; n++) { /* list b has 2^b keys */
-            uint32_t following = j->nodes[key + 1].next;
-            j->nodes[key].count = 0;
-            carry = key;
-            for (b = 0; lists[b]; b++) {
-                carry = dpo__json_merge(j, lists[b], carry, &twice);
-                lists[b] = 0;
-            }
-            lists[b] = carry;
-            key = following;
+    memset(lists, 0, sizeof lists);
+    for (n = 0; n < j->nodes[object].count; n++) { /* list b has 2^b keys */
+        uint32_t following = j->nodes[key + 1].next;
+        j->nodes[key].count = 0;
+        carry = key;
+        for (b = 0; lists[b]; b++) {
+            carry = dpo__json_merge(j, lists[b], carry, &twice);
+            lists[b] = 0;
         }
-        for (carry = 0, b = 0; b < 32; b++) carry = dpo__json_merge(j, lists[b], carry, &twice);
+        lists[b] = carry;
+        key = following;
     }
+    for (carry = 0, b = 0; b < 32; b++) carry = dpo__json_merge(j, lists[b], carry, &twice);
     return twice;
+}
+/* The same of a large object by hashing: `heads` are of chains through the keys, and a chain that gets long (keys made
+   to collide) hands over to the sort. */
+#define DPO__JSON_CHAIN 32
+static uint32_t dpo__json_twice_hashed(dpo__json *j, uint32_t object, uint32_t *heads, uint32_t mask) {
+    uint32_t n, key = object + 1, other;
+    memset(heads, 0, ((size_t)mask + 1) * sizeof *heads);
+    for (n = 0; n < j->nodes[object].count; n++, key = j->nodes[key + 1].next) {
+        dpo__json_cursor k = dpo__json_cursor_of(j, key);
+        uint64_t h = 0;
+        int x, length = 0;
+        while ((x = dpo__json_byte(&k)) >= 0) h = (h ^ (uint64_t)x) * 0x9fb21c651e98df25u + (h >> 32);
+        h = dpo__mix(h) & mask;
+        for (other = heads[h]; other; other = j->nodes[other].count)
+            if (++length > DPO__JSON_CHAIN) return dpo__json_twice_sorted(j, object);
+            else if (!dpo__json_compare(j, key, other)) return key;
+        j->nodes[key].count = heads[h];
+        heads[h] = key;
+    }
+    return 0;
+}
+static dpo_result dpo__json_twice(dpo_context *c, dpo__json *j, uint32_t *twice) {
+    uint32_t i, most = 0, mask = 1, *heads = NULL;
+    for (i = 0, *twice = 0; i < j->count; i++)
+        if (j->text[j->nodes[i].begin] == '{' && j->nodes[i].count > most) most = j->nodes[i].count;
+    while (mask < most) mask = 2 * mask + 1;
+    if (most > 64 && !(heads = (uint32_t *)dpo__get(c, ((size_t)mask + 1) * sizeof *heads, "keys of JSON")))
+        return DPO_E_MEMORY;
+    for (i = 0; i < j->count && !*twice; i++) {
+        if (j->text[j->nodes[i].begin] != '{' || j->nodes[i].count < 2) continue;
+        *twice = j->nodes[i].count > 64 ? dpo__json_twice_hashed(j, i, heads, mask) : dpo__json_twice_sorted(j, i);
+    }
+    dpo__put(c, heads);
+    return DPO_OK;
 }
 
 /* Quiet, for rows of data: DPO_E_FORMAT comes with a constant reason and the byte, and leaves the
@@ -4022,8 +4051,17 @@ static dpo_result dpo__json_try(dpo_context *c, const char *text, size_t size, d
         *why = "the text is longer than 2 GB";
         return DPO_E_FORMAT;
     }
-    for (;;) { /* once if the memory is enough, else to count and again to fill */
+    s.count = size / 8; /* most texts have fewer nodes; the others are scanned to count, and again to fill */
+    for (;;) {
         size_t bytes;
+        if (s.count > j->capacity) {
+            dpo__put(c, j->nodes);
+            j->capacity = 0;
+            if (dpo__mul_size(s.count, sizeof(dpo__json_node), &bytes)) bytes = SIZE_MAX;
+            j->nodes = (dpo__json_node *)dpo__get(c, bytes, "parsed JSON");
+            if (!j->nodes) return DPO_E_MEMORY;
+            j->capacity = s.count;
+        }
         memset(&s, 0, sizeof s);
         s.text = text;
         s.size = size;
@@ -4035,16 +4073,10 @@ static dpo_result dpo__json_try(dpo_context *c, const char *text, size_t size, d
             return DPO_E_FORMAT;
         }
         if (s.count <= j->capacity) break;
-        if (j->capacity) s.count += s.count / 2; /* rows differ */
-        dpo__put(c, j->nodes);
-        j->capacity = 0;
-        if (dpo__mul_size(s.count, sizeof(dpo__json_node), &bytes)) bytes = SIZE_MAX;
-        j->nodes = (dpo__json_node *)dpo__get(c, bytes, "parsed JSON");
-        if (!j->nodes) return DPO_E_MEMORY;
-        j->capacity = s.count;
+        s.count += s.count / 2; /* rows differ */
     }
     j->count = s.count;
-    twice = dpo__json_twice(j);
+    if (dpo__json_twice(c, j, &twice)) return DPO_E_MEMORY;
     if (!twice) return DPO_OK;
     *why = "a key occurs twice in its object";
     *at = j->nodes[twice].begin;
@@ -4134,9 +4166,14 @@ static int64_t dpo__json_string(const dpo__json *j, int64_t node, char *out, siz
     int x;
     if (dpo__json_type(j, node) != '"') return -1;
     k = dpo__json_cursor_of(j, node);
-    while ((x = dpo__json_byte(&k)) >= 0) {
-        if (n + 1 < cap) out[n] = (char)x;
-        n++;
+    if (!memchr(k.p, '\\', (size_t)(k.end - k.p))) {
+        n = (size_t)(k.end - k.p);
+        if (cap) memcpy(out, k.p, n < cap ? n : cap - 1);
+    } else {
+        while ((x = dpo__json_byte(&k)) >= 0) {
+            if (n + 1 < cap) out[n] = (char)x;
+            n++;
+        }
     }
     if (cap) out[n < cap ? n : cap - 1] = 0;
     return (int64_t)n;
@@ -8054,17 +8091,18 @@ static size_t dpo__nfc_next(const dpo__unicode *u, const uint8_t **at, const uin
    In SentencePiece-type tokenizers a piece's U+2581 is held as the space that it stands for.
    =========================================================================================== */
 
-#define DPO__TOK_BITS  21                            /* of an id or a rank: 2 million of each */
-#define DPO__TOK_IDS   ((int64_t)1 << DPO__TOK_BITS) /* less two */
-#define DPO__TOK_PIECE 65536                         /* bytes of a piece */
-#define DPO__TOK_NONE  0xffffffffu                   /* no id, no rank */
-#define DPO__TOK_SHORT 64                            /* symbols of a word that is merged by looking at all pairs */
-#define DPO__TOK_KEY   15                            /* bytes of a word that is looked up */
-#define DPO__TOK_CACHE 4096                          /* pairs of entries in the cache of words */
-#define DPO__TOK_PAD   16                            /* readable zero bytes behind a text at work */
-enum { DPO__TOK_HERE = 1, DPO__TOK_SPECIAL = 2 };    /* state of an id */
+#define DPO__TOK_BITS    21                            /* of an id or a rank: 2 million of each */
+#define DPO__TOK_IDS     ((int64_t)1 << DPO__TOK_BITS) /* less two */
+#define DPO__TOK_PIECE   65536                         /* bytes of a piece */
+#define DPO__TOK_NONE    0xffffffffu                   /* no id, no rank */
+#define DPO__TOK_UNTRIED 0x80000000u                   /* with an id: see dpo__tok_whole */
+#define DPO__TOK_SHORT   64                            /* symbols of a word that is merged by looking at all pairs */
+#define DPO__TOK_KEY     15                            /* bytes of a word that is looked up */
+#define DPO__TOK_CACHE   4096                          /* pairs of entries in the cache of words */
+#define DPO__TOK_PAD     16                            /* readable zero bytes behind a text at work */
+enum { DPO__TOK_HERE = 1, DPO__TOK_SPECIAL = 2 };      /* state of an id */
 enum { DPO__TOK_BYTES = 0, DPO__TOK_BYTE_LEVEL = 1, DPO__TOK_SPACES = 2 }; /* kinds */
-enum { DPO__SPLIT_NONE = 0, DPO__SPLIT_GPT2, DPO__SPLIT_LLAMA3, DPO__SPLIT_SPACES, DPO__SPLIT_EACH_SPACE };
+enum { DPO__SPLIT_NONE = 0, DPO__SPLIT_GPT2, DPO__SPLIT_LLAMA3, DPO__SPLIT_EACH_SPACE };
 enum { DPO__PREFIX_NONE = 0, DPO__PREFIX_ALWAYS, DPO__PREFIX_MISSING, DPO__PREFIX_FIRST }; /* of a space */
 enum { DPO__ASCII_MANY = 4, DPO__ASCII_NUL = 5 }; /* beside the classes: a byte of a longer character; zero */
 
@@ -8127,6 +8165,7 @@ struct dpo_tokenizer {
     size_t words_mask;
     uint32_t byte_id[256];
     uint8_t ascii[256]; /* class of a character of one byte */
+    uint8_t borders[8192];
     dpo__added_set raw, normal;
     dpo__unicode u;
     dpo__tok_work *work; /* [threads] */
@@ -8174,6 +8213,11 @@ static void dpo__tok_pair_add(dpo_tokenizer *t, uint32_t left, uint32_t right, u
     if (!t->pairs[i]) t->pairs[i] = key | (rank + 1); /* a pair that stands there twice keeps its first rank */
 }
 
+static void dpo__tok_join(dpo_tokenizer *t, unsigned before, unsigned after) {
+    unsigned two = before << 8 | after;
+    t->borders[two >> 3] = (uint8_t)(t->borders[two >> 3] | 1 << (two & 7));
+}
+
 /* A word of at most DPO__TOK_KEY bytes, 16 of which can be read, as two numbers. */
 DPO__INLINE void dpo__tok_key(const uint8_t *p, size_t n, uint64_t *low, uint64_t *high) {
     uint64_t a = dpo__load_le64(p), b = dpo__load_le64(p + 8);
@@ -8200,7 +8244,7 @@ static void dpo__tok_word_add(dpo_tokenizer *t, const uint8_t *p, size_t n, uint
     }
     t->words[i].low = low;
     t->words[i].high = high;
-    t->words[i].id = id;
+    t->words[i].id = id | DPO__TOK_UNTRIED;
 }
 
 /* The longest token of the set at p, or NULL. special: those, too. */
@@ -8344,14 +8388,15 @@ static const uint8_t *dpo__tok_llama3(const dpo_tokenizer *t, const uint8_t *p, 
         if (*q == '\r' || *q == '\n') line = q + 1;
     return line ? line : dpo__tok_white(t, p, end);
 }
-/* SentencePiece type: spaces and what follows them, if no merge joins a space to what stands before it. */
-static const uint8_t *dpo__tok_spaces(const dpo_tokenizer *t, const uint8_t *p, const uint8_t *end) {
-    const uint8_t *q = p + (*p == ' ');
-    if (t->split == DPO__SPLIT_NONE) return end;
-    if (t->split == DPO__SPLIT_SPACES)
-        while (*q == ' ') q++;
-    while (q < end && *q != ' ') q++;
-    return q;
+/* SentencePiece type: a text is one word, but nothing is lost if it is cut where no merge joins what ends with the byte
+   before and what begins with the byte after: `borders` has a bit for each such pair that is joined. */
+static const uint8_t *dpo__tok_borders(const dpo_tokenizer *t, const uint8_t *p, const uint8_t *end) {
+    unsigned two = *p++;
+    for (; p < end; p++) {
+        two = (two << 8 | *p) & 0xffff;
+        if (!(t->borders[two >> 3] >> (two & 7) & 1)) break;
+    }
+    return p;
 }
 
 /* --- merging ----------------------------------------------------------------------------------------- */
@@ -8504,6 +8549,15 @@ static size_t dpo__tok_plain(const dpo_tokenizer *t, dpo__tok_work *w, const uin
     dpo__tok_emit(w, id, n);
     return n;
 }
+/* Whether a piece's own merges give it back is tried when it is first met as a word; threads may try the same one. */
+DPO__INLINE uint32_t dpo__tok_whole(const dpo_tokenizer *t, dpo__tok_word *word, const uint8_t *p, size_t bytes) {
+    uint32_t id = __atomic_load_n(&word->id, __ATOMIC_RELAXED), one[DPO__TOK_KEY + 1];
+    if (id == DPO__TOK_NONE || !(id & DPO__TOK_UNTRIED)) return id;
+    id &= ~DPO__TOK_UNTRIED;
+    if (!t->ignore_merges && (dpo__tok_merge(t, p, bytes, one) != 1 || one[0] != id)) id = DPO__TOK_NONE;
+    __atomic_store_n(&word->id, id, __ATOMIC_RELAXED);
+    return id;
+}
 /* One word, by its merges unless they are known. */
 DPO__INLINE void dpo__tok_word_put(const dpo_tokenizer *t, dpo__tok_work *w, const uint8_t *p, size_t bytes) {
     uint32_t id[DPO__TOK_SHORT];
@@ -8518,7 +8572,9 @@ DPO__INLINE void dpo__tok_word_put(const dpo_tokenizer *t, dpo__tok_work *w, con
     h = dpo__tok_key_hash(low, high);
     for (i = h & t->words_mask; t->words[i].high; i = (i + 1) & t->words_mask)
         if (t->words[i].low == low && t->words[i].high == high) {
-            dpo__tok_put(w, t->words[i].id);
+            uint32_t whole = dpo__tok_whole(t, &t->words[i], p, bytes);
+            if (whole == DPO__TOK_NONE) break;
+            dpo__tok_put(w, whole);
             return;
         }
     known = w->known + 2 * (h & (DPO__TOK_CACHE - 1));
@@ -8557,7 +8613,7 @@ static void dpo__tok_stretch(const dpo_tokenizer *t, dpo__tok_work *w, uint8_t *
     }
     *end = 0;
     for (; at < end && !w->more; at = q) {
-        if (t->kind == DPO__TOK_SPACES) q = dpo__tok_spaces(t, at, end);
+        if (t->kind == DPO__TOK_SPACES) q = dpo__tok_borders(t, at, end);
         else if (t->split == DPO__SPLIT_GPT2) q = dpo__tok_gpt2(t, at, end);
         else q = t->split == DPO__SPLIT_LLAMA3 ? dpo__tok_llama3(t, at, end) : end;
         dpo__tok_word_put(t, w, at, (size_t)(q - at));
@@ -9097,8 +9153,6 @@ static dpo_result dpo__tok_read_head(dpo__tok_reader *r) {
     if (t->kind == DPO__TOK_SPACES &&
         (t->nfc || t->digits || t->split == DPO__SPLIT_GPT2 || t->split == DPO__SPLIT_LLAMA3))
         return dpo__tok_refuse(r, DPO_E_UNSUPPORTED, "U+2581 for spaces together with NFC, Digits or a split pattern");
-    /* until a merge is met that joins a space to what stands before it */
-    if (t->kind == DPO__TOK_SPACES && !t->split) t->split = DPO__SPLIT_SPACES;
     return DPO_OK;
 }
 
@@ -9258,7 +9312,10 @@ static dpo_result dpo__tok_add_piece(dpo__tok_reader *r, uint32_t id, const char
         size_t slot, bytes = dpo__tok_bytes_of(r, text, n, to);
         t->length[id] = (uint32_t)bytes;
         slot = dpo__tok_slot(t, to, bytes);
-        if (!t->index[slot]) t->index[slot] = id + 1;
+        if (!t->index[slot]) {
+            t->index[slot] = id + 1;
+            if (bytes && bytes <= DPO__TOK_KEY) dpo__tok_word_add(t, to, bytes, id);
+        }
         if (bytes == 1 && t->kind == DPO__TOK_BYTE_LEVEL) t->byte_id[to[0]] = id;
     }
     r->used += t->length[id];
@@ -9293,8 +9350,8 @@ static dpo_result dpo__tok_add_merge(dpo__tok_reader *r, int64_t rank, const cha
         return dpo__tok_refuse(r, DPO_E_FORMAT,
                                "merge %lld (\"%.*s\" and \"%.*s\") has a part or a result that is no piece",
                                (long long)rank, na < 60 ? (int)na : 60, a, nb < 60 ? (int)nb : 60, b);
-    if (both[n - 1] != ' ' && both[n] == ' ' && t->split == DPO__SPLIT_SPACES) t->split = DPO__SPLIT_NONE;
     dpo__tok_pair_add(t, left, right, (uint32_t)rank);
+    dpo__tok_join(t, both[n - 1], both[n]);
     t->merged[rank] = joined;
     dpo__hash_number(&r->hash, (int64_t)((uint64_t)left << 32 | right));
     return DPO_OK;
@@ -9407,13 +9464,23 @@ static dpo_result dpo__tok_add_named(dpo__tok_reader *r) {
 }
 #define DPO__TOK_NAMED 128 /* bytes of these names, at most 8 of them */
 
-/* No byte may be without an id. Words that are pieces of themselves are put where they are found at once. */
+/* Cuts that merges do not tell: inside a character never; between unknown ones, which are one id, neither; before each
+   space always, if the tokenizer says so. */
+static void dpo__tok_ready_borders(dpo_tokenizer *t) {
+    unsigned before, after;
+    for (before = 0; before < 256; before++)
+        for (after = 0; after < 256; after++)
+            if ((after & 0xc0) == 0x80 || t->byte_id[0] == DPO__TOK_NONE) dpo__tok_join(t, before, after);
+    for (before = 0; before < 256 && t->split == DPO__SPLIT_EACH_SPACE; before++)
+        t->borders[(before << 8 | ' ') >> 3] &= (uint8_t) ~(1u << (' ' & 7));
+}
+/* No byte may be without an id. */
 static dpo_result dpo__tok_finish(dpo__tok_reader *r) {
     dpo_tokenizer *t = r->t;
-    uint32_t id, b, one[DPO__TOK_KEY + 1];
+    uint32_t id, b;
     int i, k;
     static const char *const kinds[] = {"bytes", "byte-level BPE", "SentencePiece-type BPE"};
-    static const char *const splits[] = {"no", "GPT-2", "Llama-3", "word", "every-space"};
+    static const char *const splits[] = {"no", "GPT-2", "Llama-3", "every-space"};
     for (b = 0; b < 256; b++) {
         int never = t->kind == DPO__TOK_BYTE_LEVEL && (b == 0xc0 || b == 0xc1 || b > 0xf4);
         if (t->byte_id[b] == DPO__TOK_NONE && !never) break;
@@ -9423,17 +9490,11 @@ static dpo_result dpo__tok_finish(dpo__tok_reader *r) {
         return dpo__tok_refuse(r, DPO_E_FORMAT, "byte 0x%02x has no piece, so that text with it would be lost",
                                (unsigned)b);
     if (b < 256) t->byte_id[0] = DPO__TOK_NONE;
+    dpo__tok_ready_borders(t);
     if (b < 256 && t->unk < 0)
         return dpo__tok_refuse(r, DPO_E_FORMAT, "it has neither pieces for all bytes nor an unknown token");
-    for (id = 0; id < (uint32_t)t->vocab; id++) {
-        const uint8_t *p = t->blob + t->at[id];
-        size_t n = t->length[id];
-        dpo__hash_number(&r->hash, t->state[id] ? (int64_t)n : -1);
-        if (!t->state[id]) continue;
-        dpo__hash_add(&r->hash, p, n);
-        if (!n || n > DPO__TOK_KEY || dpo__tok_find(t, p, n) != id) continue;
-        if (t->ignore_merges || (dpo__tok_merge(t, p, n, one) == 1 && one[0] == id)) dpo__tok_word_add(t, p, n, id);
-    }
+    for (id = 0; id < (uint32_t)t->vocab; id++)
+        dpo__hash_number(&r->hash, t->state[id] ? (int64_t)dpo__tok_hash(t->blob + t->at[id], t->length[id]) : -1);
     for (i = 0; i < 2; i++) {
         dpo__added_set *s = i ? &t->normal : &t->raw;
         dpo__added_ready(s);
@@ -9489,8 +9550,8 @@ static dpo_result dpo__tok_bin_merges(dpo__tok_reader *r, uint32_t id, float sco
         left = dpo__tok_find(t, piece, split);
         right = dpo__tok_find(t, piece + split, t->length[id] - split);
         if (left == DPO__TOK_NONE || right == DPO__TOK_NONE) continue;
-        if (piece[split - 1] != ' ' && piece[split] == ' ') t->split = DPO__SPLIT_NONE;
         dpo__tok_pair_add(t, left, right, id);
+        dpo__tok_join(t, piece[split - 1], piece[split]);
         joins = 1;
     }
     if (joins && !(score < *last))
@@ -9521,7 +9582,6 @@ static dpo_result dpo__tok_read_bin(dpo__tok_reader *r, const uint8_t *p, size_t
     r->n_special = 8;
     r->blob += DPO__TOK_NAMED;
     t->kind = DPO__TOK_SPACES;
-    t->split = DPO__SPLIT_SPACES;
     t->prefix = DPO__PREFIX_ALWAYS;
     r->byte_fallback = 1;
     code = dpo__tok_carve(r);
@@ -10369,9 +10429,11 @@ DPO_API dpo_result dpo_data_read_text(dpo_data *d, const char *name, const char 
     X(bad_json)                                                                                                        \
     X(missing_field)                                                                                                   \
     X(empty_response)                                                                                                  \
-    X(identical) X(too_long) X(grouped) X(truncated_prompts) X(truncated_responses) X(lost_eos) X(invalid_utf8)        \
-        X(boundary_merges) X(first_bad_line) X(prompt_tokens) X(chosen_tokens) X(rejected_tokens) X(pairs)             \
-            X(chosen_longer) X(same_length)
+    X(identical)                                                                                                       \
+    X(too_long)                                                                                                        \
+    X(grouped)                                                                                                         \
+    X(truncated_prompts) X(truncated_responses) X(lost_eos) X(invalid_utf8) X(boundary_merges) X(first_bad_line)       \
+        X(prompt_tokens) X(chosen_tokens) X(rejected_tokens) X(pairs) X(chosen_longer) X(same_length)
 
 #define DPO__DATA_OWN 5 /* keys that stand before the caller's */
 
