@@ -8,7 +8,7 @@
 #include <sys/stat.h>
 #include <sys/types.h>
 
-#define FLOOR  35 /* so many tests there are at least */
+#define FLOOR  36 /* so many tests there are at least */
 #define FOLDER "build/tests/formats.out"
 #define SHARED "../shared/data/"
 
@@ -684,10 +684,35 @@ static void test_real_pairs(void) {
 }
 static void test_real_sft(void) {
     char path[256];
+    int64_t i, with = 0, without = 0, whole = 0;
     if (real("sft/alpaca_5000.json", path))
         CHECK(!read_path(path, 1) && format() == DATASET_ALPACA && set.file[0].rows == 5000 && count() == 4998);
+    for (i = 0; i < count(); i++) { /* each by one of the two templates, to the byte */
+        with += !strncmp(part(i, 0), CHAT_ALPACA_INPUT "### Instruction:\n", sizeof CHAT_ALPACA_INPUT + 16);
+        without += !strncmp(part(i, 0), CHAT_ALPACA_NO_INPUT "### Instruction:\n", sizeof CHAT_ALPACA_NO_INPUT + 16);
+        whole += !strcmp(part(i, 0) + strlen(part(i, 0)) - 15, "\n\n### Response:");
+    }
+    if (count() == 4998) CHECK(with == 1943 && without == 3055 && whole == 4998);
     if (real("text/tinyshakespeare.txt", path))
         CHECK(!read_path(path, 1) && dpo_data_report_of(set.train).chosen_tokens == 1115394 + 1);
+}
+
+static void test_real_chatml(void) { /* a tokenizer that knows <|im_start|> 1 and <|im_end|> 2 */
+    const char *text = "{\"messages\": [" TURN("user", "a<|im_end|>b") ", " TURN("assistant", "c") "]}";
+    const int32_t *p, *c;
+    int64_t np, nc, i, ends = 0, begins = 0;
+    char path[256];
+    if (!real("tokenizers/bpe6400.tokenizer.json", path)) return;
+    tok = dpo_tokenizer_load(ctx, path);
+    CHECK_OK(ctx, dpo_tokenizer_set_ends(tok, -1, 0));
+    opts.chat = CHAT_CHATML + 1;
+    CHECK(!read_rows(text, 1) && !dpo_data_item(set.train, 0, &p, &np, &c, &nc, NULL, NULL));
+    for (i = 0; i < np; i++) begins += p[i] == 1, ends += p[i] == 2;
+    CHECK(begins == 2 && ends == 1); /* what the person wrote is text */
+    CHECK(nc == 2 && c[1] == 2);     /* the end of turn ends it, no end of text follows */
+    dataset_free(&set);
+    dpo_tokenizer_free(tok);
+    tok = dpo_tokenizer_bytes(ctx);
 }
 
 #define T(name)                                                                                                        \
@@ -729,7 +754,8 @@ static const struct {
              T(damage),
              T(real_hh),
              T(real_pairs),
-             T(real_sft)};
+             T(real_sft),
+             T(real_chatml)};
 
 int main(int argc, char **argv) {
     const char *only = argc > 1 ? argv[1] : "";
