@@ -1,9 +1,10 @@
 #!/bin/sh
-# programs.sh - build/dpo-train from the outside: right and wrong command lines, what lies in the output directory,
+# programs.sh - build/dpo-train and build/dpo-tokenize from the outside: right and wrong command lines, what lies in the output directory,
 # the same bits for any number of threads, an interrupt. usage: programs.sh SHARED OUT. Last line: N passed, N failed.
 shared=$1
 out=$2/programs
 train=build/dpo-train
+tokenize=build/dpo-tokenize
 rm -rf "$out"
 mkdir -p "$out"
 passed=0
@@ -21,7 +22,7 @@ refuses() { # name, word, command...
     shift 2
     "$@" >"$out/log" 2>"$out/err" </dev/null
     status=$?
-    if [ $status = 1 ] && tail -n 1 "$out/err" | grep -q "^dpo-train: .*$word"; then ok; else bad "$name (status $status)"; fi
+    if [ $status = 1 ] && tail -n 1 "$out/err" | grep -q "^dpo-[a-z]*: .*$word"; then ok; else bad "$name (status $status)"; fi
 }
 works() { # name, command...
     name=$1
@@ -94,6 +95,77 @@ refuses "no rows" "bad.jsonl" $train dpo --model "$out/sft" --output "$out/x" --
 refuses "a huge learning rate" "learning-rate" $train sft --init "$out/tiny.json" --output "$out/x" $o --learning-rate 1e5
 [ -e "$out/x/model.safetensors" ] && bad "a refused run leaves no model" || ok
 
+# dpo-tokenize
+printf 'A line, \303\244\n\000 and \377 more' >"$out/text"
+$tokenize encode --tokenizer bytes <"$out/text" >"$out/ids" 2>"$out/err" && $tokenize decode --tokenizer bytes <"$out/ids" >"$out/back" &&
+    cmp -s "$out/text" "$out/back" && ok || bad "decode gives the bytes back that encode took"
+printf '{"text": "one"}\n{"text": "t\\u00e4t\\u0000"}\n' >"$out/text.jsonl"
+$tokenize encode --jsonl --tokenizer bytes <"$out/text.jsonl" >"$out/ids.jsonl" 2>"$out/err"
+[ "$(head -n 1 "$out/ids.jsonl")" = '{"ids": [111, 110, 101]}' ] && ok || bad "encode --jsonl"
+[ "$($tokenize decode --jsonl --tokenizer bytes <"$out/ids.jsonl" | head -n 1)" = '{"text": "one"}' ] && ok || bad "decode --jsonl"
+[ "$(printf x | $tokenize encode --add-special --tokenizer bytes)" = "120 256" ] && ok || bad "encode --add-special"
+i=0
+while [ $i -lt 10000 ]; do echo "{\"text\": \"line $i\"}"; i=$((i + 1)); done >"$out/long.jsonl"
+$tokenize encode --jsonl --tokenizer bytes <"$out/long.jsonl" | $tokenize decode --jsonl --tokenizer bytes | cmp -s - "$out/long.jsonl" && ok ||
+    bad "10,000 lines there and back"
+printf '{"text": "a"}\n{"text": 5}\n' >"$out/wrong.jsonl"
+from() { # file, command...: with the file as standard input
+    input=$1
+    shift
+    "$@" <"$input"
+}
+fails() { # name, word, file, command...: as refuses, with an input
+    name=$1
+    word=$2
+    shift 2
+    from "$@" >"$out/log" 2>"$out/err"
+    status=$?
+    if [ $status = 1 ] && tail -n 1 "$out/err" | grep -q "^dpo-tokenize: .*$word"; then ok; else bad "$name (status $status)"; fi
+}
+fails "a line without text" "line 2" "$out/wrong.jsonl" $tokenize encode --jsonl --tokenizer bytes
+fails "no ids" "line 1" "$out/wrong.jsonl" $tokenize decode --jsonl --tokenizer bytes
+fails "words for ids" "word 1" "$out/text" $tokenize decode --tokenizer bytes
+echo "1 2 257" >"$out/beyond"
+fails "an id too large" "word 3: 257" "$out/beyond" $tokenize decode --tokenizer bytes
+refuses "no tokenizer" "tokenizer" $tokenize encode
+refuses "a tokenizer that is not there" "nowhere" $tokenize encode --tokenizer "$out/nowhere"
+refuses "no command" "encode" $tokenize
+refuses "another command" "enkode" $tokenize enkode --tokenizer bytes
+works "tokenized pairs" $tokenize data --tokenizer bytes --train "$out/pairs.jsonl" --objective dpo --output "$out/tokens" \
+    --eval-fraction 0.2 --eval-output "$out/tokens.eval" --report "$out/report.json" --show 1
+grep -q "target .*end of text" "$out/log" && ok || bad "--show marks targets and the end of text"
+grep -q '"longer_wins"' "$out/report.json" && ok || bad "the report is written"
+works "what a tokenized file says" $tokenize info "$out/tokens"
+grep -q "source_hash" "$out/log" && ok || bad "info shows where it comes from"
+works "training on tokenized files" $train dpo --model "$out/sft" --output "$out/t1" --train "$out/tokens" --eval "$out/tokens.eval" \
+    --batch-size 8 --learning-rate 1e-3 --optimizer adamw --warmup-steps 0
+one=$(hash_of "$out/log")
+works "training on the text itself" $train dpo --model "$out/sft" --output "$out/t2" $o
+[ -n "$one" ] && [ "$one" = "$(hash_of "$out/log")" ] && ok || bad "tokenized or text: the same bits"
+head -c 300 "$out/tokens" >"$out/cut.tokens"
+refuses "a cut tokenized file" "cut.tokens" $train dpo --model "$out/sft" --output "$out/x" --train "$out/cut.tokens"
+refuses "info of text" "pairs.jsonl" $tokenize info "$out/pairs.jsonl"
+refuses "data without a file" "expected --train" $tokenize data --tokenizer bytes
+refuses "evaluation without a place" "eval-output" $tokenize data --tokenizer bytes --train "$out/pairs.jsonl" --eval-fraction 0.1 --output "$out/x"
+refuses "a fraction above 1" "eval-fraction" $tokenize data --tokenizer bytes --train "$out/pairs.jsonl" --eval-fraction 1.5 --output "$out/x"
+refuses "an unknown format" "format" $tokenize data --tokenizer bytes --train "$out/pairs.jsonl" --format rows --output "$out/x"
+
+# samples, chat formats, tokenizers of models
+grep -q '"prompt": "What is' "$out/t1/samples.jsonl" && ok || bad "samples hold their prompts"
+grep -c '"policy"' "$out/t1/samples.jsonl" | grep -q '^8$' && ok || bad "four samples at each of two evaluations"
+grep -q '"eval_sampled_length"' "$out/t1/metrics.jsonl" && ok || bad "metrics hold the samples' length"
+works "no samples" $train dpo --model "$out/sft" --output "$out/t3" $o --sample-prompts 0
+[ -e "$out/t3/samples.jsonl" ] && bad "--sample-prompts 0 writes none" || ok
+cmp -s "$out/t2/model.safetensors" "$out/t3/model.safetensors" && ok || bad "samples change no bit"
+works "messages in a chat format" $train dpo --model "$out/sft" --output "$out/chat" $o --chat-format chatml --lora-r 2 --lora-targets dense
+grep -q chatml "$out/chat/adapter/dpo_chat.json" && ok || bad "the adapter says its chat format"
+refuses "samples below 0" "sample-prompts" $train sft --init "$out/tiny.json" --output "$out/x" $o --sample-prompts -1
+refuses "a chat format nobody knows" "chat-format" $train sft --init "$out/tiny.json" --output "$out/x" $o --chat-format vicuna
+sed 's/, "dpo_tokenizer": "bytes"//' "$out/tiny.json" >"$out/no_tokenizer.json"
+refuses "no tokenizer" "tokenizer" $train sft --init "$out/no_tokenizer.json" --output "$out/x" $o
+sed 's/"vocab_size": 257/"vocab_size": 200/' "$out/tiny.json" >"$out/small.json"
+refuses "a tokenizer too large" "257 ids.*vocabulary of 200" $train sft --init "$out/small.json" --output "$out/x" $o
+
 # An interrupt writes the model and exits with 0.
 $train sft --init "$out/tiny.json" --output "$out/stop" $o --epochs 100000 >"$out/log" 2>"$out/err" </dev/null &
 pid=$!
@@ -104,9 +176,25 @@ wait $pid && ok || bad "an interrupted run exits with 0"
 has "an interrupted run writes its model" "$out/stop/model.safetensors"
 
 if [ -f "$shared/data/hh/harmless-base.test.jsonl.gz" ]; then
+    mkdir -p "$out/pythia"
+    sed -e 's/"vocab_size": 257/"vocab_size": 50304/' -e 's/"eos_token_id": 256, "dpo_tokenizer": "bytes"/"eos_token_id": 0/' \
+        "$out/tiny.json" >"$out/neox.json"
     works "Anthropic-HH as it is, gzip and all" $train sft --init "$out/tiny.json" --output "$out/hh" \
         --train "$shared/data/hh/harmless-base.test.jsonl.gz" --max-length 64 --max-prompt-length 32 --max-steps 2 --eval-size 16
     grep -q "2,312 rows" "$out/err" "$out/log" && ok || bad "HH: 2,312 rows are read"
+    cp "$shared/data/tokenizers/pythia.tokenizer.json" "$out/pythia/tokenizer.json"
+    cp "$shared/data/tokenizers/pythia.tokenizer_config.json" "$out/pythia/tokenizer_config.json"
+    hh="--train $shared/data/hh/harmless-base.test.jsonl.gz --max-rows 60"
+    works "Pythia's tokenizer" $train sft --init "$out/neox.json" --tokenizer "$out/pythia" --output "$out/neox" $hh --max-steps 1
+    has "the tokenizer goes with the model" "$out/neox/tokenizer.json" "$out/neox/tokenizer_config.json" "$out/neox/dpo_chat.json"
+    grep -q '"hh"' "$out/neox/dpo_chat.json" && ok || bad "HH data leave the chat format hh"
+    works "a model with its own tokenizer" $train dpo --model "$out/neox" --output "$out/neox2" $hh --max-steps 1 --lora-r 2
+    has "the tokenizer goes with the adapter" "$out/neox2/adapter/tokenizer.json" "$out/neox2/adapter/dpo_chat.json"
+    works "GPT-2's tokens" $tokenize data --tokenizer "$shared/data/tokenizers/gpt2.tokenizer.json" --objective dpo $hh --output "$out/gpt2.tokens"
+    refuses "another tokenizer's tokens" "another tokenizer" $train dpo --model "$out/neox" --output "$out/x" --train "$out/gpt2.tokens"
+    refuses "a tokenizer larger than the model" "50278 ids.*vocabulary of 257" $train sft --init "$out/tiny.json" --tokenizer "$out/pythia" \
+        --output "$out/x" $hh
+    refuses "an end of text that is no piece" "no piece" $tokenize encode --tokenizer "$out/pythia" --eos "<|no such|>"
 else
     echo "skipped: no HH data beside the checkout"
 fi

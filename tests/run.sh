@@ -38,6 +38,7 @@ program() { # name, command...
 }
 program "unit tests" build/tests/test
 program "hostile input" build/tests/badinput
+program "formats" build/tests/formats
 program "golden cases" build/tests/golden tests/golden/*/
 if [ -d $shared/golden ]; then
     program "golden cases beside the checkout" build/tests/golden $shared/golden/*/

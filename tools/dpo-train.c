@@ -4,12 +4,11 @@
  *     dpo-train dpo --model DIR --train hh.jsonl.gz --output DIR --beta 0.1 [options]
  *
  * It reads top to bottom: settings, data, model, what is printed, the run. The output directory gets the model (with
- * LoRA: adapter/) and metrics.jsonl. Exit code 0 also after Ctrl-C, when what was learnt so far has been written;
- * 1 after one sentence on stderr. */
+ * LoRA: adapter/), the tokenizer's files, metrics.jsonl and samples.jsonl. Exit code 0 also after Ctrl-C, when what was
+ * learnt so far has been written; 1 after one sentence on stderr. */
 #include "cli.h" /* first: it asks the system headers for sigaction and friends */
 #include "../dpo.h"
-#include "formats/gzip.h"
-#include "formats/hh.h"
+#include "dataset.h"
 #include <sys/stat.h>
 #include <sys/types.h>
 
@@ -17,19 +16,19 @@
 
 /* ---- settings --------------------------------------------------------------------------------------------------- */
 
-enum { FORMAT_AUTO, FORMAT_PAIRS, FORMAT_HH, FORMAT_TEXT };
 enum { RECIPE_REF, RECIPE_PAPER, RECIPE_TRL };
 
 typedef struct settings {
-    const char *model, *init, *output, *train, *eval, *adapter, *reference_file, *targets;
-    double eval_fraction, lora_alpha;
-    int recipe, format, max_rows, loss, precision;
+    const char *model, *init, *output, *train, *eval, *tokenizer, *adapter, *reference_file, *targets;
+    double lora_alpha, sample_temperature;
+    int recipe, loss, precision;
     int epochs, max_steps, batch_size, accumulation, warmup_steps, eval_every, eval_steps, eval_size, micro_rows;
     int lora_r, rslora, merge, threads, simd, plan, quiet;
-    dpo_data_options data;
+    int sample_prompts, sample_tokens;
+    dataset_options d;
     dpo_train_config t;
-    char losses[512];       /* "sigmoid|robust|..." */
-    cli_option options[64]; /* as they were given, for the log */
+    char losses[512];        /* "sigmoid|robust|..." */
+    cli_option options[112]; /* as they were given, for the log */
     int option_count;
 } settings;
 
@@ -39,8 +38,10 @@ static void settings_start(settings *s, int objective) {
     int i;
     memset(s, 0, sizeof *s);
     s->t = dpo_train_defaults(objective);
-    s->data = dpo_data_defaults();
-    s->eval_fraction = 0.1;
+    s->d = dataset_defaults();
+    s->d.eval_fraction = 0.1;
+    s->sample_prompts = 4;
+    s->sample_tokens = 64;
     s->lora_alpha = 16;
     s->eval_every = 20000;
     s->epochs = (int)s->t.num_train_epochs;
@@ -66,8 +67,8 @@ static void settings_recipe(settings *s) {
     s->t.max_grad_norm = 10;
     s->t.sft_reduction = DPO_SEQUENCE_SUM;
     s->t.loss_options.beta = 0.1;
-    s->data.max_length = 512;
-    s->data.truncation = DPO_TRUNCATE_REF;
+    s->d.data.max_length = 512;
+    s->d.data.truncation = DPO_TRUNCATE_REF;
     if (s->recipe != RECIPE_TRL) return;
     s->t.optimizer = DPO_ADAMW;
     s->t.adam_beta1 = 0.9;
@@ -81,8 +82,8 @@ static void settings_recipe(settings *s) {
     s->epochs = 3;
     s->t.max_grad_norm = 1;
     s->t.sft_reduction = DPO_TOKEN_MEAN;
-    s->data.max_length = 1024;
-    s->data.truncation = DPO_TRUNCATE_KEEP_START;
+    s->d.data.max_length = 1024;
+    s->d.data.truncation = DPO_TRUNCATE_KEEP_START;
 }
 
 /* The option table. It is made again for each parse, since it holds values that recipes depend on. */
@@ -94,18 +95,14 @@ static int settings_parse(settings *s, cli_program *p, int argc, char **argv) {
         CLI_STRING("model", &s->model, "DIR", "model_name_or_path", "a Hugging Face directory (safetensors)"),
         CLI_STRING("init", &s->init, "JSON", "", "instead: random weights for this config.json, by --seed"),
         CLI_STRING("output", &s->output, "DIR", "output_dir", "where the result and metrics.jsonl go"),
-        CLI_STRING("train", &s->train, "FILE", "train_file dataset_name", "training data, plain or .gz"),
+        CLI_STRING("train", &s->train, "FILE", "train_file dataset_name",
+                   "training data, text (plain or .gz) or tokenized by dpo-tokenize"),
         CLI_STRING("eval", &s->eval, "FILE", "eval_file", "evaluation data; without it a part of --train is held out"),
-        CLI_DOUBLE("eval-fraction", &s->eval_fraction, 0, 0.9, "",
-                   "the part held out, by a hash of the prompt; 0: none"),
-        CLI_WORD("format", &s->format, "auto|pairs|hh|text", "",
-                 "JSON lines of prompt, chosen, rejected; of two HH dialogues; plain text or JSON lines of it"),
-        CLI_INT("max-length", &s->data.max_length, 2, FOREVER, "max_seq_length", "tokens of prompt + response"),
-        CLI_INT("max-prompt-length", &s->data.max_prompt_length, 1, FOREVER, "",
-                "what --truncation ref leaves of a prompt"),
-        CLI_WORD("truncation", &s->data.truncation, "ref|end", "truncation_mode",
-                 "as the DPO reference code, or at the end"),
-        CLI_INT("max-rows", &s->max_rows, 0, FOREVER, "", "read no more rows of --train; 0: all"),
+        CLI_DOUBLE("eval-fraction", &s->d.eval_fraction, 0, 0.9, "", "the part held out, by a hash of the prompt"),
+        CLI_STRING("tokenizer", &s->tokenizer, "PATH", "tokenizer_name",
+                   "a directory, a tokenizer.json, or bytes; without it the model's own"),
+        CLI_HEADING("Data"),
+        DATASET_OPTIONS(&s->d),
         CLI_HEADING("Training"),
         CLI_WORD("recipe", &s->recipe, "ref|paper|trl", "",
                  "start from these settings: the DPO reference code's, the paper's, TRL's; single options go before"),
@@ -150,9 +147,13 @@ static int settings_parse(settings *s, cli_program *p, int argc, char **argv) {
         CLI_FLAG("merge", &s->merge, "", "at the end write the merged model too"),
         CLI_HEADING("The run"),
         CLI_INT("eval-every", &s->eval_every, 0, FOREVER, "",
-                "evaluate and save after so many examples; 0: at the end"),
+                "examples between evaluations and savings; 0: at the end"),
         CLI_INT("eval-steps", &s->eval_steps, 0, FOREVER, "", "the same, in updates; 0: see --eval-every"),
         CLI_INT("eval-size", &s->eval_size, 0, FOREVER, "", "evaluation examples used, the same each time; 0: all"),
+        CLI_INT("sample-prompts", &s->sample_prompts, 0, 1024, "",
+                "evaluation prompts answered each time, by the model and by the one it was; samples.jsonl; 0: none"),
+        CLI_INT("sample-max-new-tokens", &s->sample_tokens, 1, 65536, "", "the longest answer"),
+        CLI_DOUBLE("sample-temperature", &s->sample_temperature, 0, 100, "", "0: the likeliest token each time"),
         CLI_INT("threads", &s->threads, 0, 4096, "", "0: one per core. Changes no bit, nor do the next three"),
         CLI_WORD("simd", &s->simd, "auto|scalar|avx2|avx512", "", "instructions"),
         CLI_INT("micro-rows", &s->micro_rows, 0, FOREVER, "", "most tokens computed at a time; 0: planned"),
@@ -194,12 +195,25 @@ static int settings_check(settings *s) {
 
 /* ---- the run's state -------------------------------------------------------------------------------------------- */
 
+/* Prompts that are answered at each evaluation, and what the model answered before the first update. */
+typedef struct samples {
+    int64_t n, max_new;
+    int64_t *item;    /* of the evaluation data */
+    char **reference; /* NULL: not computed */
+    FILE *file;
+    double length; /* mean ids of the last answers */
+} samples;
+
 typedef struct run {
     settings s;
     dpo_context *c;
     dpo_model *m;
     dpo_model_config config;
-    dpo_data *train, *eval; /* eval: NULL if there is none */
+    dpo_tokenizer *tokenizer;
+    const char *tokenizer_dir; /* whose files go with the model; NULL: there are none */
+    dataset d;
+    dpo_data *train, *eval; /* of d; eval: NULL if there is none */
+    samples samples;
     dpo_trainer *t;
     dpo_plan plan;
     FILE *metrics;
@@ -270,284 +284,75 @@ static int make_dirs(const char *dir) {
     return 0;
 }
 
-/* ---- data ------------------------------------------------------------------------------------------------------- */
+/* Copies a file if it is there, under its new name at once and whole. */
+static int copy_file(const char *from_dir, const char *name, const char *to_dir, const char *new_name) {
+    char from[4096], to[4096], part[4200], block[65536];
+    FILE *in, *out;
+    size_t n;
+    int bad;
+    if (!holds(from_dir, name)) return 0;
+    if (path_join(from, sizeof from, from_dir, name) || path_join(to, sizeof to, to_dir, new_name)) return 1;
+    snprintf(part, sizeof part, "%s.part", to);
+    errno = 0;
+    in = fopen(from, "rb");
+    out = in ? fopen(part, "wb") : NULL;
+    bad = !out;
+    while (!bad && (n = fread(block, 1, sizeof block, in)) > 0) bad = fwrite(block, 1, n, out) != n;
+    bad = bad || ferror(in);
+    if (in) fclose(in);
+    if (out && fclose(out)) bad = 1;
+    if (!bad && !rename(part, to)) return 0;
+    bad = errno;
+    if (out) remove(part);
+    return cli_die("cannot copy %s to %s: %s", from, to, bad ? strerror(bad) : "no reason given");
+}
 
-typedef struct text_buffer {
-    char *text;
-    size_t size, room;
-} text_buffer;
-
-typedef struct loader {
-    run *u;
-    const char *path;
-    dpo_data *train, *eval; /* eval NULL: nothing is held out */
-    int format;
-    int64_t line, rows, bad, max_rows;
-    struct {
-        char why[96];
-        int64_t count, first;
-    } reason[16];
-    int reasons;
-    text_buffer field[3];
-} loader;
-
-static int buffer_keep(text_buffer *b, const char *text, size_t n) {
-    if (n + 1 > b->room) { /* + 1: an empty text is not NULL */
-        char *p = (char *)realloc(b->text, n + 1);
-        if (!p) return 1;
-        b->text = p;
-        b->room = n + 1;
-    }
-    if (n) memcpy(b->text, text, n);
-    b->size = n;
+static int write_chat_format(const char *dir, int chat) {
+    char to[4096], part[4096];
+    FILE *f;
+    if (path_join(to, sizeof to, dir, "dpo_chat.json") || path_join(part, sizeof part, dir, "dpo_chat.json.part"))
+        return 1;
+    f = fopen(part, "wb");
+    if (f) fprintf(f, "{\"chat_format\": \"%s\"}\n", chat_name(chat));
+    if (!f || fclose(f) || rename(part, to)) return cli_die("cannot write %s: %s", to, strerror(errno));
     return 0;
 }
 
-/* Counts a row that cannot be used: what of it, and why. */
-static void loader_bad(loader *l, const char *field, const char *why) {
-    char text[96];
-    int i;
-    snprintf(text, sizeof text, "%s%s%s", field, *field ? ": " : "", why);
-    for (i = 0; i < l->reasons && strcmp(l->reason[i].why, text); i++) {
-    }
-    l->bad++;
-    if (i == 16) return;
-    if (i == l->reasons) {
-        memcpy(l->reason[i].why, text, sizeof text);
-        l->reason[i].count = 0;
-        l->reason[i].first = l->line;
-        l->reasons++;
-    }
-    l->reason[i].count++;
-}
-
-/* The field's text, kept in buffer i; NULL, or why it is not to be had. */
-static const char *loader_field(loader *l, const char *row, size_t n, const char *name, int i) {
-    const char *text, *why = NULL;
-    size_t size;
-    if (dpo_json_get(l->u->c, row, n, name, &text, &size, &why)) return why ? why : "not a JSON object";
-    return buffer_keep(&l->field[i], text, size) ? "out of memory" : NULL;
-}
-
-/* Which data set a row goes to. The prompt alone decides, so that all rows of a prompt stand on one side, whatever the
- * file, the order and the seed. */
-static dpo_data *loader_side(const loader *l, const char *prompt, size_t n) {
-    uint64_t h = 1469598103934665603u; /* FNV-1a, then mixed, since FNV's high bits alone are poor */
+/* What a model needs besides its weights to be used: its tokenizer, and how its turns are written. */
+static int write_companions(const run *u, const char *dir) {
+    static const char *const files[] = {
+        "tokenizer.json", "tokenizer_config.json",  "special_tokens_map.json", "vocab.json",
+        "merges.txt",     "generation_config.json", "chat_template.jinja"};
+    const char *from = u->tokenizer_dir, *slash = from ? strrchr(from, '/') : NULL;
+    char parent[4096] = ".";
+    struct stat st;
     size_t i;
-    if (!l->eval) return l->train;
-    for (i = 0; i < n; i++) h = (h ^ (unsigned char)prompt[i]) * 1099511628211u;
-    h = (h ^ (h >> 30)) * 0xBF58476D1CE4E5B9u;
-    h = (h ^ (h >> 27)) * 0x94D049BB133111EBu;
-    h ^= h >> 31;
-    return (double)(h >> 11) / 9007199254740992.0 < l->u->s.eval_fraction ? l->eval : l->train;
-}
-
-static void loader_add_hh(loader *l, const char *row, size_t n) {
-    hh_pair pair;
-    int sft = l->u->s.t.objective == DPO_SFT, status;
-    const char *why = loader_field(l, row, n, "chosen", 0), *field = "chosen";
-    if (!why) why = loader_field(l, row, n, field = "rejected", 1);
-    if (!why) {
-        status = (int)hh_split(l->field[0].text, l->field[0].size, l->field[1].text, l->field[1].size, &pair);
-        if (status != HH_OK) why = hh_status_text(status);
-        field = "";
+    if (from && !stat(from, &st) && !S_ISDIR(st.st_mode)) { /* one file: those beside it may belong to another */
+        const char *name = slash ? slash + 1 : from, *dot = strrchr(name, '.');
+        if (slash) snprintf(parent, sizeof parent, "%.*s", (int)(slash - from), from);
+        if (dot && !strcmp(dot, ".json") && strcmp(name, "vocab.json"))
+            return copy_file(slash == from ? "/" : parent, name, dir, "tokenizer.json");
+        from = slash == from ? "/" : parent;
     }
-    if (why) loader_bad(l, field, why);
-    else
-        dpo_data_add(loader_side(l, pair.prompt, pair.prompt_len), pair.prompt, pair.prompt_len, pair.chosen,
-                     pair.chosen_len, sft ? NULL : pair.rejected, sft ? 0 : pair.rejected_len);
+    for (i = 0; from && i < sizeof files / sizeof *files; i++)
+        if (copy_file(from, files[i], dir, files[i])) return 1;
+    if (u->s.model && copy_file(u->s.model, "dpo_chat.json", dir, "dpo_chat.json")) return 1;
+    return u->d.file[0].chat ? write_chat_format(dir, u->d.file[0].chat) : 0;
 }
 
-static void loader_add_pair(loader *l, const char *row, size_t n) {
-    int sft = l->u->s.t.objective == DPO_SFT;
-    const text_buffer *f = l->field;
-    const char *why = loader_field(l, row, n, "prompt", 0), *field = "prompt";
-    if (!why) {
-        why = loader_field(l, row, n, field = "chosen", 1);
-        /* rows for SFT alone call the answer so */
-        if (why && sft && (!loader_field(l, row, n, "response", 1) || !loader_field(l, row, n, "completion", 1)))
-            why = NULL;
-    }
-    if (!why && !sft) why = loader_field(l, row, n, field = "rejected", 2);
-    if (why) loader_bad(l, field, why);
-    else
-        dpo_data_add(loader_side(l, f[0].text, f[0].size), f[0].text, f[0].size, f[1].text, f[1].size,
-                     sft ? NULL : f[2].text, sft ? 0 : f[2].size);
-}
-
-static void loader_add_text(loader *l, const char *row, size_t n) {
-    const char *why = loader_field(l, row, n, "text", 0);
-    if (why) loader_bad(l, "text", why);
-    else dpo_data_add_text(loader_side(l, l->field[0].text, l->field[0].size), l->field[0].text, l->field[0].size);
-}
-
-/* A plain text file is one text; what is held out is its end, from the beginning of a line on. */
-static void loader_add_plain(loader *l, const char *text, size_t n) {
-    size_t cut = n;
-    const char *end;
-    if (l->eval) {
-        cut = n - (size_t)((double)n * l->u->s.eval_fraction);
-        end = (const char *)memchr(text + cut, '\n', n - cut);
-        cut = end ? (size_t)(end - text) + 1 : n;
-    }
-    l->rows = 1;
-    if (cut && !dpo_data_add_text(l->train, text, cut) && cut < n) dpo_data_add_text(l->eval, text + cut, n - cut);
-}
-
-/* One line at a time: its bytes without the newline, NULL at the end. Blank lines are passed over. */
-static const char *loader_line(loader *l, const char **at, const char *end, size_t *n) {
-    while (*at < end) {
-        const char *row = *at, *stop = (const char *)memchr(row, '\n', (size_t)(end - row));
-        size_t blank = 0;
-        if (!stop) stop = end;
-        *at = stop < end ? stop + 1 : end;
-        *n = (size_t)(stop - row);
-        l->line++;
-        while (blank < *n && (row[blank] == ' ' || row[blank] == '\t' || row[blank] == '\r')) blank++;
-        if (blank < *n) return row;
-    }
-    return NULL;
-}
-
-/* What the file is, by its first hundred lines. -1 after an error. */
-static int loader_detect(loader *l, const char *text, size_t size) {
-    const char *at = text, *end = text + size, *row, *why = NULL;
-    size_t n;
-    int found = -1;
-    while (found < 0 && l->line < 100 && (row = loader_line(l, &at, end, &n)) != NULL) {
-        if (l->line == 1 && *row == '[')
-            cli_die("%s is a JSON array; this version reads one object a line: jq -c '.[]' makes them of it "
-                    "(--format text takes it as plain text)",
-                    l->path);
-        if (l->line == 1 && *row == '[') return -1;
-        if (*row != '{') {
-            if (l->line == 1) found = FORMAT_TEXT;
-            continue;
-        }
-        if (!loader_field(l, row, n, "prompt", 0)) found = FORMAT_PAIRS;
-        else if (!loader_field(l, row, n, "chosen", 0) && !loader_field(l, row, n, "rejected", 0)) found = FORMAT_HH;
-        else if (!loader_field(l, row, n, "text", 0)) found = FORMAT_TEXT;
-        else if (!why) why = loader_field(l, row, n, "prompt", 0);
-    }
-    l->line = 0;
-    if (found < 0)
-        cli_die(
-            "%s: no line has prompt with chosen and rejected, chosen and rejected alone, or text as strings (prompt in "
-            "the first line: %s); --format says what it is",
-            l->path, why ? why : "no JSON object");
-    return found;
-}
-
-static int loader_rows(loader *l, const char *text, size_t size) {
-    const char *at = text, *end = text + size, *row;
-    size_t n;
-    char live[128];
-    while (!dpo_status(l->u->c) && !cli_stopped() && (row = loader_line(l, &at, end, &n)) != NULL) {
-        if (l->max_rows && l->rows == l->max_rows) break;
-        l->rows++;
-        if (l->format == FORMAT_HH) loader_add_hh(l, row, n);
-        else if (l->format == FORMAT_PAIRS) loader_add_pair(l, row, n);
-        else loader_add_text(l, row, n);
-        if (l->rows % 256 || l->u->s.quiet) continue;
-        snprintf(live, sizeof live, "reading %s: %s rows", l->path, cli_count((uint64_t)l->rows));
-        cli_live(live);
-    }
-    cli_live_clear();
-    return dpo_status(l->u->c) != DPO_OK;
-}
-
-/* Reads the whole file into the data sets. Its texts are freed with it; the ids stay. */
-static int loader_read(loader *l) {
-    static const char bom[] = "\xEF\xBB\xBF";
-    char *text, err[512];
-    size_t size, skip, i;
-    uint64_t limit = (uint64_t)1 << 34; /* a .gz that unfolds into more is no data set for a CPU */
-    int failed = 0, plain;
-    if (gzip_read_file(l->path, limit < (size_t)-1 ? (size_t)limit : (size_t)-1, &text, &size, err, sizeof err))
-        return cli_die("%s", err);
-    skip = size >= 3 && !memcmp(text, bom, 3) ? 3 : 0;
-    for (i = skip; i < size && (text[i] == ' ' || text[i] == '\n' || text[i] == '\r' || text[i] == '\t');) i++;
-    if (i == size) failed = cli_die("%s holds no rows", l->path);
-    plain = i < size && text[i] != '{';
-    if (!failed && l->format == FORMAT_AUTO) {
-        l->format = loader_detect(l, text + skip, size - skip);
-        failed = l->format < 0;
-    }
-    if (!failed && l->format == FORMAT_TEXT && l->u->s.t.objective == DPO_PREFERENCE)
-        failed = cli_die("%s is plain text, and dpo needs pairs: JSON lines of prompt, chosen and rejected", l->path);
-    if (!failed && l->format == FORMAT_TEXT && plain) loader_add_plain(l, text + skip, size - skip);
-    else if (!failed) loader_rows(l, text + skip, size - skip);
-    if (!failed && dpo_status(l->u->c)) failed = run_fail(l->u);
-    free(text);
-    for (i = 0; i < 3; i++) free(l->field[i].text);
-    return failed;
-}
-
-static void report_dropped(int64_t count, const char *why) {
-    if (count) printf("    %7s  %s\n", cli_count((uint64_t)count), why);
-}
-
-static void report_tokens(const char *name, const dpo_data *d, int sft) {
-    dpo_data_report r = dpo_data_report_of(d);
-    printf("  %s: %s examples; tokens: %s of prompts, %s of %s", name, cli_count((uint64_t)dpo_data_count(d)),
-           cli_count((uint64_t)r.prompt_tokens), cli_count((uint64_t)r.chosen_tokens), sft ? "answers" : "chosen");
-    if (!sft) printf(", %s of rejected answers", cli_count((uint64_t)r.rejected_tokens));
-    if (r.truncated_prompts || r.truncated_responses)
-        printf("; cut to fit: %s prompts, %s answers, %s of these lost their end",
-               cli_count((uint64_t)r.truncated_prompts), cli_count((uint64_t)r.truncated_responses),
-               cli_count((uint64_t)r.lost_eos));
-    printf("\n");
-}
-
-/* Rows, kept, and what became of the others. */
-static void loader_report(const loader *l) {
-    static const char *const format[] = {"", "pairs", "HH dialogues", "text"};
-    int sft = l->u->s.t.objective == DPO_SFT, i;
-    dpo_data_report a = dpo_data_report_of(l->train), b = a;
-    memset(&b, 0, sizeof b);
-    if (l->eval) b = dpo_data_report_of(l->eval);
-    printf("%s: %s, %s rows, %s kept\n", l->path, format[l->format], cli_count((uint64_t)l->rows),
-           cli_count((uint64_t)(l->rows - l->bad - (a.rows - a.kept) - (b.rows - b.kept))));
-    for (i = 0; i < l->reasons; i++)
-        printf("    %7s  %s (first in line %s)\n", cli_count((uint64_t)l->reason[i].count), l->reason[i].why,
-               cli_count((uint64_t)l->reason[i].first));
-    report_dropped(a.empty_response + b.empty_response, "a response is empty");
-    report_dropped(a.identical + b.identical, "both responses are the same once cut");
-    report_dropped(a.too_long + b.too_long, "the prompt leaves no room for a response");
-    report_tokens(l->train == l->u->train ? "training" : "evaluation", l->train, sft);
-    if (l->eval) report_tokens("held out", l->eval, sft);
-}
-
-static int read_file(run *u, const char *path, dpo_data *train, dpo_data *eval, int max_rows) {
-    loader l;
-    memset(&l, 0, sizeof l);
-    l.u = u;
-    l.path = path;
-    l.train = train;
-    l.eval = eval;
-    l.format = u->s.format;
-    l.max_rows = max_rows;
-    if (loader_read(&l)) return 1;
-    if (!u->s.quiet) loader_report(&l);
-    if (!dpo_data_count(train) && !cli_stopped())
-        return cli_die("%s: none of %s rows can be used%s%s", path, cli_count((uint64_t)l.rows),
-                       l.reasons ? "; the first: " : "", l.reasons ? l.reason[0].why : "");
-    return 0;
-}
+/* ---- data ------------------------------------------------------------------------------------------------------- */
 
 static int read_data(run *u) {
     settings *s = &u->s;
-    dpo_tokenizer *bytes = dpo_tokenizer_bytes(u->c);
-    int hold = !s->eval && s->eval_fraction > 0;
-    u->train = dpo_data_create(u->c, bytes, &s->data);
-    if (hold || s->eval) u->eval = dpo_data_create(u->c, bytes, &s->data);
-    if (dpo_status(u->c)) return run_fail(u);
-    if (read_file(u, s->train, u->train, hold ? u->eval : NULL, s->max_rows)) return 1;
-    if (s->eval && read_file(u, s->eval, u->eval, NULL, 0)) return 1;
-    if (!u->eval || dpo_data_count(u->eval)) return 0;
-    if (!s->quiet) printf("  too few rows to hold any out: no evaluation\n");
-    dpo_data_free(u->eval);
-    u->eval = NULL;
+    u->d = dataset_start(u->c, u->tokenizer, s->t.objective == DPO_SFT);
+    u->d.o = s->d;
+    u->d.quiet = s->quiet;
+    if (s->eval) u->d.o.eval_fraction = 0;
+    if (s->model) u->d.model_chat = chat_format_of_model(u->c, s->model);
+    if (dataset_read(&u->d, s->train, 0) || (s->eval && !cli_stopped() && dataset_read(&u->d, s->eval, 1))) return 1;
+    if (!s->quiet && !cli_stopped()) dataset_print(&u->d);
+    u->train = u->d.train;
+    u->eval = u->d.eval;
     return 0;
 }
 
@@ -577,23 +382,30 @@ static int check_model_dir(const char *dir) {
     return 0; /* the library names what is missing */
 }
 
-/* This version has the byte-level tokenizer alone: ids of another one must not be mixed up with bytes. */
-static int check_tokenizer(const run *u) {
-    static const char *const files[] = {"tokenizer.json", "tokenizer.model", "vocab.json"};
-    const char *where = u->s.model ? u->s.model : u->s.init;
-    int i;
-    for (i = 0; u->s.model && !u->config.byte_tokenizer && i < 3; i++)
-        if (holds(u->s.model, files[i]))
-            return cli_die(
-                "%s has a tokenizer of its own (%s), and this version reads text as bytes only (config.json with "
-                "\"dpo_tokenizer\": \"bytes\"); other tokenizers come in a later version",
-                where, files[i]);
-    if (u->config.vocab_size < 257)
-        return cli_die("%s has a vocabulary of %d; reading text as bytes takes 257 ids (256 bytes and the end of text)",
-                       where, u->config.vocab_size);
-    if (!u->config.byte_tokenizer && !u->s.quiet)
-        printf("%s names no tokenizer: its ids are taken to be bytes (and 256, the end of text)\n", where);
-    return 0;
+/* The tokenizer that --tokenizer or the model names. More ids than the model has rows cannot be used; fewer are common,
+ * since vocabularies are padded. */
+static int read_tokenizer(run *u) {
+    const settings *s = &u->s;
+    const char *where = s->model ? s->model : s->init, *path = s->tokenizer;
+    int vocab;
+    if (!path) path = u->config.byte_tokenizer ? "bytes" : s->model;
+    if (!path)
+        return cli_die("%s names no tokenizer; give --tokenizer DIR, or --tokenizer bytes to read text as bytes",
+                       where);
+    u->tokenizer = dataset_tokenizer(u->c, path, s->d.eos);
+    if (!u->tokenizer) return 1;
+    u->tokenizer_dir = strcmp(path, "bytes") ? path : NULL;
+    vocab = dpo_tokenizer_vocab(u->tokenizer);
+    if (vocab > u->config.vocab_size)
+        return cli_die("the tokenizer %s has %d ids, the model %s a vocabulary of %d; use the tokenizer that the model "
+                       "was trained with",
+                       path, vocab, where, u->config.vocab_size);
+    if (dpo_tokenizer_eos(u->tokenizer) >= 0) return 0;
+    if (u->config.eos_token_id < 0 || u->config.eos_token_id >= u->config.vocab_size)
+        return cli_die("neither the tokenizer %s nor the model's config.json names an end-of-text id; give --eos PIECE",
+                       path);
+    return dpo_tokenizer_set_ends(u->tokenizer, dpo_tokenizer_bos(u->tokenizer), u->config.eos_token_id) ? run_fail(u)
+                                                                                                         : 0;
 }
 
 static int read_config(run *u) {
@@ -605,7 +417,7 @@ static int read_config(run *u) {
         return cli_die("--output %s is the model itself, which would be overwritten; name another directory",
                        s->output);
     if (dpo_model_config_read(u->c, s->model ? s->model : s->init, &u->config)) return run_fail(u);
-    return check_tokenizer(u);
+    return read_tokenizer(u);
 }
 
 static int load_model(run *u) {
@@ -710,7 +522,9 @@ static void print_evaluation(const run *u, const dpo_metrics *m) {
         printf(", rewards/accuracies %.3f, margins %.4f", m->rewards_accuracies, m->rewards_margins);
         if (m->rewards_ties > 0) printf(", ties %.3f", m->rewards_ties);
     }
-    printf("  [%s examples]\n", cli_count((uint64_t)m->batch_examples));
+    printf("  [%s examples]", cli_count((uint64_t)m->batch_examples));
+    if (u->samples.n) printf(", samples of %.1f tokens", u->samples.length);
+    printf("\n");
     fflush(stdout);
 }
 
@@ -731,7 +545,9 @@ static void print_step(const run *u, const dpo_metrics *m) {
 /* A line of metrics.jsonl, there at once for whoever watches. A full disk must not cost the model: it is noted. */
 static void write_metrics(run *u, const dpo_metrics *m) {
     char line[2048];
-    dpo_metrics_json(m, line, sizeof line);
+    size_t n = dpo_metrics_json(m, line, sizeof line - 64);
+    if (m->is_eval && u->samples.n && n && n < sizeof line - 64) /* one more, before the closing brace */
+        snprintf(line + n - 1, 64, ", \"eval_sampled_length\": %s}", cli_number(u->samples.length));
     errno = 0;
     if (fprintf(u->metrics, "%s\n", line) < 0 || fflush(u->metrics)) u->lost_metrics = errno ? errno : EIO;
 }
@@ -757,6 +573,144 @@ static int adapter_hash(const run *u, uint64_t *out) {
     free(tensors);
     *out = h ^ (h >> 32);
     return 0;
+}
+
+/* ---- samples ---------------------------------------------------------------------------------------------------- */
+
+/* The prompts, spread over the evaluation data; those that leave no room for an answer are passed over. */
+static int samples_choose(run *u) {
+    samples *p = &u->samples;
+    int64_t n = u->eval ? dpo_data_count(u->eval) : 0, want = u->s.sample_prompts, room, i;
+    int64_t positions = u->config.max_position_embeddings;
+    if (!n || !want) return 0;
+    if (want > n) want = n;
+    p->item = (int64_t *)calloc((size_t)want, sizeof *p->item);
+    p->reference = (char **)calloc((size_t)want, sizeof *p->reference);
+    if (!p->item || !p->reference) return cli_die("no memory for --sample-prompts %s", cli_count((uint64_t)want));
+    p->max_new = u->s.sample_tokens;
+    if (positions > 0 && p->max_new > positions / 2) p->max_new = positions / 2;
+    for (i = 0; i < want; i++) {
+        int64_t item = i * n / want, prompt;
+        dpo_data_item(u->eval, item, NULL, &prompt, NULL, NULL, NULL, NULL);
+        room = positions > 0 ? positions - prompt : p->max_new;
+        if (prompt > 0 && room >= p->max_new) p->item[p->n++] = item;
+    }
+    return 0;
+}
+
+/* The format of the data's turns, else of the model's, for stops. */
+static int run_chat(const run *u) {
+    return u->d.file[0].chat || u->d.model_chat < 0 ? u->d.file[0].chat : u->d.model_chat;
+}
+
+/* Ids as text on the heap, an answer cut before a stop string; NULL without memory. */
+static char *samples_text(const run *u, const int32_t *ids, int64_t n, int answer) {
+    const char *const *stops;
+    int64_t bytes = dpo_decode(u->tokenizer, ids, n, NULL, 0), i, count = chat_stops(run_chat(u), &stops);
+    char *text = bytes < 0 ? NULL : (char *)malloc((size_t)bytes + 1), *stop;
+    if (!text) return NULL;
+    dpo_decode(u->tokenizer, ids, n, text, (size_t)bytes);
+    text[bytes] = 0;
+    for (i = 0; answer && i < count; i++)
+        if ((stop = strstr(text, stops[i])) != NULL) *stop = 0;
+    return text;
+}
+
+/* The model's answers as it is now: texts on the heap in `text`, ids counted in `length`. */
+static int samples_answer(run *u, char **text, int64_t *length) {
+    samples *p = &u->samples;
+    const int32_t **prompt = (const int32_t **)calloc((size_t)p->n, sizeof *prompt);
+    int64_t *n_prompt = (int64_t *)calloc((size_t)p->n, sizeof *n_prompt), i;
+    int32_t *out = (int32_t *)calloc((size_t)(p->n * p->max_new), sizeof *out), end_id;
+    const char *end = chat_end_of_turn(run_chat(u));
+    dpo_generate_config g = dpo_generate_defaults();
+    int failed = 0;
+    g.max_new_tokens = p->max_new;
+    g.temperature = u->s.sample_temperature;
+    g.seed = u->s.t.seed;
+    g.eos = dpo_tokenizer_eos(u->tokenizer);
+    end_id = end ? dpo_tokenizer_id(u->tokenizer, end, strlen(end)) : -1;
+    g.stop_ids = &end_id;
+    g.n_stop_ids = end_id >= 0;
+    g.n_stop = chat_stops(run_chat(u), &g.stop);
+    g.tokenizer = u->tokenizer;
+    if (!prompt || !n_prompt || !out) failed = cli_die("no memory for --sample-prompts");
+    for (i = 0; !failed && i < p->n; i++)
+        dpo_data_item(u->eval, p->item[i], &prompt[i], &n_prompt[i], NULL, NULL, NULL, NULL);
+    if (!failed && dpo_generate(u->m, prompt, n_prompt, p->n, &g, out, length)) {
+        if (dpo_status(u->c) != DPO_E_CANCELLED) failed = run_fail(u);
+        else failed = -1; /* a wish to stop: no samples, no error */
+        if (failed < 0) dpo_clear(u->c);
+    }
+    for (i = 0; !failed && i < p->n; i++) {
+        text[i] = samples_text(u, out + i * p->max_new, length[i], 1);
+        if (!text[i]) failed = cli_die("no memory for a sample");
+    }
+    free(prompt);
+    free(n_prompt);
+    free(out);
+    return failed;
+}
+
+static void samples_field(FILE *f, const char *name, const char *text) {
+    fprintf(f, ", \"%s\": ", name);
+    cli_json_string(f, text ? text : "", text ? strlen(text) : 0);
+}
+
+/* A line of samples.jsonl for each prompt. */
+static int samples_write(run *u, char *const *text, const int64_t *length) {
+    samples *p = &u->samples;
+    int64_t i, total = 0;
+    for (i = 0; i < p->n; i++) {
+        const int32_t *prompt, *chosen;
+        int64_t np, nc;
+        char *asked, *better;
+        dpo_data_item(u->eval, p->item[i], &prompt, &np, &chosen, &nc, NULL, NULL);
+        asked = samples_text(u, prompt, np, 0);
+        better = samples_text(u, chosen, nc, 1);
+        fprintf(p->file, "{\"step\": %lld, \"examples\": %lld, \"tokens\": %lld", (long long)u->last.step,
+                (long long)u->last.examples, (long long)length[i]);
+        samples_field(p->file, "prompt", asked);
+        samples_field(p->file, "policy", text[i]);
+        samples_field(p->file, "reference", p->reference[i]);
+        samples_field(p->file, "chosen", better);
+        fputs("}\n", p->file);
+        free(asked);
+        free(better);
+        total += length[i];
+    }
+    p->length = (double)total / (double)p->n;
+    return fflush(p->file) || ferror(p->file)
+               ? cli_die("%s/samples.jsonl cannot be written: %s", u->s.output, strerror(errno))
+               : 0;
+}
+
+/* Answers the prompts and writes them down. Before the first update the model is the reference: with adapters, they are
+ * off for that answer (a loaded adapter has moved already). 0, 1 after an error, -1 when told to stop. */
+static int sample(run *u) {
+    samples *p = &u->samples;
+    char **text = p->n ? (char **)calloc((size_t)p->n, sizeof *text) : NULL;
+    int64_t *length = p->n ? (int64_t *)calloc((size_t)p->n, sizeof *length) : NULL, i;
+    int failed = p->n && (!text || !length) ? cli_die("no memory for --sample-prompts") : 0;
+    if (p->n && !failed && !p->reference[0]) {
+        if (run_lora(u)) dpo_lora_enable(u->m, 0);
+        failed = samples_answer(u, p->reference, length);
+        if (run_lora(u)) dpo_lora_enable(u->m, 1);
+    }
+    if (p->n && !failed) failed = samples_answer(u, text, length);
+    if (p->n && !failed) failed = samples_write(u, text, length);
+    for (i = 0; text && i < p->n; i++) free(text[i]);
+    free(text);
+    free(length);
+    return failed;
+}
+
+static void samples_free(samples *p) {
+    int64_t i;
+    for (i = 0; i < p->n; i++) free(p->reference[i]);
+    free(p->reference);
+    free(p->item);
+    if (p->file) fclose(p->file);
 }
 
 /* ---- the run ---------------------------------------------------------------------------------------------------- */
@@ -797,22 +751,29 @@ static int get_references(run *u) {
 static int save_result(run *u, int at_end) {
     char path[4096];
     dpo_model *merged;
-    if (!run_lora(u)) return dpo_model_save(u->m, u->s.output, DPO_F32) ? run_fail(u) : 0;
+    if (!run_lora(u)) {
+        if (dpo_model_save(u->m, u->s.output, DPO_F32)) return run_fail(u);
+        return write_companions(u, u->s.output);
+    }
     if (path_join(path, sizeof path, u->s.output, "adapter")) return 1;
     if (dpo_lora_save(u->m, path, u->s.model ? u->s.model : NULL)) return run_fail(u);
+    if (write_companions(u, path)) return 1;
     if (!at_end || !u->s.merge) return 0;
     merged = dpo_lora_merge(u->m);
     if (!merged || dpo_model_save(merged, u->s.output, DPO_F32)) return run_fail(u);
     dpo_model_free(merged);
-    return 0;
+    return write_companions(u, u->s.output);
 }
 
 /* One evaluation, printed and logged. 1 after an error; a wish to stop is none. */
 static int evaluate(run *u) {
     dpo_metrics m;
+    int stop;
     u->evaluated = u->last.step;
     if (!u->eval) return 0;
     u->training = 0;
+    stop = sample(u);
+    if (stop) return stop > 0;
     if (dpo_trainer_evaluate(u->t, u->eval, &m)) {
         if (dpo_status(u->c) != DPO_E_CANCELLED) return run_fail(u);
         dpo_clear(u->c);
@@ -894,6 +855,12 @@ static int run_all(run *u) {
     if (path_join(path, sizeof path, u->s.output, "metrics.jsonl")) return 1;
     u->metrics = fopen(path, "wb");
     if (!u->metrics) return cli_die("cannot write %s: %s", path, strerror(errno));
+    if (samples_choose(u)) return 1;
+    if (u->samples.n) {
+        if (path_join(path, sizeof path, u->s.output, "samples.jsonl")) return 1;
+        u->samples.file = fopen(path, "wb");
+        if (!u->samples.file) return cli_die("cannot write %s: %s", path, strerror(errno));
+    }
     if (evaluate(u) || train(u)) return 1;
     return finish(u);
 }
@@ -946,6 +913,8 @@ int main(int argc, char **argv) {
     if (!u.s.quiet) print_settings(&u);
     code = run_all(&u);
     if (u.metrics) fclose(u.metrics);
+    samples_free(&u.samples);
+    dataset_free(&u.d);
     dpo_close(u.c);
     if (fflush(stdout) || ferror(stdout)) return cli_die("the output could not be written");
     return code;

@@ -1,58 +1,32 @@
 /* hh.h: rows of Anthropic's HH-RLHF, {"chosen": "...", "rejected": "..."}, split into prompt and two responses.
  *
- * Both texts are whole dialogues, "\n\nHuman: ...\n\nAssistant: ...\n\nHuman: ... \n\nAssistant: ...". The rule is that of
- * the reference DPO code: the prompt is `chosen` up to and including its last "\n\nAssistant:"; what follows is the
+ * Both texts are whole dialogues, "\n\nHuman: ...\n\nAssistant: ...\n\nHuman: ... \n\nAssistant: ...". The rule is that
+ * of the reference DPO code: the prompt is `chosen` up to and including its last "\n\nAssistant:"; what follows is the
  * chosen response, and what follows that many characters of `rejected` is the rejected one. Responses keep the space
- * they begin with. The reference assumes that both share the prompt; here it is checked: where they do not, its rejected
- * response is cut out of the middle of something.
+ * they begin with. The reference assumes that both share the prompt; here it is checked: where they do not, its
+ * rejected response is cut out of the middle of something, and the row is dropped unless hh_keep_diverging is set.
  *
- *     hh_report report = hh_report_start();
- *     hh_pair pair;
- *     for each line:
- *         int status = JSON can be read and has both strings ? hh_split(chosen, nc, rejected, nr, &pair) : HH_BAD_JSON...;
- *         if (hh_count(&report, status, line_number) == HH_OK) ... use pair, which points into the two texts ...
- *     hh_report_print(&report, stdout, "harmless-base.jsonl.gz");
- *
- * Reading JSON is the caller's; texts are its decoded UTF-8, any bytes are safe. */
+ * Texts are taken as they are; in a chat format other than hh the prompt is cut into its turns, blanks at their ends
+ * left out, and written in that format. */
 #ifndef TOOLS_HH_H
 #define TOOLS_HH_H
 
-#include <stddef.h>
-#include <stdio.h>
-#include <string.h>
+#include "row.h"
 
-typedef enum hh_status {
-    HH_OK = 0,
-    HH_BAD_JSON, /* these three are the caller's to find */
-    HH_MISSING_FIELD,
-    HH_NOT_STRING,
-    HH_NO_ASSISTANT, /* these four hh_split finds, the first that applies */
-    HH_OTHER_PROMPT,
-    HH_EMPTY,
-    HH_IDENTICAL,
-    HH_STATUSES
-} hh_status;
+typedef enum hh_status { HH_OK, HH_NO_ASSISTANT, HH_OTHER_PROMPT, HH_EMPTY, HH_IDENTICAL } hh_status;
 
 typedef struct hh_pair { /* views into the texts given to hh_split */
     const char *prompt, *chosen, *rejected;
     size_t prompt_len, chosen_len, rejected_len;
 } hh_pair;
 
-typedef struct hh_report {
-    unsigned long long rows, count[HH_STATUSES], first_line[HH_STATUSES]; /* lines from 1, 0: none */
-} hh_report;
-
 static inline const char *hh_status_text(int status) {
     switch (status) {
-    case HH_OK: return "kept";
-    case HH_BAD_JSON: return "not a JSON object";
-    case HH_MISSING_FIELD: return "chosen or rejected is missing";
-    case HH_NOT_STRING: return "chosen or rejected is not a string";
     case HH_NO_ASSISTANT: return "no \"\\n\\nAssistant:\" in chosen";
     case HH_OTHER_PROMPT: return "rejected does not begin with chosen's prompt";
     case HH_EMPTY: return "a response is empty";
     case HH_IDENTICAL: return "both responses are the same";
-    default: return "unknown";
+    default: return "kept";
     }
 }
 
@@ -82,7 +56,7 @@ static inline int hh_blank(const char *s, size_t n) {
 }
 
 /* Splits one row. `out` is filled whatever comes back, so that a caller who wants the reference's row and not ours can
- * keep it: with HH_NO_ASSISTANT by an empty prompt and both texts whole, with HH_OTHER_PROMPT by the reference's cut. */
+ * keep it: with HH_NO_ASSISTANT by an empty prompt and both texts whole, with HH_OTHER_PROMPT by its cut. */
 static inline hh_status hh_split(const char *chosen, size_t chosen_len, const char *rejected, size_t rejected_len,
                                  hh_pair *out) {
     size_t p = hh_prompt_length(chosen, chosen_len), q = p;
@@ -102,27 +76,53 @@ static inline hh_status hh_split(const char *chosen, size_t chosen_len, const ch
     return HH_OK;
 }
 
-static inline hh_report hh_report_start(void) {
-    hh_report r;
-    memset(&r, 0, sizeof r);
-    return r;
+/* The prompt's turns as messages: each begins at "\n\nHuman:" or "\n\nAssistant:"; the last is open
+ * and left out. */
+static inline int hh_turns(row_data *r, const char *text, size_t n) {
+    static const char human[] = "\n\nHuman:", assistant[] = "\n\nAssistant:";
+    const char *role = "system";
+    size_t from = 0, i;
+    for (i = 0; i < n; i++) {
+        int u = n - i >= sizeof human - 1 && !memcmp(text + i, human, sizeof human - 1);
+        int a = !u && n - i >= sizeof assistant - 1 && !memcmp(text + i, assistant, sizeof assistant - 1);
+        if (!u && !a) continue;
+        if (i > from || strcmp(role, "system")) {
+            size_t bytes = i - from;
+            const char *turn = chat_trim(text + from, &bytes);
+            if (row_message_add(r, role, turn, bytes)) return 1;
+        }
+        role = u ? "user" : "assistant";
+        from = i + (u ? sizeof human : sizeof assistant) - 1;
+        i = from - 1;
+    }
+    return 0;
 }
 
-/* Counts a row and gives its status back. */
-static inline int hh_count(hh_report *r, int status, unsigned long long line) {
-    if (status < 0 || status >= HH_STATUSES) status = HH_BAD_JSON;
-    r->rows++;
-    if (!r->count[status]++) r->first_line[status] = line;
-    return status;
+static inline int hh_answer(row_data *r, int chat, chat_parts *to, const char *text, size_t n) {
+    if (chat == CHAT_HH) return row_parts(r, to, text, n);
+    text = chat_trim(text, &n);
+    return row_answer(r, chat, to, text, n);
 }
 
-/* One line with the totals, one for each reason that occurred. */
-static inline void hh_report_print(const hh_report *r, FILE *f, const char *name) {
-    int s;
-    fprintf(f, "%s: %llu rows, %llu kept, %llu dropped\n", name, r->rows, r->count[HH_OK], r->rows - r->count[HH_OK]);
-    for (s = HH_OK + 1; s < HH_STATUSES; s++)
-        if (r->count[s])
-            fprintf(f, "    %6llu  %s (first in line %llu)\n", r->count[s], hh_status_text(s), r->first_line[s]);
+static inline int hh_row(row_data *r, const row_options *o) {
+    const char *c, *j;
+    size_t nc, nj;
+    hh_pair pair;
+    int status;
+    c = row_text(r, o->chosen, &nc);
+    j = c ? row_text(r, o->rejected, &nj) : NULL;
+    if (!j) return 1;
+    status = (int)hh_split(c, nc, j, nj, &pair);
+    if (status != HH_OK && !(status == HH_OTHER_PROMPT && o->hh_keep_diverging))
+        return row_bad(r, "%s", hh_status_text(status));
+    if (status != HH_OK && (hh_blank(pair.chosen, pair.chosen_len) || hh_blank(pair.rejected, pair.rejected_len)))
+        return row_bad(r, "%s", hh_status_text(HH_EMPTY));
+    r->pair = !o->sft;
+    if (o->chat == CHAT_HH) {
+        if (row_parts(r, &r->prompt, pair.prompt, pair.prompt_len)) return 1;
+    } else if (hh_turns(r, pair.prompt, pair.prompt_len) || row_prompt(r, o->chat, 0, r->messages)) return 1;
+    return hh_answer(r, o->chat, &r->chosen, pair.chosen, pair.chosen_len) ||
+           (r->pair && hh_answer(r, o->chat, &r->rejected, pair.rejected, pair.rejected_len));
 }
 
 #endif /* TOOLS_HH_H */
