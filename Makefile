@@ -9,7 +9,7 @@ LIBS = -lm -lpthread
 B = build
 T = $(B)/tests
 EXAMPLES = hello sft dpo lora step own_loss layers
-PROGRAMS = $(B)/dpo-train $(B)/dpo-tokenize $(B)/dpo-bench
+PROGRAMS = $(B)/dpo-train $(B)/dpo-tokenize $(B)/dpo-chat $(B)/dpo-bench
 FORMATS = $(wildcard tools/*.h tools/formats/*.h)
 
 all: $(PROGRAMS) $(EXAMPLES:%=$(B)/%)
@@ -30,14 +30,14 @@ demo: $(B)/demo
 $(T)/golden $(T)/badinput: $(T)/%: tests/%.c $(B)/dpo.o $(wildcard tests/*.h)
 	@mkdir -p $(T)
 	$(CC) $(STD) $(CFLAGS) $(WARN) -o $@ $< $(B)/dpo.o $(LIBS)
-$(T)/formats: tests/test_formats.c $(B)/dpo.o tests/check.h $(FORMATS)
+$(T)/formats $(T)/tokenizers: $(T)/%: tests/test_%.c $(B)/dpo.o $(wildcard tests/*.h) $(FORMATS)
 	@mkdir -p $(T)
 	$(CC) $(STD) $(CFLAGS) $(WARN) -o $@ $< $(B)/dpo.o $(LIBS)
 $(T)/test: tests/test.c dpo.h $(wildcard tests/*.h)
 	@mkdir -p $(T)
 	$(CC) $(STD) $(CFLAGS) $(WARN) -o $@ $< $(LIBS)
 
-test: all $(B)/demo $(T)/golden $(T)/test $(T)/badinput $(T)/formats
+test: all $(B)/demo $(T)/golden $(T)/test $(T)/badinput $(T)/formats $(T)/tokenizers
 	sh tests/run.sh
 
 # The long matrix: compilers, standards, sanitizers, valgrind.

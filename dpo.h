@@ -8421,6 +8421,14 @@ static int dpo__tok_room(dpo__tok_work *w, void **p, size_t *cap, size_t n, size
     return 1;
 }
 
+/* A cache of words for one thread. */
+static dpo_result dpo__tok_cache(dpo_context *c, dpo__tok_work *w) {
+    size_t bytes = 2 * DPO__TOK_CACHE * sizeof *w->known;
+    w->known = (dpo__tok_known *)dpo__get(c, bytes, "a cache of words");
+    if (!w->known) return DPO_E_MEMORY;
+    memset(w->known, 0, bytes);
+    return DPO_OK;
+}
 /* A short word: all pairs are looked at for the lowest rank. Returns how many symbols are left. */
 static size_t dpo__tok_merge_short(const dpo_tokenizer *t, uint32_t *id, size_t n) {
     uint32_t rank[DPO__TOK_SHORT];
@@ -8816,10 +8824,7 @@ static dpo_result dpo__encode_all(dpo__encode_job *j, unsigned flags) {
     for (k = 0; k < c->pool.n; k++) {
         dpo__tok_work *w = &j->t->work[k];
         w->flags = flags;
-        if (w->known) continue;
-        w->known = (dpo__tok_known *)dpo__get(c, 2 * DPO__TOK_CACHE * sizeof *w->known, "a cache of words");
-        if (!w->known) return DPO_E_MEMORY;
-        memset(w->known, 0, 2 * DPO__TOK_CACHE * sizeof *w->known);
+        if (j->t->kind != DPO__TOK_BYTES && !w->known && dpo__tok_cache(c, w)) return DPO_E_MEMORY;
     }
     j->tasks = j->n < 2 ? 1 : dpo__min64(j->n, 4 * (int64_t)c->pool.n);
     dpo__pool_run(&c->pool, j->tasks, dpo__encode_task, j);
@@ -9056,7 +9061,7 @@ static dpo_result dpo__tok_read_metaspace(dpo__tok_reader *r, int64_t node) {
     dpo__tok_string(r, dpo__json_find(&r->j, node, "prepend_scheme"), scheme, sizeof scheme);
     if (strcmp(mark, "\xe2\x96\x81"))
         return dpo__tok_refuse(r, DPO_E_UNSUPPORTED, "a Metaspace pre-tokenizer with replacement \"%s\"", mark);
-    if (!scheme[0]) strcpy(scheme, dpo__tok_flag(r, node, "add_prefix_space", 1) ? "always" : "never");
+    if (!scheme[0] && dpo__tok_flag(r, node, "add_prefix_space", 1)) memcpy(scheme, "always", 7);
     t->kind = DPO__TOK_SPACES;
     t->prefix = !strcmp(scheme, "always")  ? DPO__PREFIX_MISSING
                 : !strcmp(scheme, "first") ? DPO__PREFIX_FIRST
@@ -9220,7 +9225,7 @@ static void dpo__tok_layout(dpo__arena *a, dpo_tokenizer *t, const dpo__tok_read
     t->normal.token = DPO__CARVE(a, dpo__added, r->n_special);
     t->normal.pair = DPO__CARVE(a, uint8_t, 8192);
     t->work = DPO__CARVE(a, dpo__tok_work, r->c->pool.n);
-    dpo__unicode_layout(a, &t->u);
+    if (t->kind != DPO__TOK_BYTES) dpo__unicode_layout(a, &t->u);
 }
 /* The tokenizer's block, all tables empty. r->t is a copy on the caller's stack until then. */
 static dpo_result dpo__tok_carve(dpo__tok_reader *r) {
@@ -9247,14 +9252,11 @@ static dpo_result dpo__tok_carve(dpo__tok_reader *r) {
     memset(t->work, 0, (size_t)r->c->pool.n * sizeof *t->work);
     memset(t->byte_id, 0xff, sizeof t->byte_id);
     t->work[0].c = r->c;
+    if (t->kind == DPO__TOK_BYTES) return DPO_OK;
     dpo__unicode_fill(&t->u);
     for (i = 0; i < 256; i++)
         t->ascii[i] = (uint8_t)(!i ? DPO__ASCII_NUL : i < 128 ? t->u.kind[i] & DPO__CLASS : DPO__ASCII_MANY);
-    t->work[0].known =
-        (dpo__tok_known *)dpo__get(r->c, 2 * DPO__TOK_CACHE * sizeof(dpo__tok_known), "a cache of words");
-    if (!t->work[0].known) return DPO_E_MEMORY;
-    memset(t->work[0].known, 0, 2 * DPO__TOK_CACHE * sizeof(dpo__tok_known));
-    return DPO_OK;
+    return dpo__tok_cache(r->c, &t->work[0]);
 }
 
 /* A piece as the file writes it -> the bytes it stands for; their number. Byte-level pieces are written in characters
@@ -9938,7 +9940,7 @@ DPO_API dpo_data_options dpo_data_defaults(void) {
     return o;
 }
 static const char *dpo__data_options_fault(const dpo_data_options *o) {
-    if (o->max_length < 2 || o->max_length > 16 * DPO__DIM) return "max_length must lie from 2 to 2^24";
+    if (o->max_length < 2 || o->max_length > 16 * DPO__DIM) return "max_length must lie from 2 to 16000000";
     if (o->truncation < DPO_TRUNCATE_REF || o->truncation > DPO_TRUNCATE_KEEP_END)
         return "truncation must be DPO_TRUNCATE_REF, KEEP_START or KEEP_END";
     if (o->truncation == DPO_TRUNCATE_REF && (o->max_prompt_length < 1 || o->max_prompt_length >= o->max_length))
@@ -10435,8 +10437,9 @@ DPO_API dpo_result dpo_data_read_text(dpo_data *d, const char *name, const char 
     X(too_long)                                                                                                        \
     X(grouped)                                                                                                         \
     X(truncated_prompts)                                                                                               \
-    X(truncated_responses) X(lost_eos) X(invalid_utf8) X(boundary_merges) X(first_bad_line) X(prompt_tokens)           \
-        X(chosen_tokens) X(rejected_tokens) X(pairs) X(chosen_longer) X(same_length)
+    X(truncated_responses)                                                                                             \
+    X(lost_eos) X(invalid_utf8) X(boundary_merges) X(first_bad_line) X(prompt_tokens) X(chosen_tokens)                 \
+        X(rejected_tokens) X(pairs) X(chosen_longer) X(same_length)
 
 #define DPO__DATA_OWN 5 /* keys that stand before the caller's */
 
@@ -11311,7 +11314,7 @@ DPO_API dpo_result dpo_generate(dpo_model *m, const int32_t *const *prompts, con
                                 const dpo_generate_config *g, int32_t *out, int64_t *n_out) {
     dpo_generate_config k;
     dpo__generation *t;
-    int64_t longest, i;
+    int64_t longest = 0, i;
     dpo_result code;
     if (!m) return DPO_E_ARG;
     if (m->c->error.code) return m->c->error.code;

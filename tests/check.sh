@@ -95,12 +95,14 @@ check "sanitizer build of test" $sancc $san tests/test.c -o $out/test -lm -lpthr
 check "unit tests under ASan and UBSan" $out/test
 check "hostile input under ASan and UBSan" $out/badinput
 check "golden cases under ASan and UBSan" $out/golden tests/golden/*/
-check "sanitizer build of formats" $sancc $san tests/test_formats.c $out/san.o -o $out/formats -lm -lpthread
-check "formats under ASan and UBSan" $out/formats
-for t in dpo-train dpo-tokenize; do check "sanitizer build of $t" $sancc $san tools/$t.c $out/san.o -o $out/$t -lm -lpthread; done
+for t in formats tokenizers; do
+    check "sanitizer build of $t" $sancc $san tests/test_$t.c $out/san.o -o $out/$t -lm -lpthread
+    check "$t under ASan and UBSan" $out/$t
+done
+for t in dpo-train dpo-tokenize dpo-chat; do check "sanitizer build of $t" $sancc $san tools/$t.c $out/san.o -o $out/$t -lm -lpthread; done
 mkdir -p $out/tree/build
 for d in tests tools examples; do [ -e $out/tree/$d ] || ln -s "$(pwd)/$d" $out/tree/$d; done
-cp $out/dpo-train $out/dpo-tokenize $out/tree/build/
+cp $out/dpo-train $out/dpo-tokenize $out/dpo-chat $out/tree/build/
 check "programs under ASan and UBSan" sh -c "cd $out/tree && sh tests/programs.sh none build"
 
 if has valgrind; then

@@ -39,6 +39,15 @@ program() { # name, command...
 program "unit tests" build/tests/test
 program "hostile input" build/tests/badinput
 program "formats" build/tests/formats
+# the official test of normal forms, where the system has it (Debian: unicode-data)
+nfc=
+for f in /usr/share/unicode/NormalizationTest.txt /usr/share/unicode/NormalizationTest.txt.bz2; do
+    case $f in
+    *.bz2) [ -r $f ] && bzcat $f >$out/nfc.txt 2>/dev/null && nfc=$out/nfc.txt ;;
+    *) [ -r $f ] && nfc=$f ;;
+    esac
+done
+program "tokenizers" build/tests/tokenizers "$([ -d $shared/data ] && echo $shared/data)" $nfc
 program "golden cases" build/tests/golden tests/golden/*/
 if [ -d $shared/golden ]; then
     program "golden cases beside the checkout" build/tests/golden $shared/golden/*/

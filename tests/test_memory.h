@@ -737,8 +737,8 @@ static void test_data_truncation(void) {
     data_row(c, 10, 9, 8, DPO_TRUNCATE_REF, 0, both_cut); /* both answers to 12 - 5 */
     data_row(c, 4, 9, 6, DPO_TRUNCATE_REF, 0, chosen);    /* even with a short prompt */
     data_row(c, 3, 10, 2, DPO_TRUNCATE_REF, 0, short_prompt);
-    data_row(c, 10, 6, 7, DPO_TRUNCATE_END, 0, end);
-    data_row(c, 12, 6, 7, DPO_TRUNCATE_END, 0, NULL); /* no room for an answer */
+    data_row(c, 10, 6, 7, DPO_TRUNCATE_KEEP_START, 0, end);
+    data_row(c, 12, 6, 7, DPO_TRUNCATE_KEEP_START, 0, NULL); /* no room for an answer */
     dpo_close(c);
     memfs_free(fs);
 }

@@ -1,4 +1,4 @@
-/* tokenizers.c - text to ids and back, against ids that Hugging Face's own tokenizers gave (tests/golden/tokenizers.json),
+/* test_tokenizers.c - text to ids and back, against ids that Hugging Face's own tokenizers gave (tests/golden/tokenizers.json),
    against plain reimplementations here, on hostile files, and on real vocabularies where they stand beside the checkout.
 
    usage: tokenizers [DATA_DIR [NormalizationTest.txt]]     Links with build/dpo.o. Last line: N passed, N failed, N skipped. */
