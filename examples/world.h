@@ -455,8 +455,8 @@ static inline void world_put_group(world_text *t, world_stream *s) {
 /* One villager meets another. */
 static inline void world_put_story(world_text *t, world_stream *s) {
     static const char *const story[6] = {
-        "^ is at home in the 0 today. & comes to see ~ and brings a basket of 2. ~ loves 2. They talk until the moon "
-        "is up.",
+        ("^ is at home in the 0 today. & comes to see ~ and brings a basket of 2. ~ loves 2. They talk until the moon "
+         "is up."),
         "It is market day in Puddle. & meets ^, who works as a 3. ~ wears a 1 hat and eats 2. It is a good day.",
         "One night & hears a song from the 0. It is ^, for ~ lives in the 0. The song is all about 2, for ~ loves 2.",
         "^ has lost a hat. My hat is 1, says ~. & finds the 1 hat in the 0, where ~ lives. Thank you, says ~.",
