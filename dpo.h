@@ -1057,22 +1057,22 @@ static int dpo__posix_sync_dir(void *user, const char *path) {
 }
 #endif
 
-/* What a context without hooks of its own uses; all NULL with DPO_NO_STDIO. */
-static void dpo__file_default_io(dpo_io *io) {
-    memset(io, 0, sizeof *io);
-#ifndef DPO_NO_STDIO
-    io->open = dpo__posix_open;
-    io->size = dpo__posix_size;
-    io->read = dpo__posix_read;
-    io->write = dpo__posix_write;
-    io->sync = dpo__posix_sync;
-    io->close = dpo__posix_close;
-    io->rename = dpo__posix_rename;
-    io->remove = dpo__posix_remove;
-    io->make_dir = dpo__posix_make_dir;
-    io->sync_dir = dpo__posix_sync_dir;
+/* What a context without hooks of its own uses. */
+#ifdef DPO_NO_STDIO
+static const dpo_io dpo__default_io = {NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL};
+#else
+static const dpo_io dpo__default_io = {NULL,
+                                       dpo__posix_open,
+                                       dpo__posix_size,
+                                       dpo__posix_read,
+                                       dpo__posix_write,
+                                       dpo__posix_sync,
+                                       dpo__posix_close,
+                                       dpo__posix_rename,
+                                       dpo__posix_remove,
+                                       dpo__posix_make_dir,
+                                       dpo__posix_sync_dir};
 #endif
-}
 
 /* ===========================================================================================
    >>ERROR - one sentence, the first one
@@ -2161,9 +2161,10 @@ DPO__LANES_FUNCTION(log)
             __VA_ARGS__                                                                                                \
         }                                                                                                              \
     } while (0)
-DPO__INLINE dpo__lanes dpo__lanes_get(const float *p, int m) {
-    return m == 16 ? dpo__lanes_load(p) : dpo__lanes_load_part(p, m, 0.0f);
+DPO__INLINE dpo__lanes dpo__lanes_get_or(const float *p, int m, float fill) {
+    return m == 16 ? dpo__lanes_load(p) : dpo__lanes_load_part(p, m, fill);
 }
+DPO__INLINE dpo__lanes dpo__lanes_get(const float *p, int m) { return dpo__lanes_get_or(p, m, 0.0f); }
 DPO__INLINE void dpo__lanes_put(float *p, dpo__lanes v, int m) {
     if (m == 16) dpo__lanes_store(p, v);
     else dpo__lanes_store_part(p, v, m);
@@ -2182,8 +2183,8 @@ DPO__INLINE float dpo__row_sum(int fused, int64_t n, const float *x) {
 /* sum (x - mean)^2; the padding lanes hold `mean` and add nothing. */
 DPO__INLINE float dpo__row_variance(int fused, int64_t n, const float *x, float mean) {
     dpo__lanes s = dpo__lanes_set(0.0f), mu = dpo__lanes_set(mean);
-    DPO__BLOCKS(n, i, m, dpo__lanes v = m == 16 ? dpo__lanes_load(x + i) : dpo__lanes_load_part(x + i, m, mean);
-                v = dpo__lanes_sub(v, mu); s = dpo__lanes_fma(fused, v, v, s););
+    DPO__BLOCKS(n, i, m, dpo__lanes v = dpo__lanes_get_or(x + i, m, mean); v = dpo__lanes_sub(v, mu);
+                s = dpo__lanes_fma(fused, v, v, s););
     return dpo__lanes_sum(s);
 }
 /* In double; a product of two floats is exact there, and the sum cannot overflow: not finite means
@@ -2275,12 +2276,10 @@ DPO__INLINE void dpo__row_bias(int fused, int64_t n, float *s, float scale, floa
 DPO__INLINE void dpo__row_attend(int fused, int64_t n, float *s, float scale, float slope, float *stats) {
     dpo__lanes top = dpo__lanes_set(-INFINITY), sum = dpo__lanes_set(0.0f), f;
     dpo__row_bias(fused, n, s, scale, slope);
-    DPO__BLOCKS(n, i, m,
-                top =
-                    dpo__lanes_max(top, m == 16 ? dpo__lanes_load(s + i) : dpo__lanes_load_part(s + i, m, -INFINITY)););
+    DPO__BLOCKS(n, i, m, top = dpo__lanes_max(top, dpo__lanes_get_or(s + i, m, -INFINITY)););
     stats[0] = dpo__lanes_max_all(top);
     top = dpo__lanes_set(stats[0]);
-    DPO__BLOCKS(n, i, m, dpo__lanes e = m == 16 ? dpo__lanes_load(s + i) : dpo__lanes_load_part(s + i, m, -INFINITY);
+    DPO__BLOCKS(n, i, m, dpo__lanes e = dpo__lanes_get_or(s + i, m, -INFINITY);
                 e = dpo__lanes_exp(fast, dpo__lanes_sub(e, top)); sum = dpo__lanes_add(sum, e);
                 dpo__lanes_put(s + i, e, m););
     stats[1] = 1.0f / dpo__lanes_sum(sum);
@@ -2372,12 +2371,10 @@ DPO__INLINE void dpo__row_swiglu_back(int fused, int64_t n, float *dup, float *d
 /* stats = max z, sum exp(z - max) */
 DPO__INLINE void dpo__row_logsumexp(int fused, int64_t n, const float *z, float *stats) {
     dpo__lanes top = dpo__lanes_set(-INFINITY), sum = dpo__lanes_set(0.0f);
-    DPO__BLOCKS(n, i, m,
-                top =
-                    dpo__lanes_max(top, m == 16 ? dpo__lanes_load(z + i) : dpo__lanes_load_part(z + i, m, -INFINITY)););
+    DPO__BLOCKS(n, i, m, top = dpo__lanes_max(top, dpo__lanes_get_or(z + i, m, -INFINITY)););
     stats[0] = dpo__lanes_max_all(top);
     top = dpo__lanes_set(stats[0]);
-    DPO__BLOCKS(n, i, m, dpo__lanes e = m == 16 ? dpo__lanes_load(z + i) : dpo__lanes_load_part(z + i, m, -INFINITY);
+    DPO__BLOCKS(n, i, m, dpo__lanes e = dpo__lanes_get_or(z + i, m, -INFINITY);
                 sum = dpo__lanes_add(sum, dpo__lanes_exp(fast, dpo__lanes_sub(e, top))););
     stats[1] = dpo__lanes_sum(sum);
 }
@@ -2514,6 +2511,10 @@ static void dpo__pack_across(float *dst, int width, const float *src, int64_t ld
         for (i = valid; i < width; i++) dst[p * width + i] = 0.0f;
     }
 }
+#define X(result, give, name, parameters, ...) dpo__##name##_scalar,
+static const dpo__kernels dpo__kernels_scalar = {
+    "scalar", 4, 16, dpo__tile_scalar, dpo__pack_along_scalar, dpo__pack_across, DPO__ROW_KERNELS(X)};
+#undef X
 
 #ifdef DPO__X86
 #define DPO__AVX2   __attribute__((target("avx2,fma")))
@@ -2524,43 +2525,44 @@ static void dpo__pack_across(float *dst, int width, const float *src, int64_t ld
 DPO__ROW_KERNELS(X)
 #undef X
 
-/* 6 x 16 for AVX2: twelve accumulators of 8. */
-#define DPO__EACH6(X) X(0) X(1) X(2) X(3) X(4) X(5)
-DPO__AVX2 static void dpo__tile_avx2(int64_t k, const float *a, const float *b, float *c, int64_t c_row,
-                                     const float *init, int64_t init_row) {
-#define X(i) __m256 l##i, h##i;
-    DPO__EACH6(X)
-#undef X
-    if (init) {
-#define X(i)                                                                                                           \
-    l##i = _mm256_loadu_ps(init + i * init_row);                                                                       \
-    h##i = _mm256_loadu_ps(init + i * init_row + 8);
-        DPO__EACH6(X)
-#undef X
-    } else {
-#define X(i) l##i = h##i = _mm256_setzero_ps();
-        DPO__EACH6(X)
-#undef X
-    }
-    for (; k > 0; k--) {
-        __m256 b0 = _mm256_loadu_ps(b), b1 = _mm256_loadu_ps(b + 8);
-#define X(i)                                                                                                           \
+/* A tile of C in registers: row i is l##i and h##i, `wide` columns each; EACH lists the rows. 6 x 16 for AVX2: twelve
+   accumulators of 8; 12 x 32 for AVX-512, whose twenty-four of 16 hide the latency of two FMAs a cycle. */
+#define DPO__TILE_ROW(vector, op, wide, i)  vector l##i, h##i;
+#define DPO__TILE_ZERO(vector, op, wide, i) l##i = h##i = op##_setzero_ps();
+#define DPO__TILE_LOAD(vector, op, wide, i)                                                                            \
+    l##i = op##_loadu_ps(init + i * init_row);                                                                         \
+    h##i = op##_loadu_ps(init + i * init_row + wide);
+#define DPO__TILE_STEP(vector, op, wide, i)                                                                            \
     {                                                                                                                  \
-        __m256 s = _mm256_broadcast_ss(a + i);                                                                         \
-        l##i = _mm256_fmadd_ps(s, b0, l##i);                                                                           \
-        h##i = _mm256_fmadd_ps(s, b1, h##i);                                                                           \
+        vector s = op##_set1_ps(a[i]);                                                                                 \
+        l##i = op##_fmadd_ps(s, b0, l##i);                                                                             \
+        h##i = op##_fmadd_ps(s, b1, h##i);                                                                             \
     }
-        DPO__EACH6(X)
-#undef X
-        a += 6;
-        b += 16;
+#define DPO__TILE_STORE(vector, op, wide, i)                                                                           \
+    op##_storeu_ps(c + i * c_row, l##i);                                                                               \
+    op##_storeu_ps(c + i * c_row + wide, h##i);
+#define DPO__EACH6(X, ...)                                                                                             \
+    X(__VA_ARGS__, 0) X(__VA_ARGS__, 1) X(__VA_ARGS__, 2) X(__VA_ARGS__, 3) X(__VA_ARGS__, 4) X(__VA_ARGS__, 5)
+#define DPO__EACH12(X, ...)                                                                                            \
+    DPO__EACH6(X, __VA_ARGS__)                                                                                         \
+    X(__VA_ARGS__, 6) X(__VA_ARGS__, 7) X(__VA_ARGS__, 8) X(__VA_ARGS__, 9) X(__VA_ARGS__, 10) X(__VA_ARGS__, 11)
+#define DPO__TILE(target, name, EACH, rows, vector, op, wide)                                                          \
+    target static void name(int64_t k, const float *a, const float *b, float *c, int64_t c_row, const float *init,     \
+                            int64_t init_row) {                                                                        \
+        EACH(DPO__TILE_ROW, vector, op, wide)                                                                          \
+        if (init) {                                                                                                    \
+            EACH(DPO__TILE_LOAD, vector, op, wide)                                                                     \
+        } else {                                                                                                       \
+            EACH(DPO__TILE_ZERO, vector, op, wide)                                                                     \
+        }                                                                                                              \
+        for (; k > 0; k--, a += rows, b += 2 * wide) {                                                                 \
+            vector b0 = op##_loadu_ps(b), b1 = op##_loadu_ps(b + wide);                                                \
+            EACH(DPO__TILE_STEP, vector, op, wide)                                                                     \
+        }                                                                                                              \
+        EACH(DPO__TILE_STORE, vector, op, wide)                                                                        \
     }
-#define X(i)                                                                                                           \
-    _mm256_storeu_ps(c + i * c_row, l##i);                                                                             \
-    _mm256_storeu_ps(c + i * c_row + 8, h##i);
-    DPO__EACH6(X)
-#undef X
-}
+DPO__TILE(DPO__AVX2, dpo__tile_avx2, DPO__EACH6, 6, __m256, _mm256, 8)
+DPO__TILE(DPO__AVX512, dpo__tile_avx512, DPO__EACH12, 12, __m512, _mm512, 16)
 
 /* Transposes 8 x 8 blocks: rows of the source become columns of the panel. */
 DPO__AVX2 static void dpo__transpose8(float *dst, int width, const float *src, int64_t ld, int valid) {
@@ -2577,61 +2579,19 @@ DPO__AVX2 static void dpo__transpose8(float *dst, int width, const float *src, i
         r[4 * i + 2] = _mm256_shuffle_ps(t[4 * i + 1], t[4 * i + 3], 0x44);
         r[4 * i + 3] = _mm256_shuffle_ps(t[4 * i + 1], t[4 * i + 3], 0xee);
     }
-    for (i = 0; i < 4; i++) {
-        _mm256_storeu_ps(dst + i * width, _mm256_permute2f128_ps(r[i], r[i + 4], 0x20));
-    }
-    for (i = 0; i < 4; i++) {
-        _mm256_storeu_ps(dst + (i + 4) * width, _mm256_permute2f128_ps(r[i], r[i + 4], 0x31));
-    }
+    /* in ascending order: a store of 8 may run into the next column's place */
+    for (i = 0; i < 4; i++) _mm256_storeu_ps(dst + i * width, _mm256_permute2f128_ps(r[i], r[i + 4], 0x20));
+    for (i = 0; i < 4; i++) _mm256_storeu_ps(dst + (i + 4) * width, _mm256_permute2f128_ps(r[i], r[i + 4], 0x31));
 }
 DPO__AVX2 static void dpo__pack_along_avx2(float *dst, int width, const float *src, int64_t ld, int valid, int64_t k) {
     int64_t p;
     int i, j;
-    /* A store of 8 may run into the next p's place: that is written after it. */
     for (p = 0; p + 8 <= k; p += 8)
         for (i = 0; i < width; i += 8)
             dpo__transpose8(dst + p * width + i, width, src + i * ld + p, ld,
                             valid - i < 8 ? (valid < i ? 0 : valid - i) : 8);
     for (; p < k; p++)
         for (j = 0; j < width; j++) dst[p * width + j] = j < valid ? src[j * ld + p] : 0.0f;
-}
-
-/* 12 x 32 for AVX-512: twenty-four accumulators of 16 hide the latency of two FMAs a cycle. */
-#define DPO__EACH12(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11)
-DPO__AVX512 static void dpo__tile_avx512(int64_t k, const float *a, const float *b, float *c, int64_t c_row,
-                                         const float *init, int64_t init_row) {
-#define X(i) __m512 l##i, h##i;
-    DPO__EACH12(X)
-#undef X
-    if (init) {
-#define X(i)                                                                                                           \
-    l##i = _mm512_loadu_ps(init + i * init_row);                                                                       \
-    h##i = _mm512_loadu_ps(init + i * init_row + 16);
-        DPO__EACH12(X)
-#undef X
-    } else {
-#define X(i) l##i = h##i = _mm512_setzero_ps();
-        DPO__EACH12(X)
-#undef X
-    }
-    for (; k > 0; k--) {
-        __m512 b0 = _mm512_loadu_ps(b), b1 = _mm512_loadu_ps(b + 16);
-#define X(i)                                                                                                           \
-    {                                                                                                                  \
-        __m512 s = _mm512_set1_ps(a[i]);                                                                               \
-        l##i = _mm512_fmadd_ps(s, b0, l##i);                                                                           \
-        h##i = _mm512_fmadd_ps(s, b1, h##i);                                                                           \
-    }
-        DPO__EACH12(X)
-#undef X
-        a += 12;
-        b += 32;
-    }
-#define X(i)                                                                                                           \
-    _mm512_storeu_ps(c + i * c_row, l##i);                                                                             \
-    _mm512_storeu_ps(c + i * c_row + 16, h##i);
-    DPO__EACH12(X)
-#undef X
 }
 
 /* Transposes a 16 x 16 block in four rounds of shuffles. The masked forms with a full mask are the same
@@ -2685,50 +2645,35 @@ DPO__AVX512 static void dpo__pack_along_avx512(float *dst, int width, const floa
         }
     }
 }
+
+#define X(result, give, name, parameters, ...) dpo__##name##_avx2,
+static const dpo__kernels dpo__kernels_avx2 = {
+    "avx2", 6, 16, dpo__tile_avx2, dpo__pack_along_avx2, dpo__pack_across, DPO__ROW_KERNELS(X)};
+#undef X
+#define X(result, give, name, parameters, ...) dpo__##name##_avx512,
+static const dpo__kernels dpo__kernels_avx512 = {
+    "avx512", 12, 32, dpo__tile_avx512, dpo__pack_along_avx512, dpo__pack_across, DPO__ROW_KERNELS(X)};
+#undef X
 #endif /* DPO__X86 */
 
 /* The best kernels this CPU has, or the path asked for; 0 if it has not got that one. */
 static int dpo__kernels_choose(dpo__kernels *k, int simd) {
-    memset(k, 0, sizeof *k);
-    k->pack_across = dpo__pack_across;
+    *k = dpo__kernels_scalar;
 #ifdef DPO__X86
     __builtin_cpu_init();
     if ((simd == DPO_SIMD_AUTO || simd == DPO_SIMD_AVX512) && __builtin_cpu_supports("avx512f") &&
         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
         __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("fma")) {
-        k->name = "avx512";
-#define X(result, give, name, parameters, ...) k->name = dpo__##name##_avx512;
-        DPO__ROW_KERNELS(X)
-#undef X
-        k->mr = 12;
-        k->nr = 32;
-        k->tile = dpo__tile_avx512;
-        k->pack_along = dpo__pack_along_avx512;
+        *k = dpo__kernels_avx512;
         return 1;
     }
     if ((simd == DPO_SIMD_AUTO || simd == DPO_SIMD_AVX2) && __builtin_cpu_supports("avx2") &&
         __builtin_cpu_supports("fma")) {
-        k->name = "avx2";
-#define X(result, give, name, parameters, ...) k->name = dpo__##name##_avx2;
-        DPO__ROW_KERNELS(X)
-#undef X
-        k->mr = 6;
-        k->nr = 16;
-        k->tile = dpo__tile_avx2;
-        k->pack_along = dpo__pack_along_avx2;
+        *k = dpo__kernels_avx2;
         return 1;
     }
 #endif
-    if (simd != DPO_SIMD_AUTO && simd != DPO_SIMD_SCALAR) return 0;
-    k->name = "scalar";
-#define X(result, give, name, parameters, ...) k->name = dpo__##name##_scalar;
-    DPO__ROW_KERNELS(X)
-#undef X
-    k->mr = 4;
-    k->nr = 16;
-    k->tile = dpo__tile_scalar;
-    k->pack_along = dpo__pack_along_scalar;
-    return 1;
+    return simd == DPO_SIMD_AUTO || simd == DPO_SIMD_SCALAR;
 }
 
 /* ===========================================================================================
@@ -2847,21 +2792,20 @@ static dpo_result dpo__context_buffers(dpo_context *c) {
 }
 
 DPO_API dpo_context *dpo_open(const dpo_desc *desc) {
-    dpo__memory memory;
+    dpo__memory memory = {dpo__default_alloc, dpo__default_release, desc ? desc->user : NULL, NULL, 0};
     dpo_context *c;
     int threads = desc ? desc->n_threads : 0;
-    memset(&memory, 0, sizeof memory);
-    memory.alloc = desc && desc->alloc ? desc->alloc : dpo__default_alloc;
-    memory.release = desc && desc->release ? desc->release : dpo__default_release;
-    memory.user = desc ? desc->user : NULL;
     if (threads < 0 || threads > 1024 || (desc && !desc->alloc != !desc->release)) return NULL;
+    if (desc && desc->alloc) {
+        memory.alloc = desc->alloc;
+        memory.release = desc->release;
+    }
     c = (dpo_context *)dpo__memory_get(&memory, sizeof *c);
     if (!c) return NULL;
     memset(c, 0, sizeof *c);
     c->memory = memory;
     if (desc) c->desc = *desc;
-    if (c->desc.io) c->io = *c->desc.io;
-    else dpo__file_default_io(&c->io);
+    c->io = c->desc.io ? *c->desc.io : dpo__default_io;
     c->desc.io = NULL; /* copied: the caller's may go */
     if (!dpo__kernels_choose(&c->kernels, desc ? desc->simd : DPO_SIMD_AUTO) ||
         dpo__pool_open(&c->pool, &c->memory, threads ? threads : dpo__cores()) || dpo__context_buffers(c)) {
@@ -2931,12 +2875,7 @@ static void dpo__split_task(void *arg, int64_t task, int worker) {
     if (first < last) s->run(s->arg, first, last, worker);
 }
 static void dpo__split_run(dpo_context *c, int64_t n, int64_t align, dpo__range_fn run, void *arg) {
-    dpo__split s;
-    s.run = run;
-    s.arg = arg;
-    s.n = n;
-    s.align = align;
-    s.parts = c->pool.n;
+    dpo__split s = {run, arg, n, align, c->pool.n};
     dpo__pool_run(&c->pool, s.parts, dpo__split_task, &s);
 }
 
@@ -3043,14 +2982,11 @@ static void dpo__gemm_task(void *arg, int64_t task, int worker) {
 /* On all workers: C is cut into one rectangle each, along the grid whose largest share costs least
    (multiplying, and packing its rows and columns). */
 static void dpo__gemm_run(dpo_context *c, const dpo__gemm *g) {
-    dpo__gemm_job s;
+    dpo__gemm_job s = {c, g, 1, 1};
     int64_t um = (g->m + c->kernels.mr - 1) / c->kernels.mr;
     int64_t un = (g->n + c->kernels.nr - 1) / c->kernels.nr, pm;
     double best = 0;
     if (g->m < 1 || g->n < 1) return;
-    s.c = c;
-    s.g = g;
-    s.parts_m = s.parts_n = 1;
     if (c->pool.n > 1 && (double)g->m * (double)g->n * (double)g->k > 40000.0)
         for (pm = 1; pm <= c->pool.n; pm++) {
             int64_t pn = c->pool.n / pm;
@@ -3069,20 +3005,7 @@ static void dpo__gemm_run(dpo_context *c, const dpo__gemm *g) {
 
 static dpo__gemm dpo__gemm_of(int64_t m, int64_t n, int64_t k, const float *a, int64_t a_row, int64_t a_col,
                               const float *b, int64_t b_row, int64_t b_col, float *c, int64_t c_row) {
-    dpo__gemm g;
-    g.m = m;
-    g.n = n;
-    g.k = k;
-    g.a = a;
-    g.a_row = a_row;
-    g.a_col = a_col;
-    g.b = b;
-    g.b_row = b_row;
-    g.b_col = b_col;
-    g.c = c;
-    g.c_row = c_row;
-    g.bias = NULL;
-    g.accumulate = 0;
+    dpo__gemm g = {m, n, k, a, a_row, a_col, b, b_row, b_col, c, c_row, NULL, 0};
     return g;
 }
 
@@ -3269,12 +3192,7 @@ static void dpo__linear_backward(dpo_context *c, const dpo__linear *l, const dpo
         dpo__gemm_run(c, &g);
     }
     if (grad->b) {
-        dpo__column_sum s;
-        s.c = c;
-        s.sum = grad->b;
-        s.x = dy;
-        s.row = dy_row;
-        s.n = n;
+        dpo__column_sum s = {c, grad->b, dy, dy_row, n};
         dpo__split_run(c, l->out, DPO__COLUMNS, dpo__column_sum_columns, &s);
     }
     if (dx) {
@@ -5057,6 +4975,14 @@ static dpo_result dpo__st_write(dpo_context *c, const char *path, const dpo__st_
     return r;
 }
 
+DPO_API dpo_tensor dpo_tensor_f32(float *data, int64_t d0, int64_t d1, int64_t d2, int64_t d3) {
+    dpo_tensor t = {"", data, DPO_F32, 0, {d0, d1, d2, d3}};
+    int i;
+    while (t.ndim < 4 && t.shape[t.ndim]) t.ndim++;
+    for (i = t.ndim; i < 4; i++) t.shape[i] = 1;
+    return t;
+}
+
 DPO_API dpo_result dpo_tensors_save(dpo_context *c, const char *path, const dpo_tensor *tensors, int64_t count,
                                     const char *const *metadata) {
     dpo__st_item *items;
@@ -5072,13 +4998,9 @@ DPO_API dpo_result dpo_tensors_save(dpo_context *c, const char *path, const dpo_
     if (!items) return DPO_E_MEMORY;
     for (i = 0; i < count; i++) {
         const dpo_tensor *t = &tensors[i];
-        items[i].name = t->name;
-        items[i].data = t->data;
-        items[i].from = t->dtype;
-        items[i].dtype = t->dtype >= DPO_F32 && t->dtype <= DPO_F64 ? t->dtype : 0;
-        items[i].ndim = t->ndim;
-        items[i].shape = t->shape;
-        if (t->ndim > 4) items[i].ndim = -1; /* a dpo_tensor has room for 4 */
+        int known = t->dtype >= DPO_F32 && t->dtype <= DPO_F64;
+        dpo__st_item item = {t->name, t->data, known ? t->dtype : 0, t->dtype, t->ndim <= 4 ? t->ndim : -1, t->shape};
+        items[i] = item;
     }
     r = dpo__st_write(c, path, items, count, metadata);
     dpo__put(c, items);
@@ -5795,10 +5717,8 @@ static size_t dpo__config_write(const dpo_model_config *k, char *out, size_t cap
     static const char *const architectures[6] = {
         "", "GPTNeoXForCausalLM", "BTLMLMHeadModel", "GPT2LMHeadModel", "LlamaForCausalLM", "Qwen2ForCausalLM"};
     static const char *const truth[2] = {"false", "true"};
-    dpo__text t;
+    dpo__text t = {out, cap, 0};
     int gpt2 = k->family == DPO_GPT2 || k->family == DPO_BTLM, neox = k->family == DPO_GPT_NEOX;
-    t.out = out;
-    t.cap = cap;
     t.at = dpo__append(out, cap, 0, "{\n  \"architectures\": [\"%s\"],\n  \"model_type\": \"%s\"",
                        architectures[k->family], dpo__family_names[k->family]);
     dpo__text_int(&t, "vocab_size", k->vocab_size);
@@ -6099,15 +6019,11 @@ static void dpo__model_init(dpo_model *m, uint64_t seed) {
     int64_t i, j;
     for (i = 0; i < m->n_params; i++) {
         dpo__param *p = &m->params[i];
-        dpo__init t;
+        dpo__init t = {p, seed, (uint64_t)i, k->initializer_range};
         if (p->kind == DPO__GAIN || p->kind == DPO__BIAS) {
             for (j = 0; j < p->count; j++) p->data[j] = p->kind == DPO__GAIN ? 1.0f : 0.0f;
             continue;
         }
-        t.p = p;
-        t.seed = seed;
-        t.stream = (uint64_t)i;
-        t.std = k->initializer_range;
         if (p->kind == DPO__MATRIX) t.std = t.std * sqrt(k->width_scale); /* [muP] */
         if ((p->id == DPO__O_W || p->id == DPO__DOWN_W) &&
             (k->family == DPO_GPT2 || k->family == DPO_BTLM)) /* GPT-2: what adds to the residual */
@@ -6147,14 +6063,7 @@ DPO_API dpo_model *dpo_model_create_from(dpo_context *c, const char *config_path
 /* --- saving, looking, hashing ---------------------------------------------------------------------- */
 
 static dpo_tensor dpo__param_view(const dpo__param *p) {
-    dpo_tensor t;
-    t.name = p->name;
-    t.data = p->data;
-    t.dtype = DPO_F32;
-    t.ndim = p->columns ? 2 : 1;
-    t.shape[0] = p->rows;
-    t.shape[1] = p->columns ? p->columns : 1;
-    t.shape[2] = t.shape[3] = 1;
+    dpo_tensor t = {p->name, p->data, DPO_F32, p->columns ? 2 : 1, {p->rows, dpo__max64(p->columns, 1), 1, 1}};
     return t;
 }
 
@@ -6222,20 +6131,15 @@ DPO_API dpo_result dpo_model_save(const dpo_model *m, const char *dir, int dtype
     shapes = (int64_t(*)[2])(void *)(items + n);
     for (i = 0; i < n; i++) {
         const dpo__param *p = &m->params[i < m->n_params ? i : 0];
-        items[i].name = dpo__model_file_name(m, p);
-        items[i].data = p->data;
-        items[i].dtype = dtype;
-        items[i].from = DPO_F32;
-        items[i].ndim = p->columns ? 2 : 1;
-        items[i].shape = shapes[i];
+        dpo__st_item item = {dpo__model_file_name(m, p), p->data, dtype, DPO_F32, p->columns ? 2 : 1, shapes[i]};
+        items[i] = item;
         shapes[i][0] = p->rows;
         shapes[i][1] = p->columns;
     }
     if (m->slopes_in_file) {
-        items[n - 1].name = m->no_prefix ? "relative_pe.slopes" : "transformer.relative_pe.slopes";
-        items[n - 1].data = m->slopes;
-        items[n - 1].dtype = DPO_F32;
-        items[n - 1].ndim = 2;
+        const char *name = m->no_prefix ? "relative_pe.slopes" : "transformer.relative_pe.slopes";
+        dpo__st_item item = {name, m->slopes, DPO_F32, DPO_F32, 2, shapes[n - 1]};
+        items[n - 1] = item;
         shapes[n - 1][0] = m->config.num_attention_heads;
         shapes[n - 1][1] = 1;
     }
@@ -6648,12 +6552,7 @@ static void dpo__residual_range(void *arg, int64_t first, int64_t last, int work
     if (t->b) t->c->kernels.add(n, t->to + first, t->b + first);
 }
 static void dpo__run_residual(const dpo__run *r, float *to, const float *x, const float *a, const float *b) {
-    dpo__residual t;
-    t.c = r->c;
-    t.to = to;
-    t.x = x;
-    t.a = a;
-    t.b = b;
+    dpo__residual t = {r->c, to, x, a, b};
     dpo__split_run(r->c, r->batch->n_rows * r->m->config.hidden_size, 16, dpo__residual_range, &t);
 }
 
@@ -7619,13 +7518,9 @@ static void dpo__squares_task(void *arg, int64_t task, int worker) {
 static int64_t dpo__norm_blocks(int64_t n) { return (n + DPO__NORM_BLOCK - 1) / DPO__NORM_BLOCK; }
 /* Sum of squares of a tensor, in double; not finite if an element is not. */
 static double dpo__squares_of(dpo_context *c, const float *x, int64_t n, double *partial) {
-    dpo__squares_job j;
+    dpo__squares_job j = {c, x, n, partial};
     int64_t i, blocks = dpo__norm_blocks(n);
     double sum = 0.0;
-    j.c = c;
-    j.x = x;
-    j.n = n;
-    j.partial = partial;
     dpo__pool_run(&c->pool, blocks, dpo__squares_task, &j);
     for (i = 0; i < blocks; i++) sum = sum + partial[i];
     return sum;
@@ -8796,8 +8691,8 @@ static void dpo__reference_keys(const dpo_data *d, uint64_t weights, char text[3
 }
 DPO_API dpo_result dpo_reference_save(const dpo_data *d, const char *path) {
     char text[3][24];
-    const char *metadata[7];
-    dpo_tensor t;
+    const char *metadata[7] = {"weights", text[0], "data", text[1], "precision", text[2], NULL};
+    dpo_tensor t = {"reference_logps", NULL, DPO_F64, 2, {0, 2, 1, 1}};
     if (!d) return DPO_E_ARG;
     if (d->c->error.code) return d->c->error.code;
     if (!dpo_reference_of(d) || !path)
@@ -8805,21 +8700,8 @@ DPO_API dpo_result dpo_reference_save(const dpo_data *d, const char *path) {
                          "dpo_reference_save: the reference log-probs are not complete yet, "
                          "or there is no path");
     dpo__reference_keys(d, d->reference_of, text);
-    metadata[0] = "weights";
-    metadata[1] = text[0];
-    metadata[2] = "data";
-    metadata[3] = text[1];
-    metadata[4] = "precision";
-    metadata[5] = text[2];
-    metadata[6] = NULL;
-    memset(&t, 0, sizeof t);
-    t.name = "reference_logps";
     t.data = d->reference;
-    t.dtype = DPO_F64;
-    t.ndim = 2;
     t.shape[0] = d->n;
-    t.shape[1] = 2;
-    t.shape[2] = t.shape[3] = 1;
     return dpo_tensors_save(d->c, path, &t, 1, metadata);
 }
 DPO_API dpo_result dpo_reference_load(const dpo_model *m, dpo_data *d, const char *path) {
@@ -9074,17 +8956,10 @@ static dpo_result dpo__trainer_move(dpo_trainer *t, double *grad_norm) {
     if (k->max_grad_norm > 0) clip = k->max_grad_norm / (*grad_norm + 1e-6);
     if (clip > 1.0) clip = 1.0;
     for (i = 0; i < t->n_trained; i++) {
-        dpo__optimizer_job j;
         const dpo__param *p = t->trained[i];
-        j.c = t->c;
-        j.kind = k->optimizer;
-        j.w = p->data;
-        j.g = t->grad[i];
-        j.m = t->m1[i];
-        j.v = t->m2[i];
-        j.o = dpo__optimizer_constants(
-            k, t->step + 1,
-            k->mup_learning_rate && !t->m->lora && p->kind == DPO__MATRIX ? lr * t->m->config.width_scale : lr, clip);
+        int scaled = k->mup_learning_rate && !t->m->lora && p->kind == DPO__MATRIX; /* [muP] */
+        dpo__update o = dpo__optimizer_constants(k, t->step + 1, scaled ? lr * t->m->config.width_scale : lr, clip);
+        dpo__optimizer_job j = {t->c, k->optimizer, p->data, t->grad[i], t->m1[i], t->m2[i], o};
         dpo__split_run(t->c, p->count, 16, dpo__optimizer_range, &j);
     }
     t->step++;
@@ -9689,17 +9564,10 @@ DPO_API dpo_result dpo_plan_train(dpo_context *c, const dpo_model_config *config
 DPO_API size_t dpo_plan_text(const dpo_plan *p, char *out, size_t cap) {
     const char *names[8] = {"weights",     "adapters", "gradients", "optimizer",
                             "activations", "logits",   "scratch",   "data"};
-    uint64_t bytes[8];
+    uint64_t bytes[8] = {p->weights,     p->adapters, p->gradients, p->optimizer,
+                         p->activations, p->logits,   p->scratch,   p->data};
     size_t at;
     int i;
-    bytes[0] = p->weights;
-    bytes[1] = p->adapters;
-    bytes[2] = p->gradients;
-    bytes[3] = p->optimizer;
-    bytes[4] = p->activations;
-    bytes[5] = p->logits;
-    bytes[6] = p->scratch;
-    bytes[7] = p->data;
     at = dpo__append(out, cap, 0, "plan: %lld parameters, %lld of them move; %lld examples, %lld updates\n",
                      (long long)p->parameters, (long long)p->trainable_parameters, (long long)p->examples,
                      (long long)p->steps);
@@ -9719,11 +9587,8 @@ DPO_API size_t dpo_plan_text(const dpo_plan *p, char *out, size_t cap) {
 /* What a tensor must look like; dimensions of -1 are any. ok_null: data may be NULL. */
 static int dpo__tensor_is(dpo_context *c, const char *who, const char *name, const dpo_tensor *t, int ndim, int64_t d0,
                           int64_t d1, int64_t d2, int ok_null) {
-    int64_t want[3];
+    int64_t want[3] = {d0, d1, d2};
     int i, fits;
-    want[0] = d0;
-    want[1] = d1;
-    want[2] = d2;
     if (ok_null && !t->data) return 1;
     fits = t->data && t->dtype == DPO_F32 && t->ndim == ndim;
     for (i = 0; fits && i < ndim; i++) fits = t->shape[i] >= 0 && (want[i] < 0 || t->shape[i] == want[i]);
@@ -9743,24 +9608,6 @@ static int dpo__tensor_is(dpo_context *c, const char *who, const char *name, con
     if ((c)->error.code) return (c)->error.code
 
 DPO__INLINE float *dpo__f(dpo_tensor t) { return (float *)t.data; }
-
-DPO_API dpo_tensor dpo_tensor_f32(float *data, int64_t d0, int64_t d1, int64_t d2, int64_t d3) {
-    dpo_tensor t;
-    int64_t d[4];
-    d[0] = d0;
-    d[1] = d1;
-    d[2] = d2;
-    d[3] = d3;
-    t.name = "";
-    t.data = data;
-    t.dtype = DPO_F32;
-    for (t.ndim = 0; t.ndim < 4 && d[t.ndim]; t.ndim++) t.shape[t.ndim] = d[t.ndim];
-    {
-        int i;
-        for (i = t.ndim; i < 4; i++) t.shape[i] = 1;
-    }
-    return t;
-}
 
 static dpo_result dpo__ids_in(dpo_context *c, const char *who, const int32_t *ids, int64_t n, int64_t vocab) {
     int64_t i;
@@ -10158,33 +10005,20 @@ static dpo_result dpo__activation_call(dpo_context *c, const char *who, int kind
     return DPO_OK;
 }
 DPO_API dpo_result dpo_gelu_forward(dpo_context *c, dpo_tensor y, dpo_tensor x, int kind) {
-    dpo_tensor t[2];
-    t[0] = y;
-    t[1] = x;
+    dpo_tensor t[2] = {y, x};
     return dpo__activation_call(c, "dpo_gelu_forward", kind == DPO_SWIGLU ? -1 : kind, t, 2, 0);
 }
 DPO_API dpo_result dpo_gelu_backward(dpo_context *c, dpo_tensor dx, dpo_tensor dy, dpo_tensor x, int kind) {
-    dpo_tensor t[3];
-    t[0] = dx;
-    t[1] = dy;
-    t[2] = x;
+    dpo_tensor t[3] = {dx, dy, x};
     return dpo__activation_call(c, "dpo_gelu_backward", kind == DPO_SWIGLU ? -1 : kind, t, 3, 1);
 }
 DPO_API dpo_result dpo_swiglu_forward(dpo_context *c, dpo_tensor y, dpo_tensor up, dpo_tensor gate) {
-    dpo_tensor t[3];
-    t[0] = y;
-    t[1] = up;
-    t[2] = gate;
+    dpo_tensor t[3] = {y, up, gate};
     return dpo__activation_call(c, "dpo_swiglu_forward", DPO_SWIGLU, t, 3, 0);
 }
 DPO_API dpo_result dpo_swiglu_backward(dpo_context *c, dpo_tensor dup, dpo_tensor dgate, dpo_tensor dy, dpo_tensor up,
                                        dpo_tensor gate) {
-    dpo_tensor t[5];
-    t[0] = dup;
-    t[1] = dy;
-    t[2] = up;
-    t[3] = gate;
-    t[4] = dgate;
+    dpo_tensor t[5] = {dup, dy, up, gate, dgate};
     return dpo__activation_call(c, "dpo_swiglu_backward", DPO_SWIGLU, t, 5, 1);
 }
 
