@@ -2700,6 +2700,11 @@ static dpo_result dpo__fail(dpo_context *c, dpo_result code, const char *format,
     return code;
 }
 
+/* What verbs begin with: they are given something, and its context has no error. */
+#define DPO__READY(object, context)                                                                                    \
+    if (!(object)) return DPO_E_ARG;                                                                                   \
+    if ((context)->error.code) return (context)->error.code
+
 DPO__FORMAT(3, 4)
 static void dpo__log(dpo_context *c, int level, const char *format, ...) {
     char line[1024];
@@ -2722,6 +2727,13 @@ static void *dpo__get(dpo_context *c, size_t bytes, const char *what) {
     return p;
 }
 static void dpo__put(dpo_context *c, void *p) { dpo__memory_put(&c->memory, p); }
+
+/* Between the two passes of a layout function: a block for what the first one counted. */
+static int dpo__arena_get(dpo_context *c, dpo__arena *a, const char *what) {
+    a->base = (uint8_t *)dpo__get(c, a->used, what);
+    a->used = 0;
+    return a->base != NULL;
+}
 
 /* Sizes of the cache blocks of a matrix product: KC floats of a panel stay in L1, MC x KC of A in L2,
    NC x KC of B in the cache behind it. MC and NC are multiples of every tile. */
@@ -4648,7 +4660,7 @@ static dpo_result dpo__st_check_places(dpo__st *st, uint64_t data_bytes) {
 
 static dpo_result dpo__st_fill(dpo__st *st, const dpo__json *j, size_t size, uint64_t data_bytes) {
     dpo_context *c = st->file.c;
-    dpo__arena a;
+    dpo__arena a = {NULL, 0};
     int64_t n, i, k, meta = dpo__json_find(j, 0, "__metadata__"), at = 0;
     size_t used = 0, path = strlen(st->file.path);
     dpo_result r;
@@ -4659,13 +4671,10 @@ static dpo_result dpo__st_fill(dpo__st *st, const dpo__json *j, size_t size, uin
     st->count = n - (meta >= 0);
     if (st->count > DPO__ST_TENSORS)
         return dpo__st_refuse(st, "%lld tensors, at most %d are allowed", (long long)st->count, DPO__ST_TENSORS);
-    memset(&a, 0, sizeof a);
     dpo__st_layout(&a, st, dpo__json_count(j, meta), size, path);
-    st->block = dpo__get(c, a.used, "a list of tensors");
-    if (!st->block) return DPO_E_MEMORY;
-    a.base = (uint8_t *)st->block;
-    a.used = 0;
+    if (!dpo__arena_get(c, &a, "a list of tensors")) return DPO_E_MEMORY;
     dpo__st_layout(&a, st, dpo__json_count(j, meta), size, path);
+    st->block = a.base;
     memcpy(st->path, st->file.path, path + 1);
     r = dpo__st_read_metadata(st, j, meta, &used);
     for (i = 0, k = dpo__json_first(j, 0); i < n && !r; i++, k = dpo__json_next(j, k + 1)) {
@@ -4989,8 +4998,7 @@ DPO_API dpo_result dpo_tensors_save(dpo_context *c, const char *path, const dpo_
     int64_t i;
     size_t bytes;
     dpo_result r;
-    if (!c) return DPO_E_ARG;
-    if (c->error.code) return c->error.code;
+    DPO__READY(c, c);
     if (!path || (!tensors && count) || count < 0)
         return dpo__fail(c, DPO_E_ARG, "dpo_tensors_save: path and tensors must not be NULL, nor count negative");
     if (dpo__mul_size((size_t)count, sizeof *items, &bytes)) bytes = SIZE_MAX;
@@ -5008,7 +5016,7 @@ DPO_API dpo_result dpo_tensors_save(dpo_context *c, const char *path, const dpo_
 }
 
 /* The block of dpo_tensors_load: tensors, then names and data. Counts if the arena has no base. */
-static int64_t dpo__st_carve_tensors(dpo__arena *a, const dpo__st *st, int64_t count) {
+static void dpo__st_carve_tensors(dpo__arena *a, const dpo__st *st, int64_t count) {
     dpo_tensor *t = DPO__CARVE(a, dpo_tensor, dpo__max64(count, 1));
     int64_t i, n = 0;
     int k;
@@ -5030,28 +5038,25 @@ static int64_t dpo__st_carve_tensors(dpo__arena *a, const dpo__st *st, int64_t c
         }
         n++;
     }
-    return n;
 }
 
 static dpo_result dpo__st_load_tensors(const dpo__st *st, dpo_tensor **out, int64_t *count) {
     dpo_context *c = st->file.c;
-    dpo__arena a;
+    dpo__arena a = {NULL, 0};
     dpo_tensor *t;
-    int64_t i, n;
+    int64_t i, n = 0;
     dpo_result r = DPO_OK;
-    for (i = 0; i < st->count; i++)
-        if (st->entries[i].dtype <= DPO_F64 && st->entries[i].ndim > 4)
+    for (i = 0; i < st->count; i++) {
+        if (st->entries[i].dtype > DPO_F64) continue;
+        if (st->entries[i].ndim > 4)
             return dpo__fail(c, DPO_E_UNSUPPORTED,
                              "%.400s: tensor %.200s has %d dimensions, at most 4 can be loaded; "
                              "save it with fewer",
                              st->path, st->entries[i].name, st->entries[i].ndim);
-    memset(&a, 0, sizeof a);
-    n = dpo__st_carve_tensors(&a, st, 0);
-    a.used = 0;
+        n++;
+    }
     dpo__st_carve_tensors(&a, st, n);
-    a.base = (uint8_t *)dpo__get(c, a.used, "the tensors of a file");
-    if (!a.base) return DPO_E_MEMORY;
-    a.used = 0;
+    if (!dpo__arena_get(c, &a, "the tensors of a file")) return DPO_E_MEMORY;
     dpo__st_carve_tensors(&a, st, n);
     t = (dpo_tensor *)(void *)a.base;
     for (i = 0, n = 0; i < st->count && !r; i++) {
@@ -5074,8 +5079,7 @@ DPO_API dpo_result dpo_tensors_load(dpo_context *c, const char *path, dpo_tensor
     dpo_result r;
     if (out) *out = NULL;
     if (count) *count = 0;
-    if (!c) return DPO_E_ARG;
-    if (c->error.code) return c->error.code;
+    DPO__READY(c, c);
     if (!path || !out || !count)
         return dpo__fail(c, DPO_E_ARG, "dpo_tensors_load: path, out and count must not be NULL");
     r = dpo__st_open(c, path, &st);
@@ -5279,89 +5283,69 @@ static dpo__param *dpo__model_param(const dpo_model *m, int64_t layer, int id) {
     return i < 0 ? NULL : &m->params[i];
 }
 
-static int64_t dpo__model_count(int64_t rows, int64_t columns) { return columns ? rows * columns : rows; }
-
-/* Adds a parameter's description; its memory is carved by the layout. */
-static void dpo__model_describe(dpo_model *m, int64_t *n, int64_t layer, int id, int64_t rows, int64_t columns,
+/* Adds a parameter: to m->params if they are there, its values to an arena if there is one. */
+static void dpo__model_describe(dpo_model *m, dpo__arena *values, int64_t layer, int id, int64_t rows, int64_t columns,
                                 int kind, const char *neox, const char *gpt2, const char *llama) {
     static const char *const prefix[3] = {"gpt_neox.layers.", "transformer.h.", "model.layers."};
     int style = m->config.family == DPO_GPT_NEOX                               ? 0
                 : m->config.family == DPO_GPT2 || m->config.family == DPO_BTLM ? 1
                                                                                : 2;
     const char *name = style == 0 ? neox : style == 1 ? gpt2 : llama;
+    int64_t count = columns ? rows * columns : rows;
+    float *data = values ? DPO__CARVE(values, float, count) : NULL;
     if (m->params) {
-        dpo__param *p = &m->params[*n];
+        dpo__param *p = &m->params[m->n_params];
         memset(p, 0, sizeof *p);
         if (layer < m->config.num_hidden_layers)
             dpo__append(p->name, sizeof p->name, 0, "%s%ld.%s", prefix[style], (long)layer, name);
         else dpo__append(p->name, sizeof p->name, 0, "%s", name);
-        if (m->config.conv1d && kind == DPO__MATRIX) {
-            int64_t t = rows;
-            rows = columns;
-            columns = t;
-        }
-        p->rows = rows;
-        p->columns = columns;
-        p->count = dpo__model_count(rows, columns);
+        p->data = data;
+        p->rows = m->config.conv1d && kind == DPO__MATRIX ? columns : rows;
+        p->columns = m->config.conv1d && kind == DPO__MATRIX ? rows : columns;
+        p->count = count;
         p->id = id;
         p->layer = (int)layer;
         p->kind = kind;
-        m->of[layer * DPO__N_TENSORS + id] = (int32_t)*n;
+        m->of[layer * DPO__N_TENSORS + id] = (int32_t)m->n_params;
     }
-    ++*n;
+    m->n_params++;
+    m->n_values += count;
 }
-/* Lists all parameters, layer by layer; with m->params NULL it only counts. */
-static int64_t dpo__model_list(dpo_model *m) {
+/* Lists all parameters, layer by layer. */
+static void dpo__model_list(dpo_model *m, dpo__arena *values) {
     const dpo_model_config *k = &m->config;
-    int64_t n = 0, layer, layers = k->num_hidden_layers;
+    int64_t layer, layers = k->num_hidden_layers;
+    m->n_params = m->n_values = 0;
 #define X(id, per_layer, present, rows, columns, kind, neox, gpt2, llama)                                              \
     if ((per_layer) == want && (present) != 0)                                                                         \
-        dpo__model_describe(m, &n, layer, DPO__##id, rows, columns, DPO__KIND_##kind, neox, gpt2, llama);
+        dpo__model_describe(m, values, layer, DPO__##id, rows, columns, DPO__KIND_##kind, neox, gpt2, llama);
     for (layer = 0; layer <= layers; layer++) {
         int want = layer < layers;
         DPO__TENSORS(X)
     }
 #undef X
-    return n;
 }
 
-/* The model's block: struct, descriptions, values. Runs twice: with a NULL base it measures. */
-static void dpo__model_layout(dpo__arena *a, const dpo_model_config *k, dpo_model **out, int64_t *values) {
+/* The model's block: struct, descriptions, and their values unless it is for a plan. Runs twice: with a NULL base it
+   measures. */
+static void dpo__model_layout(dpo__arena *a, const dpo_model_config *k, int values, dpo_model **out) {
     dpo_model scratch, *m;
-    int64_t i, n, index = ((int64_t)k->num_hidden_layers + 1) * DPO__N_TENSORS;
+    int64_t i, index = ((int64_t)k->num_hidden_layers + 1) * DPO__N_TENSORS;
+    int64_t slopes = k->position == DPO_POSITION_ALIBI ? k->num_attention_heads : 0;
     memset(&scratch, 0, sizeof scratch);
     scratch.config = *k;
-    n = dpo__model_list(&scratch);
+    dpo__model_list(&scratch, NULL);
     m = DPO__CARVE(a, dpo_model, 1);
-    if (m) *m = scratch;
+    if (m) *out = m;
     else m = &scratch;
-    m->n_params = n;
-    m->params = DPO__CARVE(a, dpo__param, n);
+    *m = scratch;
+    m->params = DPO__CARVE(a, dpo__param, m->n_params);
     m->of = DPO__CARVE(a, int32_t, index);
-    m->slopes = DPO__CARVE(a, float, k->position == DPO_POSITION_ALIBI ? k->num_attention_heads : 0);
-    m->slopes_used = DPO__CARVE(a, float, k->position == DPO_POSITION_ALIBI ? k->num_attention_heads : 0);
-    if (a->base) {
-        for (i = 0; i < index; i++) m->of[i] = -1;
-        dpo__model_list(m);
-        for (i = 0; i < n; i++) {
-            m->params[i].data = DPO__CARVE(a, float, m->params[i].count);
-            m->n_values += m->params[i].count;
-        }
-        if (k->position != DPO_POSITION_ALIBI) m->slopes = m->slopes_used = NULL;
-        *out = m;
-        *values = m->n_values;
-        return;
-    }
-    *values = 0;
-#define X(id, per_layer, present, rows, columns, kind, neox, gpt2, llama)                                              \
-    if ((present) != 0) {                                                                                              \
-        int64_t count = dpo__model_count((rows), (columns));                                                           \
-        int64_t times = (per_layer) ? k->num_hidden_layers : 1;                                                        \
-        for (i = 0; i < times; i++) (void)DPO__CARVE(a, float, count);                                                 \
-        *values += count * times;                                                                                      \
-    }
-    DPO__TENSORS(X)
-#undef X
+    m->slopes = DPO__CARVE(a, float, slopes);
+    m->slopes_used = DPO__CARVE(a, float, slopes);
+    if (!slopes) m->slopes = m->slopes_used = NULL;
+    for (i = 0; m->of && i < index; i++) m->of[i] = -1;
+    dpo__model_list(m, values ? a : NULL);
 }
 
 /* --- configuration ------------------------------------------------------------------------------- */
@@ -5370,8 +5354,10 @@ typedef struct dpo__config_reader {
     dpo_context *c;
     const char *path;
     dpo__json json;
-    int failed;
 } dpo__config_reader;
+
+/* After the first error values no longer count. */
+static int dpo__config_failed(const dpo__config_reader *r) { return r->c->error.code != DPO_OK; }
 
 /* The value at the first of two spellings that is there and not null; -1 if none. */
 static int64_t dpo__config_find(const dpo__config_reader *r, int64_t object, const char *key) {
@@ -5380,48 +5366,38 @@ static int64_t dpo__config_find(const dpo__config_reader *r, int64_t object, con
 }
 static int64_t dpo__config_int(dpo__config_reader *r, const char *key, int64_t otherwise, int64_t low, int64_t high) {
     int64_t at = dpo__config_find(r, 0, key), v = otherwise;
-    if (r->failed) return 0;
-    if (at < 0 ? otherwise < low : !dpo__json_int64(&r->json, at, &v) || v < low || v > high) {
-        r->failed = 1;
+    if (dpo__config_failed(r)) return 0;
+    if (at < 0 ? otherwise < low : !dpo__json_int64(&r->json, at, &v) || v < low || v > high)
         dpo__fail(r->c, DPO_E_FORMAT, "%s: key \"%s\" %s; it must be a whole number from %ld to %ld", r->path, key,
                   at < 0 ? "is missing" : "holds something else", (long)low, (long)high);
-    }
     return v;
 }
 static double dpo__config_number(dpo__config_reader *r, int64_t object, const char *key, double otherwise) {
     int64_t at = dpo__config_find(r, object, key);
     double v = otherwise;
-    if (r->failed || at < 0) return v;
-    if (!dpo__json_double(&r->json, at, &v) || !(v > -1e300 && v < 1e300)) {
-        r->failed = 1;
+    if (dpo__config_failed(r) || at < 0) return v;
+    if (!dpo__json_double(&r->json, at, &v) || !(v > -1e300 && v < 1e300))
         dpo__fail(r->c, DPO_E_FORMAT, "%s: key \"%s\" must be a finite number", r->path, key);
-    }
     return v;
 }
 static int dpo__config_bool(dpo__config_reader *r, const char *key, int otherwise) {
     int64_t at = dpo__config_find(r, 0, key);
     int v = otherwise;
-    if (r->failed || at < 0) return v;
-    if (!dpo__json_bool(&r->json, at, &v)) {
-        r->failed = 1;
+    if (dpo__config_failed(r) || at < 0) return v;
+    if (!dpo__json_bool(&r->json, at, &v))
         dpo__fail(r->c, DPO_E_FORMAT, "%s: key \"%s\" must be true or false", r->path, key);
-    }
     return v;
 }
 static void dpo__config_text(dpo__config_reader *r, int64_t object, const char *key, char *out, size_t cap,
                              const char *otherwise) {
     int64_t at = dpo__config_find(r, object, key), n;
     dpo__append(out, cap, 0, "%s", otherwise);
-    if (r->failed || at < 0) return;
+    if (dpo__config_failed(r) || at < 0) return;
     n = dpo__json_string(&r->json, at, out, cap);
-    if (n < 0 || (size_t)n >= cap) {
-        r->failed = 1;
+    if (n < 0 || (size_t)n >= cap)
         dpo__fail(r->c, DPO_E_FORMAT, "%s: key \"%s\" must be a string of less than %d bytes", r->path, key, (int)cap);
-    }
 }
 static void dpo__config_unsupported(dpo__config_reader *r, const char *key, const char *got, const char *known) {
-    if (r->failed) return;
-    r->failed = 1;
     dpo__fail(r->c, DPO_E_UNSUPPORTED, "%s: \"%s\" is \"%s\"; this version knows %s", r->path, key, got, known);
 }
 static int dpo__config_activation(dpo__config_reader *r, const char *key, const char *otherwise) {
@@ -5438,7 +5414,7 @@ static void dpo__config_rope(dpo__config_reader *r, dpo_model_config *k, double 
     int64_t at = dpo__config_find(r, 0, "rope_scaling"), p = dpo__config_find(r, 0, "rope_parameters");
     char kind[40];
     if (at < 0) at = p; /* newer configurations keep theta in there, too */
-    if (at < 0 || r->failed) return;
+    if (at < 0 || dpo__config_failed(r)) return;
     if (dpo__json_type(&r->json, at) != '{')
         dpo__config_unsupported(r, "rope_scaling", "no object", "an object or null");
     k->rope_theta = dpo__config_number(r, at, "rope_theta", k->rope_theta);
@@ -5454,19 +5430,15 @@ static void dpo__config_rope(dpo__config_reader *r, dpo_model_config *k, double 
         k->rope_low_freq_factor = dpo__config_number(r, at, "low_freq_factor", 1.0);
         k->rope_high_freq_factor = dpo__config_number(r, at, "high_freq_factor", 4.0);
         k->rope_original_max_position = dpo__config_number(r, at, "original_max_position_embeddings", 8192.0);
-        if (!r->failed && !(k->rope_high_freq_factor > k->rope_low_freq_factor && k->rope_low_freq_factor > 0 &&
-                            k->rope_original_max_position > 0)) {
-            r->failed = 1;
+        if (!dpo__config_failed(r) && !(k->rope_high_freq_factor > k->rope_low_freq_factor &&
+                                        k->rope_low_freq_factor > 0 && k->rope_original_max_position > 0))
             dpo__fail(r->c, DPO_E_FORMAT,
                       "%s: \"rope_scaling\": needs 0 < low_freq_factor < "
                       "high_freq_factor and a positive original length",
                       r->path);
-        }
     } else dpo__config_unsupported(r, "rope_scaling.type", kind, "default, linear and llama3");
-    if (!r->failed && !(k->rope_factor > 0)) {
-        r->failed = 1;
+    if (!dpo__config_failed(r) && !(k->rope_factor > 0))
         dpo__fail(r->c, DPO_E_FORMAT, "%s: \"rope_scaling\": \"factor\" must be positive", r->path);
-    }
 }
 
 #define DPO__DIM 1000000 /* largest believable width, length or vocabulary here: 16 times as much */
@@ -5489,10 +5461,9 @@ static void dpo__config_neox(dpo__config_reader *r, dpo_model_config *k) {
     k->rope_theta = dpo__config_number(r, 0, "rotary_emb_base", dpo__config_number(r, 0, "rope_theta", 10000.0));
     pct = dpo__config_number(r, 0, "rotary_pct", dpo__config_number(r, 0, "partial_rotary_factor", 0.25));
     dpo__config_rope(r, k, &pct);
-    if (r->failed) return;
+    if (dpo__config_failed(r)) return;
     k->head_dim = k->hidden_size / k->num_attention_heads;
     if (!(pct >= 0 && pct <= 1)) {
-        r->failed = 1;
         dpo__fail(r->c, DPO_E_FORMAT, "%s: \"rotary_pct\" must lie from 0 to 1", r->path);
         return;
     }
@@ -5515,7 +5486,7 @@ static void dpo__config_gpt2(dpo__config_reader *r, dpo_model_config *k) {
     k->conv1d = k->qkv_bias = k->attention_bias = k->mlp_bias = 1;
     k->tie_word_embeddings = dpo__config_bool(r, "tie_word_embeddings", 1);
     k->attention_scale_by_layer = dpo__config_bool(r, "scale_attn_by_inverse_layer_idx", 0);
-    if (!r->failed) k->head_dim = k->hidden_size / k->num_attention_heads;
+    if (!dpo__config_failed(r)) k->head_dim = k->hidden_size / k->num_attention_heads;
     if (!dpo__config_bool(r, "scale_attn_weights", 1)) k->attention_scale = 1.0;
     if (!btlm) return;
     dpo__config_text(r, 0, "position_embedding_type", text, sizeof text, "learned");
@@ -5535,9 +5506,9 @@ static void dpo__config_gpt2(dpo__config_reader *r, dpo_model_config *k) {
     if (dpo__json_find(&r->json, 0, "output_logits_scale") >= 0)
         k->output_scale = dpo__config_number(r, 0, "output_logits_scale", 1.0);
     if (dpo__config_bool(r, "mup_scale_qk_dot_by_d", dpo__config_bool(r, "scale_qk_dot_by_d", 0)) &&
-        k->attention_scale == 0 && !r->failed)
+        k->attention_scale == 0 && !dpo__config_failed(r))
         k->attention_scale = 1.0 / (double)k->head_dim;
-    if (!r->failed && k->embedding_scale != 1.0 && dpo__json_find(&r->json, 0, "mup_width_scale") < 0 &&
+    if (!dpo__config_failed(r) && k->embedding_scale != 1.0 && dpo__json_find(&r->json, 0, "mup_width_scale") < 0 &&
         dpo__json_find(&r->json, 0, "width_scale") < 0)
         dpo__log(r->c, DPO_LOG_WARNING,
                  "%s: muP embedding scale without \"mup_width_scale\": taking 1, "
@@ -5569,7 +5540,7 @@ static void dpo__config_llama(dpo__config_reader *r, dpo_model_config *k) {
         dpo__config_unsupported(r, "hidden_act", act, "silu for this family");
     if (dpo__config_bool(r, "use_sliding_window", 0))
         dpo__config_unsupported(r, "use_sliding_window", "true", "full attention");
-    if (r->failed) return;
+    if (dpo__config_failed(r)) return;
     k->head_dim = (int)dpo__config_int(r, "head_dim", k->hidden_size / k->num_attention_heads, 1, DPO__DIM);
     k->rotary_dim = k->head_dim;
 }
@@ -5633,7 +5604,6 @@ static dpo_result dpo__config_parse(dpo_context *c, const char *path, const char
     if (dpo__json_parse(c, path, text, bytes, &r.json)) return c->error.code;
     if (dpo__json_type(&r.json, 0) != '{') {
         dpo__fail(c, DPO_E_FORMAT, "%s: expected a JSON object of model settings", path);
-        r.failed = 1;
     }
     dpo__config_text(&r, 0, "model_type", name, sizeof name, "");
     for (f = 1; f <= 5; f++)
@@ -5653,11 +5623,11 @@ static dpo_result dpo__config_parse(dpo_context *c, const char *path, const char
     if (k->family == DPO_GPT_NEOX) dpo__config_neox(&r, k);
     else if (k->family == DPO_GPT2 || k->family == DPO_BTLM) dpo__config_gpt2(&r, k);
     else if (k->family) dpo__config_llama(&r, k);
-    if (!r.failed && k->attention_scale == 0) k->attention_scale = 1.0 / sqrt((double)k->head_dim);
+    if (!dpo__config_failed(&r) && k->attention_scale == 0) k->attention_scale = 1.0 / sqrt((double)k->head_dim);
     dpo__config_text(&r, 0, "dpo_tokenizer", name, sizeof name, "");
     k->byte_tokenizer = !strcmp(name, "bytes");
     dpo__json_free(c, &r.json);
-    if (r.failed) return c->error.code;
+    if (dpo__config_failed(&r)) return c->error.code;
     return dpo__config_check(c, path, k);
 }
 
@@ -5798,16 +5768,12 @@ static void dpo__alibi_scale(dpo_model *m) {
 }
 
 /* Memory for a configuration's model; values are not set. */
-static dpo_model *dpo__model_new(dpo_context *c, const dpo_model_config *k) {
-    dpo__arena a;
+static dpo_model *dpo__model_new(dpo_context *c, const dpo_model_config *k, int values) {
+    dpo__arena a = {NULL, 0};
     dpo_model *m = NULL;
-    int64_t values;
-    memset(&a, 0, sizeof a);
-    dpo__model_layout(&a, k, &m, &values);
-    a.base = (uint8_t *)dpo__get(c, a.used, "the model's weights");
-    if (!a.base) return NULL;
-    a.used = 0;
-    dpo__model_layout(&a, k, &m, &values);
+    dpo__model_layout(&a, k, values, &m);
+    if (!dpo__arena_get(c, &a, values ? "the model's weights" : "a plan")) return NULL;
+    dpo__model_layout(&a, k, values, &m);
     m->c = c;
     if (m->slopes) dpo__alibi_slopes(m->slopes, k->num_attention_heads);
     dpo__alibi_scale(m);
@@ -5960,7 +5926,7 @@ DPO_API dpo_model *dpo_model_load(dpo_context *c, const char *dir) {
         return NULL;
     }
     if (dpo__config_load(c, dir, &k, &text)) return NULL;
-    m = dpo__model_new(c, &k);
+    m = dpo__model_new(c, &k, 1);
     if (!m) {
         dpo__put(c, text);
         return NULL;
@@ -6040,7 +6006,7 @@ DPO_API dpo_model *dpo_model_create(dpo_context *c, const dpo_model_config *conf
         return NULL;
     }
     if (dpo__config_check(c, "dpo_model_create", config)) return NULL;
-    m = dpo__model_new(c, config);
+    m = dpo__model_new(c, config, 1);
     if (m) dpo__model_init(m, seed);
     return m;
 }
@@ -6120,9 +6086,8 @@ DPO_API dpo_result dpo_model_save(const dpo_model *m, const char *dir, int dtype
     int64_t i, n;
     char path[4096];
     dpo_result r;
-    if (!m) return DPO_E_ARG;
+    DPO__READY(m, m->c);
     c = m->c;
-    if (c->error.code) return c->error.code;
     if (!dir || (dtype != DPO_F32 && dtype != DPO_BF16 && dtype != DPO_F16))
         return dpo__fail(c, DPO_E_ARG, "dpo_model_save: needs a directory, and DPO_F32, DPO_BF16 or DPO_F16");
     n = m->n_params + m->slopes_in_file;
@@ -6786,12 +6751,11 @@ static void dpo__run_head(dpo__run *r, double *logps, double *weights, int64_t g
 /* A workspace of its own for one call. */
 static dpo__run *dpo__run_open(dpo_model *m, const dpo__shape *cap, int64_t head_rows, int64_t cache_rows) {
     dpo_context *c = m->c;
-    dpo__arena a;
+    dpo__arena a = {NULL, 0};
     dpo__run plan, *r = NULL;
     int64_t kd = (int64_t)m->config.num_key_value_heads * m->config.head_dim;
     dpo__fpenv env;
     int pass;
-    memset(&a, 0, sizeof a);
     memset(&plan, 0, sizeof plan);
     plan.c = c;
     plan.m = m;
@@ -6800,14 +6764,13 @@ static dpo__run *dpo__run_open(dpo_model *m, const dpo__shape *cap, int64_t head
     plan.lora_r = m->lora ? m->lora->config.r : 0;
     plan.cache_rows = cache_rows;
     for (pass = 0; pass < 2; pass++) {
-        a.used = 0;
         r = DPO__CARVE(&a, dpo__run, 1);
         if (r) *r = plan;
         else r = &plan;
         r->cache_k = DPO__CARVE(&a, float, cache_rows *kd * m->config.num_hidden_layers);
         r->cache_v = DPO__CARVE(&a, float, cache_rows *kd * m->config.num_hidden_layers);
         dpo__run_layout(&a, &m->config, c->pool.n, r);
-        if (!pass && !(a.base = (uint8_t *)dpo__get(c, a.used, "a forward pass"))) return NULL;
+        if (!pass && !dpo__arena_get(c, &a, "a forward pass")) return NULL;
     }
     r = (dpo__run *)(void *)a.base; /* it was carved first */
     if (!cache_rows) r->cache_k = r->cache_v = NULL;
@@ -6841,8 +6804,7 @@ static dpo__run *dpo__model_pass(dpo_model *m, const dpo_batch *b, const char *w
 DPO_API dpo_result dpo_model_logps(dpo_model *m, const dpo_batch *b, double *logps) {
     dpo__fpenv env;
     dpo__run *r;
-    if (!m) return DPO_E_ARG;
-    if (m->c->error.code) return m->c->error.code;
+    DPO__READY(m, m->c);
     r = dpo__model_pass(m, b, "dpo_model_logps", logps);
     env = dpo__fp_enter();
     if (r && !dpo__run_forward(r, b)) dpo__run_head(r, logps, NULL, 0, NULL, NULL, NULL);
@@ -6854,8 +6816,7 @@ DPO_API dpo_result dpo_model_logits(dpo_model *m, const dpo_batch *b, float *log
     dpo__fpenv env;
     dpo__run *r;
     int64_t i, n;
-    if (!m) return DPO_E_ARG;
-    if (m->c->error.code) return m->c->error.code;
+    DPO__READY(m, m->c);
     r = dpo__model_pass(m, b, "dpo_model_logits", logits);
     env = dpo__fp_enter();
     if (r && !dpo__run_forward(r, b))
@@ -6922,74 +6883,59 @@ static int dpo__lora_wanted(const dpo_model *m, const dpo__param *p, const char 
     return 0;
 }
 
-/* Names and shapes of all adapters, in the model's order; counts while l->params is NULL. */
-static int64_t dpo__lora_list(const dpo_model *m, dpo__lora *l) {
-    int64_t i, n = 0, r = l->config.r;
+/* Lists all adapters in the model's order: in l->params if they are there, their values in an arena if there is one. */
+static void dpo__lora_list(const dpo_model *m, dpo__lora *l, dpo__arena *values) {
+    int64_t i, r = l->config.r;
+    l->n_params = 0;
     for (i = 0; i < m->n_params; i++) {
         const dpo__param *p = &m->params[i];
         const char *module;
         size_t length;
         int conv = m->config.conv1d && p->kind == DPO__MATRIX;
+        int64_t in = conv ? p->rows : p->columns, out = conv ? p->columns : p->rows;
+        float *a_data, *b_data;
         if (!dpo__lora_wanted(m, p, l->config.target_modules, &module, &length)) continue;
+        a_data = values ? DPO__CARVE(values, float, r *in) : NULL;
+        b_data = values ? DPO__CARVE(values, float, r *out) : NULL;
         if (l->params) {
-            dpo__param *a = &l->params[n], *b = a + 1;
+            dpo__param *a = &l->params[l->n_params], *b = a + 1;
             *a = *b = *p;
-            a->data = b->data = NULL;
             dpo__append(a->name, sizeof a->name, 0, "base_model.model.%.*s.lora_A.weight", (int)length, module);
             dpo__append(b->name, sizeof b->name, 0, "base_model.model.%.*s.lora_B.weight", (int)length, module);
+            a->data = a_data;
             a->rows = r;
-            a->columns = conv ? p->rows : p->columns;
-            b->rows = conv ? p->columns : p->rows;
+            a->columns = in;
+            a->count = r * in;
+            b->data = b_data;
+            b->rows = out;
             b->columns = r;
-            a->count = a->rows * a->columns;
-            b->count = b->rows * b->columns;
-            l->of[p->layer * DPO__N_TENSORS + (p->id == DPO__EMBED ? (int)DPO__HEAD : p->id)] = (int32_t)n;
+            b->count = out * r;
+            l->of[p->layer * DPO__N_TENSORS + (p->id == DPO__EMBED ? (int)DPO__HEAD : p->id)] = (int32_t)l->n_params;
         }
-        n += 2;
+        l->n_params += 2;
     }
-    return n;
 }
 /* One block; runs twice. values 0: descriptions alone, for a plan. */
-static void dpo__lora_layout(dpo__arena *a, const dpo_model *m, const dpo_lora_config *k, int values, dpo__lora **out,
-                             size_t *value_bytes) {
+static void dpo__lora_layout(dpo__arena *a, const dpo_model *m, const dpo_lora_config *k, int values, dpo__lora **out) {
     dpo__lora scratch, *l;
-    int64_t i, n, index = ((int64_t)m->config.num_hidden_layers + 1) * DPO__N_TENSORS;
-    size_t text = strlen(k->target_modules) + 1, before;
+    int64_t i, index = ((int64_t)m->config.num_hidden_layers + 1) * DPO__N_TENSORS;
+    size_t text = strlen(k->target_modules) + 1;
     char *names;
     memset(&scratch, 0, sizeof scratch);
     scratch.config = *k;
-    n = dpo__lora_list(m, &scratch);
+    scratch.scale = (float)(k->lora_alpha / (k->use_rslora ? sqrt((double)k->r) : (double)k->r));
+    scratch.on = 1;
+    dpo__lora_list(m, &scratch, NULL);
     l = DPO__CARVE(a, dpo__lora, 1);
-    if (l) *l = scratch;
+    if (l) *out = l;
     else l = &scratch;
-    l->n_params = n;
-    l->params = DPO__CARVE(a, dpo__param, n);
+    *l = scratch;
+    l->params = DPO__CARVE(a, dpo__param, l->n_params);
     l->of = DPO__CARVE(a, int32_t, index);
     names = DPO__CARVE(a, char, (int64_t)text);
-    if (a->base) {
-        for (i = 0; i < index; i++) l->of[i] = -1;
-        memcpy(names, k->target_modules, text);
-        l->config.target_modules = names;
-        dpo__lora_list(m, l);
-        l->scale = (float)(k->lora_alpha / (k->use_rslora ? sqrt((double)k->r) : (double)k->r));
-        l->on = 1;
-        *out = l;
-    }
-    before = a->used;
-    if (!values) return;
-    if (a->base) {
-        for (i = 0; i < n; i++) l->params[i].data = DPO__CARVE(a, float, l->params[i].count);
-    } else {
-        for (i = 0; i < m->n_params; i++) {
-            const dpo__param *p = &m->params[i];
-            const char *module;
-            size_t length;
-            if (!dpo__lora_wanted(m, p, k->target_modules, &module, &length)) continue;
-            (void)DPO__CARVE(a, float, k->r * p->columns);
-            (void)DPO__CARVE(a, float, k->r * p->rows);
-        }
-    }
-    *value_bytes = a->used - before;
+    for (i = 0; l->of && i < index; i++) l->of[i] = -1;
+    if (names) l->config.target_modules = (const char *)memcpy(names, k->target_modules, text);
+    dpo__lora_list(m, l, values ? a : NULL);
 }
 
 /* where: "LoRA", or the file the configuration came from. PEFT takes targets that match nothing beside
@@ -7006,7 +6952,8 @@ static dpo_result dpo__lora_check(const dpo_model *m, const dpo_lora_config *k, 
     if (!list || !*list) return dpo__fail(c, DPO_E_ARG, "%.400s: target_modules names no module", where);
     memset(&probe, 0, sizeof probe);
     probe.config = *k;
-    if (!dpo__lora_list(m, &probe))
+    dpo__lora_list(m, &probe, NULL);
+    if (!probe.n_params)
         return dpo__fail(c, DPO_E_ARG,
                          "%.400s: target_modules \"%.200s\" matches no linear module of this "
                          "%s model; its modules are named like %s (without .weight)",
@@ -7017,7 +6964,8 @@ static dpo_result dpo__lora_check(const dpo_model *m, const dpo_lora_config *k, 
         memcpy(one, name, n);
         one[n] = 0;
         probe.config.target_modules = one;
-        if (dpo__lora_list(m, &probe)) continue;
+        dpo__lora_list(m, &probe, NULL);
+        if (probe.n_params) continue;
         if (strict)
             return dpo__fail(c, DPO_E_ARG,
                              "%.400s: target module \"%s\" matches no linear module of this "
@@ -7030,22 +6978,17 @@ static dpo_result dpo__lora_check(const dpo_model *m, const dpo_lora_config *k, 
 /* Adapters for a model, their values not set. */
 static dpo__lora *dpo__lora_new(const dpo_model *m, const dpo_lora_config *k, const char *where, int strict,
                                 int values) {
-    dpo__arena a;
+    dpo__arena a = {NULL, 0};
     dpo__lora *l = NULL;
-    size_t bytes;
     if (dpo__lora_check(m, k, where, strict)) return NULL;
-    memset(&a, 0, sizeof a);
-    dpo__lora_layout(&a, m, k, values, &l, &bytes);
-    a.base = (uint8_t *)dpo__get(m->c, a.used, "LoRA adapters");
-    if (!a.base) return NULL;
-    a.used = 0;
-    dpo__lora_layout(&a, m, k, values, &l, &bytes);
+    dpo__lora_layout(&a, m, k, values, &l);
+    if (!dpo__arena_get(m->c, &a, "LoRA adapters")) return NULL;
+    dpo__lora_layout(&a, m, k, values, &l);
     return l;
 }
 
 static dpo_result dpo__lora_ready(const dpo_model *m, const char *who, int attached) {
-    if (!m) return DPO_E_ARG;
-    if (m->c->error.code) return m->c->error.code;
+    DPO__READY(m, m->c);
     if (attached && !m->lora) return dpo__fail(m->c, DPO_E_STATE, "%s: this model has no adapters", who);
     if (!attached && m->lora)
         return dpo__fail(m->c, DPO_E_STATE, "%s: this model has adapters already; merge them first", who);
@@ -7102,7 +7045,7 @@ DPO_API dpo_model *dpo_lora_merge(const dpo_model *m) {
                   "cannot be merged: the matrix is the embedding, too");
         return NULL;
     }
-    to = dpo__model_new(m->c, &m->config);
+    to = dpo__model_new(m->c, &m->config, 1);
     if (!to) return NULL;
     for (i = 0; i < m->n_params; i++) {
         memcpy(to->params[i].data, m->params[i].data, (size_t)m->params[i].count * sizeof(float));
@@ -7184,8 +7127,7 @@ static dpo_result dpo__lora_read_config(dpo_context *c, const char *path, dpo_lo
             if (length < 1 || length >= (int64_t)sizeof one) n = 0;
             else at = dpo__append(names, cap, at, "%s%s", i ? "," : "", one);
         }
-        if ((n < 1 || at >= cap) && !r.failed) {
-            r.failed = 1;
+        if ((n < 1 || at >= cap) && !dpo__config_failed(&r)) {
             dpo__fail(c, DPO_E_FORMAT, "%.400s: \"target_modules\" must be a list of module names", path);
         }
     }
@@ -8522,11 +8464,8 @@ static void dpo__trainer_layout(dpo__arena *a, const dpo_model *m, const dpo_dat
                                 const dpo_trainer *plan, int workers, dpo__trainer_sizes *z) {
     dpo_trainer probe, *t = DPO__CARVE(a, dpo_trainer, 1);
     size_t before;
-    if (t) *t = *plan;
-    else {
-        probe = *plan;
-        t = &probe;
-    }
+    if (!t) t = &probe;
+    *t = *plan;
     memset(z, 0, sizeof *z);
     dpo__trainer_layout_state(a, m, k, t, z);
     dpo__builder_layout(a, &t->cap, &t->builder);
@@ -8652,22 +8591,19 @@ DPO_API dpo_result dpo_reference_compute(dpo_model *m, dpo_data *d) {
     dpo__shape most, cap;
     dpo__run *run;
     dpo__builder b;
-    dpo__arena a;
+    dpo__arena a = {NULL, 0};
     double *logps = NULL;
     int pass;
     dpo_result r;
-    if (!m || !d) return DPO_E_ARG;
+    DPO__READY(m && d, m->c);
     c = m->c;
-    if (c->error.code) return c->error.code;
     r = dpo__data_fits(d, m, DPO_PREFERENCE, &most);
     if (r) return r;
     cap = dpo__micro_shape(&most, dpo__min64(1024, most.rows * d->n), d->n, DPO_PREFERENCE);
-    memset(&a, 0, sizeof a);
     for (pass = 0; pass < 2; pass++) {
-        a.used = 0;
         dpo__builder_layout(&a, &cap, &b);
         logps = DPO__CARVE(&a, double, cap.sequences);
-        if (!pass && !(a.base = (uint8_t *)dpo__get(c, a.used, "reference batches"))) return DPO_E_MEMORY;
+        if (!pass && !dpo__arena_get(c, &a, "reference batches")) return DPO_E_MEMORY;
     }
     run = dpo__run_open(m, &cap, dpo__min64(DPO__HEAD_ROWS, cap.targets), 0);
     if (run) {
@@ -8693,8 +8629,7 @@ DPO_API dpo_result dpo_reference_save(const dpo_data *d, const char *path) {
     char text[3][24];
     const char *metadata[7] = {"weights", text[0], "data", text[1], "precision", text[2], NULL};
     dpo_tensor t = {"reference_logps", NULL, DPO_F64, 2, {0, 2, 1, 1}};
-    if (!d) return DPO_E_ARG;
-    if (d->c->error.code) return d->c->error.code;
+    DPO__READY(d, d->c);
     if (!dpo_reference_of(d) || !path)
         return dpo__fail(d->c, DPO_E_STATE,
                          "dpo_reference_save: the reference log-probs are not complete yet, "
@@ -8713,8 +8648,7 @@ DPO_API dpo_result dpo_reference_load(const dpo_model *m, dpo_data *d, const cha
     double *fresh = NULL;
     int i;
     dpo_result r;
-    if (!m || !d) return DPO_E_ARG;
-    if (d->c->error.code) return d->c->error.code;
+    DPO__READY(m && d, d->c);
     if (!path) return dpo__fail(d->c, DPO_E_ARG, "dpo_reference_load: the path must not be NULL");
     r = dpo__st_open(d->c, path, &st);
     if (r) return r;
@@ -8841,7 +8775,7 @@ DPO_API dpo_trainer *dpo_trainer_create(dpo_model *m, dpo_data *data, const dpo_
     dpo_train_config k;
     dpo_trainer plan, *t;
     dpo__trainer_sizes z;
-    dpo__arena a;
+    dpo__arena a = {NULL, 0};
     dpo__fpenv env;
     dpo_context *c;
     if (!m || m->c->error.code) return NULL;
@@ -8849,11 +8783,8 @@ DPO_API dpo_trainer *dpo_trainer_create(dpo_model *m, dpo_data *data, const dpo_
     k = config ? *config : dpo_train_defaults(DPO_PREFERENCE);
     if (!k.loss) k.loss = dpo__loss_sigmoid;
     if (dpo__train_check(c, &k) || dpo__trainer_sizes_of(m, data, &k, &plan)) return NULL;
-    memset(&a, 0, sizeof a);
     dpo__trainer_layout(&a, m, data, &k, &plan, c->pool.n, &z);
-    a.base = (uint8_t *)dpo__get(c, a.used, "training");
-    if (!a.base) return NULL;
-    a.used = 0;
+    if (!dpo__arena_get(c, &a, "training")) return NULL;
     dpo__trainer_layout(&a, m, data, &k, &plan, c->pool.n, &z);
     t = (dpo_trainer *)(void *)a.base; /* it was carved first */
     t->c = t->run.c = c;
@@ -9068,8 +8999,7 @@ DPO_API int64_t dpo_trainer_gradients(dpo_trainer *t, dpo_tensor *out, int64_t c
 }
 DPO_API dpo_result dpo_trainer_batch(dpo_trainer *t, const int64_t *items, int64_t n, dpo_batch *out) {
     int64_t i;
-    if (!t) return DPO_E_ARG;
-    if (t->c->error.code) return t->c->error.code;
+    DPO__READY(t, t->c);
     if (!t->data || n < 1 || !items || !out)
         return dpo__fail(t->c, DPO_E_ARG, "dpo_trainer_batch: needs a trainer with data, items and a batch");
     dpo__builder_reset(&t->builder);
@@ -9300,8 +9230,7 @@ DPO_API dpo_result dpo_trainer_step_on(dpo_trainer *t, const int64_t *items, int
 }
 DPO_API dpo_result dpo_trainer_step(dpo_trainer *t, dpo_metrics *out) {
     int64_t per_epoch, epoch, at, n, i;
-    if (!t) return DPO_E_ARG;
-    if (t->c->error.code) return t->c->error.code;
+    DPO__READY(t, t->c);
     if (!t->data || dpo_trainer_done(t))
         return dpo__fail(t->c, DPO_E_STATE, "dpo_trainer_step: %s",
                          t->data ? "all steps are done" : "this trainer was made without data");
@@ -9409,8 +9338,7 @@ DPO_API dpo_result dpo_train(dpo_model *m, dpo_data *data, dpo_data *eval, const
     dpo_metrics s;
     char line[1024];
     dpo_result r = DPO_OK;
-    if (!m || !data) return DPO_E_ARG;
-    if (m->c->error.code) return m->c->error.code;
+    DPO__READY(m && data, m->c);
     if (eval) r = dpo__data_fits(eval, m, k.objective, &most);
     if (r) return r;
     if (eval) dpo__train_fit(&most, &k);
@@ -9434,49 +9362,24 @@ DPO_API dpo_result dpo_train(dpo_model *m, dpo_data *data, dpo_data *eval, const
    >>PLAN - what training takes, from the layout functions themselves
    =========================================================================================== */
 
-/* A model and its adapters without values, for sizes; *values: bytes their values would take. */
+/* A model and its adapters without values, for sizes; *weights, *adapters: bytes they take with them. */
 static dpo_model *dpo__plan_model(dpo_context *c, const dpo_model_config *k, const dpo_lora_config *lora,
                                   size_t *weights, size_t *adapters) {
-    dpo__arena a;
-    dpo_model *m = NULL, *full = NULL;
-    int64_t i, index = ((int64_t)k->num_hidden_layers + 1) * DPO__N_TENSORS, n, values;
-    size_t bytes = 0;
-    int pass;
-    memset(&a, 0, sizeof a);
-    dpo__model_layout(&a, k, &full, &values);
-    *weights = a.used;
-    *adapters = 0;
-    for (pass = 0, a.used = 0; pass < 2; pass++) {
-        dpo_model probe;
-        memset(&probe, 0, sizeof probe);
-        probe.config = *k;
-        n = dpo__model_list(&probe);
-        a.used = 0;
-        m = DPO__CARVE(&a, dpo_model, 1);
-        if (m) *m = probe;
-        else m = &probe;
-        m->c = c;
-        m->n_params = n;
-        m->params = DPO__CARVE(&a, dpo__param, n);
-        m->of = DPO__CARVE(&a, int32_t, index);
-        if (!pass && !(a.base = (uint8_t *)dpo__get(c, a.used, "a plan"))) return NULL;
-    }
-    m = (dpo_model *)(void *)a.base; /* it was carved first */
-    for (i = 0; i < index; i++) m->of[i] = -1;
-    dpo__model_list(m);
-    for (i = 0; i < m->n_params; i++) m->n_values += m->params[i].count;
-    if (lora) {
-        memset(&a, 0, sizeof a);
+    dpo__arena full = {NULL, 0}, added = {NULL, 0};
+    dpo_model *m = NULL;
+    dpo__lora *l = NULL;
+    dpo__model_layout(&full, k, 1, &m);
+    m = dpo__model_new(c, k, 0);
+    if (m && lora) {
         m->lora = dpo__lora_new(m, lora, "LoRA", 1, 0);
-        if (m->lora) {
-            dpo__lora *l = NULL;
-            dpo__lora_layout(&a, m, lora, 1, &l, &bytes);
-            *adapters = a.used;
-        } else {
-            dpo__put(c, m);
+        if (m->lora) dpo__lora_layout(&added, m, lora, 1, &l);
+        else {
+            dpo_model_free(m);
             return NULL;
         }
     }
+    *weights = full.used;
+    *adapters = added.used;
     return m;
 }
 
@@ -9512,7 +9415,7 @@ DPO_API dpo_result dpo_plan_train(dpo_context *c, const dpo_model_config *config
     dpo__shape most;
     dpo_trainer plan;
     dpo_train_config k;
-    dpo__arena a;
+    dpo__arena a = {NULL, 0};
     dpo_model *m;
     int64_t i;
     size_t weights, adapters;
@@ -9529,7 +9432,6 @@ DPO_API dpo_result dpo_plan_train(dpo_context *c, const dpo_model_config *config
     if (!r && eval) dpo__train_fit(&most, &k);
     if (!r) r = dpo__trainer_sizes_of(m, data, &k, &plan);
     if (!r) {
-        memset(&a, 0, sizeof a);
         memset(out, 0, sizeof *out);
         dpo__trainer_layout(&a, m, data, &k, &plan, c->pool.n, &z);
         out->weights = weights;
@@ -9556,8 +9458,7 @@ DPO_API dpo_result dpo_plan_train(dpo_context *c, const dpo_model_config *config
         out->examples = data ? data->n : 0;
         out->steps = plan.steps;
     }
-    dpo__put(c, m->lora);
-    dpo__put(c, m);
+    dpo_model_free(m);
     return r;
 }
 
@@ -9603,9 +9504,6 @@ static int dpo__tensor_is(dpo_context *c, const char *who, const char *name, con
 }
 #define DPO__IS(t, ndim, d0, d1, d2)  dpo__tensor_is(c, who, #t, &(t), ndim, d0, d1, d2, 0)
 #define DPO__MAY(t, ndim, d0, d1, d2) dpo__tensor_is(c, who, #t, &(t), ndim, d0, d1, d2, 1)
-#define DPO__READY(c)                                                                                                  \
-    if (!(c)) return DPO_E_ARG;                                                                                        \
-    if ((c)->error.code) return (c)->error.code
 
 DPO__INLINE float *dpo__f(dpo_tensor t) { return (float *)t.data; }
 
@@ -9645,11 +9543,11 @@ static dpo_result dpo__embedding_call(dpo_context *c, const char *who, dpo_tenso
     return DPO_OK;
 }
 DPO_API dpo_result dpo_embedding_forward(dpo_context *c, dpo_tensor y, const int32_t *ids, dpo_tensor table) {
-    DPO__READY(c);
+    DPO__READY(c, c);
     return dpo__embedding_call(c, "dpo_embedding_forward", y, ids, table, 0);
 }
 DPO_API dpo_result dpo_embedding_backward(dpo_context *c, dpo_tensor dtable, const int32_t *ids, dpo_tensor dy) {
-    DPO__READY(c);
+    DPO__READY(c, c);
     return dpo__embedding_call(c, "dpo_embedding_backward", dy, ids, dtable, 1);
 }
 
@@ -9657,7 +9555,7 @@ static dpo_result dpo__norm_call(dpo_context *c, const char *who, int kind, dpo_
                                  dpo_tensor x, dpo_tensor w, dpo_tensor b, double eps) {
     dpo__norm l;
     dpo__fpenv env;
-    DPO__READY(c);
+    DPO__READY(c, c);
     if (!DPO__IS(x, 2, -1, -1, 0) || !DPO__IS(y, 2, x.shape[0], x.shape[1], 0) || !DPO__IS(w, 1, x.shape[1], 0, 0) ||
         !DPO__MAY(b, 1, x.shape[1], 0, 0) || !DPO__IS(stats, 2, x.shape[0], 2, 0))
         return c->error.code;
@@ -9683,7 +9581,7 @@ static dpo_result dpo__norm_back_call(dpo_context *c, const char *who, int kind,
                                       dpo_tensor db, dpo_tensor dy, dpo_tensor x, dpo_tensor w, dpo_tensor stats) {
     dpo__norm l;
     dpo__fpenv env;
-    DPO__READY(c);
+    DPO__READY(c, c);
     if (!DPO__IS(x, 2, -1, -1, 0) || !DPO__IS(dy, 2, x.shape[0], x.shape[1], 0) ||
         !DPO__MAY(dx, 2, x.shape[0], x.shape[1], 0) || !DPO__IS(w, 1, x.shape[1], 0, 0) ||
         !DPO__MAY(dw, 1, x.shape[1], 0, 0) || !DPO__MAY(db, 1, x.shape[1], 0, 0) ||
@@ -9755,7 +9653,7 @@ DPO_API dpo_result dpo_linear_forward(dpo_context *c, dpo_tensor y, dpo_tensor x
     dpo__linear k;
     dpo__fpenv env;
     float *h = NULL;
-    DPO__READY(c);
+    DPO__READY(c, c);
     if (!l) return dpo__fail(c, DPO_E_ARG, "%s: the module must not be NULL", who);
     if (!dpo__linear_is(c, who, l, NULL) || !DPO__IS(x, 2, -1, l->w.shape[1], 0) ||
         !DPO__IS(y, 2, x.shape[0], l->w.shape[0], 0))
@@ -9775,7 +9673,7 @@ DPO_API dpo_result dpo_linear_backward(dpo_context *c, dpo_tensor dx, const dpo_
     dpo__linear_grad g;
     dpo__fpenv env;
     float *h = NULL;
-    DPO__READY(c);
+    DPO__READY(c, c);
     if (!l || !grad) return dpo__fail(c, DPO_E_ARG, "%s: module and gradients must not be NULL", who);
     if (!dpo__linear_is(c, who, l, grad) || !DPO__IS(x, 2, -1, l->w.shape[1], 0) ||
         !DPO__IS(dy, 2, x.shape[0], l->w.shape[0], 0) || !DPO__MAY(dx, 2, x.shape[0], l->w.shape[1], 0))
@@ -9802,7 +9700,7 @@ static dpo_result dpo__rope_call(dpo_context *c, const char *who, dpo_tensor x, 
     float *tables;
     int32_t *rows;
     int64_t n, i, half = rotary_dim / 2;
-    DPO__READY(c);
+    DPO__READY(c, c);
     if (!DPO__IS(x, 3, -1, -1, -1)) return c->error.code;
     n = x.shape[0];
     if (!positions || rotary_dim < 0 || rotary_dim % 2 || rotary_dim > x.shape[2] || !(theta > 0))
@@ -9922,7 +9820,7 @@ DPO_API dpo_result dpo_attention_forward(dpo_context *c, dpo_tensor out, dpo_ten
     dpo__attention l;
     dpo__fpenv env;
     void *block;
-    DPO__READY(c);
+    DPO__READY(c, c);
     block = dpo__attention_open(c, "dpo_attention_forward", &l, out, stats, q, k, v, segments, n_segments, scale,
                                 slopes, 0);
     if (!block) return c->error.code;
@@ -9940,7 +9838,7 @@ DPO_API dpo_result dpo_attention_backward(dpo_context *c, dpo_tensor dq, dpo_ten
     dpo__attention l;
     dpo__fpenv env;
     void *block;
-    DPO__READY(c);
+    DPO__READY(c, c);
     if (!DPO__IS(dq, 3, q.shape[0], q.shape[1], q.shape[2]) || !DPO__IS(dk, 3, q.shape[0], k.shape[1], q.shape[2]) ||
         !DPO__IS(dv, 3, q.shape[0], k.shape[1], q.shape[2]) || !DPO__IS(dout, 3, q.shape[0], q.shape[1], q.shape[2]))
         return c->error.code;
@@ -9980,7 +9878,7 @@ static dpo_result dpo__activation_call(dpo_context *c, const char *who, int kind
                                        int back) {
     dpo__activation a;
     dpo__fpenv env;
-    DPO__READY(c);
+    DPO__READY(c, c);
     if (kind != DPO_GELU && kind != DPO_GELU_TANH && kind != DPO_SWIGLU)
         return dpo__fail(c, DPO_E_ARG, "%s: kind must be DPO_GELU or DPO_GELU_TANH", who);
     if (!dpo__same_shape(c, who, t, n)) return c->error.code;
@@ -10032,7 +9930,7 @@ static dpo_result dpo__head_call(dpo_context *c, const char *who, double *logps,
     int64_t i, rows;
     float *z;
     double *scores;
-    DPO__READY(c);
+    DPO__READY(c, c);
     if (!DPO__IS(x, 2, -1, -1, 0) || !DPO__IS(w, 2, -1, x.shape[1], 0) || !DPO__MAY(dx, 2, x.shape[0], x.shape[1], 0) ||
         !DPO__MAY(dw, 2, w.shape[0], w.shape[1], 0) || dpo__ids_in(c, who, token, x.shape[0], w.shape[0]))
         return c->error.code;
@@ -10079,7 +9977,7 @@ DPO_API dpo_result dpo_head_forward(dpo_context *c, double *logps, dpo_tensor x,
 }
 DPO_API dpo_result dpo_head_backward(dpo_context *c, dpo_tensor dx, dpo_tensor dw, const double *weights, dpo_tensor x,
                                      dpo_tensor w, const int32_t *token, double scale) {
-    DPO__READY(c);
+    DPO__READY(c, c);
     if (!weights) return dpo__fail(c, DPO_E_ARG, "dpo_head_backward: weights must not be NULL");
     return dpo__head_call(c, "dpo_head_backward", NULL, weights, x, w, dx, dw, token, scale);
 }
