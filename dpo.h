@@ -1102,6 +1102,15 @@ static size_t dpo__append(char *out, size_t cap, size_t at, const char *format, 
     return at + (n > 0 ? (size_t)n : 0);
 }
 
+/* A number with so many digits; the locale's comma, if it has one, is put right. */
+static size_t dpo__append_number(char *out, size_t cap, size_t at, int digits, double x) {
+    char text[40], *p;
+    dpo__append(text, sizeof text, 0, "%.*g", digits, x);
+    for (p = text; *p; p++)
+        if (*p == ',') *p = '.';
+    return dpo__append(out, cap, at, "%s", text);
+}
+
 DPO_API const char *dpo_result_name(dpo_result r) {
     switch (r) {
     case DPO_OK: return "DPO_OK";
@@ -2721,8 +2730,8 @@ static void *dpo__get(dpo_context *c, size_t bytes, const char *what) {
     void *p = bytes == SIZE_MAX ? NULL : dpo__memory_get(&c->memory, bytes);
     if (!p)
         dpo__fail(c, DPO_E_MEMORY,
-                  "no memory for %s: %.1f MB were asked for; close other programs, or "
-                  "use a smaller model, shorter texts or fewer rows at a time",
+                  "no memory for %s: %.1f MB were asked for; close other programs, or use a smaller model, shorter "
+                  "texts or fewer rows at a time",
                   what, (double)bytes / 1e6);
     return p;
 }
@@ -2842,8 +2851,8 @@ DPO_API void dpo_close(dpo_context *c) {
 DPO_API dpo_result dpo_status(const dpo_context *c) { return c ? c->error.code : DPO_E_MEMORY; }
 DPO_API const char *dpo_error(const dpo_context *c) {
     return c ? c->error.text
-             : "dpo_open gave no context: no memory for it, or its description asks for a SIMD path this "
-               "CPU lacks, threads outside 0..1024, or only one of alloc and release";
+             : "dpo_open gave no context: no memory for it, or its description asks for a SIMD path this CPU lacks, "
+               "threads outside 0..1024, or only one of alloc and release";
 }
 DPO_API void dpo_clear(dpo_context *c) {
     if (c) {
@@ -3020,6 +3029,11 @@ static dpo__gemm dpo__gemm_of(int64_t m, int64_t n, int64_t k, const float *a, i
     dpo__gemm g = {m, n, k, a, a_row, a_col, b, b_row, b_col, c, c_row, NULL, 0};
     return g;
 }
+/* C += A B */
+static void dpo__gemm_add(dpo_context *c, dpo__gemm g) {
+    g.accumulate = 1;
+    dpo__gemm_run(c, &g);
+}
 
 /* ===========================================================================================
    >>LAYERS - each layer's forward directly above its backward
@@ -3170,12 +3184,9 @@ static void dpo__linear_forward(dpo_context *c, const dpo__linear *l, float *y, 
         dpo__gemm_of(n, l->out, l->in, x, x_row, 1, l->w, l->conv1d ? l->out : 1, l->conv1d ? 1 : l->in, y, y_row);
     g.bias = l->b;
     dpo__gemm_run(c, &g);
-    if (l->r) {
-        dpo__linear_adapter(c, l, h, x, x_row, n);
-        g = dpo__gemm_of(n, l->out, l->r, h, l->r, 1, l->lora_b, 1, l->r, y, y_row);
-        g.accumulate = 1;
-        dpo__gemm_run(c, &g);
-    }
+    if (!l->r) return;
+    dpo__linear_adapter(c, l, h, x, x_row, n);
+    dpo__gemm_add(c, dpo__gemm_of(n, l->out, l->r, h, l->r, 1, l->lora_b, 1, l->r, y, y_row));
 }
 
 typedef struct dpo__column_sum {
@@ -3196,13 +3207,11 @@ static void dpo__column_sum_columns(void *arg, int64_t first, int64_t last, int 
 static void dpo__linear_backward(dpo_context *c, const dpo__linear *l, const dpo__linear_grad *grad, float *dx,
                                  int64_t dx_row, int add, const float *dy, int64_t dy_row, const float *x,
                                  int64_t x_row, int64_t n, float *h) {
+    float *dh = h ? h + n * l->r : NULL;
     dpo__gemm g;
-    if (grad->w) {
-        g = l->conv1d ? dpo__gemm_of(l->in, l->out, n, x, 1, x_row, dy, dy_row, 1, grad->w, l->out)
-                      : dpo__gemm_of(l->out, l->in, n, dy, 1, dy_row, x, x_row, 1, grad->w, l->in);
-        g.accumulate = 1;
-        dpo__gemm_run(c, &g);
-    }
+    if (grad->w)
+        dpo__gemm_add(c, l->conv1d ? dpo__gemm_of(l->in, l->out, n, x, 1, x_row, dy, dy_row, 1, grad->w, l->out)
+                                   : dpo__gemm_of(l->out, l->in, n, dy, 1, dy_row, x, x_row, 1, grad->w, l->in));
     if (grad->b) {
         dpo__column_sum s = {c, grad->b, dy, dy_row, n};
         dpo__split_run(c, l->out, DPO__COLUMNS, dpo__column_sum_columns, &s);
@@ -3213,28 +3222,16 @@ static void dpo__linear_backward(dpo_context *c, const dpo__linear *l, const dpo
         g.accumulate = add;
         dpo__gemm_run(c, &g);
     }
-    if (l->r) {
-        float *dh = h + n * l->r;
-        if (grad->lora_b) {
-            dpo__linear_adapter(c, l, h, x, x_row, n);
-            g = dpo__gemm_of(l->out, l->r, n, dy, 1, dy_row, h, l->r, 1, grad->lora_b, l->r);
-            g.accumulate = 1;
-            dpo__gemm_run(c, &g);
-        }
-        g = dpo__gemm_of(n, l->r, l->out, dy, dy_row, 1, l->lora_b, l->r, 1, dh, l->r);
-        dpo__gemm_run(c, &g);
-        c->kernels.scale(n * l->r, dh, dh, l->scale);
-        if (grad->lora_a) {
-            g = dpo__gemm_of(l->r, l->in, n, dh, 1, l->r, x, x_row, 1, grad->lora_a, l->in);
-            g.accumulate = 1;
-            dpo__gemm_run(c, &g);
-        }
-        if (dx) {
-            g = dpo__gemm_of(n, l->in, l->r, dh, l->r, 1, l->lora_a, l->in, 1, dx, dx_row);
-            g.accumulate = 1;
-            dpo__gemm_run(c, &g);
-        }
+    if (!l->r) return;
+    if (grad->lora_b) {
+        dpo__linear_adapter(c, l, h, x, x_row, n);
+        dpo__gemm_add(c, dpo__gemm_of(l->out, l->r, n, dy, 1, dy_row, h, l->r, 1, grad->lora_b, l->r));
     }
+    g = dpo__gemm_of(n, l->r, l->out, dy, dy_row, 1, l->lora_b, l->r, 1, dh, l->r);
+    dpo__gemm_run(c, &g);
+    c->kernels.scale(n * l->r, dh, dh, l->scale);
+    if (grad->lora_a) dpo__gemm_add(c, dpo__gemm_of(l->r, l->in, n, dh, 1, l->r, x, x_row, 1, grad->lora_a, l->in));
+    if (dx) dpo__gemm_add(c, dpo__gemm_of(n, l->in, l->r, dh, l->r, 1, l->lora_a, l->in, 1, dx, dx_row));
 }
 
 /* --- Rotary positions [RoPE]:  (a, b) -> (a cos t - b sin t, b cos t + a sin t) -------------------
@@ -3353,14 +3350,24 @@ typedef struct dpo__attention_part {
     const dpo__attention *l;
     int worker;
     int64_t kv, group, first, rows, virtual_rows, before, keys;
+    int64_t from, from_q; /* where its elements begin in [N, H*D], and in q */
     int n_spans;
     dpo__span spans[2 * DPO__MAX_DEPTH];
     float *q, *o, *dq, *dout, *s, *ds;
 } dpo__attention_part;
 
+/* The tile's rows, all heads of its group: from one matrix [.., heads, D] to another, by their strides. */
+static void dpo__attention_copy(const dpo__attention_part *t, float *to, int64_t to_row, int64_t to_head,
+                                const float *from, int64_t from_row, int64_t from_head) {
+    int64_t r, h;
+    for (r = 0; r < t->rows; r++)
+        for (h = 0; h < t->group; h++)
+            memcpy(to + r * to_row + h * to_head, from + r * from_row + h * from_head,
+                   (size_t)t->l->dim * sizeof(float));
+}
 static void dpo__attention_part_open(dpo__attention_part *t, int32_t s, int64_t r0, int64_t rows) {
     const dpo__attention *l = t->l;
-    int64_t tile = dpo__attention_tile(l->heads, l->kv_heads), r, h;
+    int64_t tile = dpo__attention_tile(l->heads, l->kv_heads);
     float *at = l->scratch[t->worker];
     t->first = l->segments[s].first + r0;
     t->rows = rows;
@@ -3373,11 +3380,9 @@ static void dpo__attention_part_open(dpo__attention_part *t, int32_t s, int64_t 
     t->ds = t->s + tile * l->max_path;
     t->dq = t->ds + tile * l->max_path; /* these three are the backward pass's only */
     t->dout = t->dq + tile * l->dim;
-    for (r = 0; r < rows; r++)
-        for (h = 0; h < t->group; h++)
-            memcpy(t->q + (r * t->group + h) * l->dim,
-                   l->q + (t->first + r) * l->q_row + (t->kv * t->group + h) * l->q_head,
-                   (size_t)l->dim * sizeof(float));
+    t->from = t->first * l->heads * l->dim + t->kv * t->group * l->dim;
+    t->from_q = t->first * l->q_row + t->kv * t->group * l->q_head;
+    dpo__attention_copy(t, t->q, t->group * l->dim, l->dim, l->q + t->from_q, l->q_row, l->q_head);
 }
 /* to[virtual_rows, keys] = x [virtual_rows, D] times the spans' keys (or values), transposed */
 static void dpo__attention_scores(const dpo__attention_part *t, float *to, const float *x, int values) {
@@ -3427,27 +3432,19 @@ typedef void (*dpo__attention_fn)(dpo__attention_part *t);
 
 static void dpo__attention_forward_part(dpo__attention_part *t) {
     const dpo__attention *l = t->l;
-    int64_t r, h;
     dpo__attention_scores(t, t->s, t->q, 0);
     dpo__attention_softmax(t, 0);
     dpo__attention_mix(t, t->o, t->s, 1);
-    for (r = 0; r < t->rows; r++)
-        for (h = 0; h < t->group; h++)
-            memcpy(l->out + (t->first + r) * l->heads * l->dim + (t->kv * t->group + h) * l->dim,
-                   t->o + (r * t->group + h) * l->dim, (size_t)l->dim * sizeof(float));
+    dpo__attention_copy(t, l->out + t->from, l->heads * l->dim, l->dim, t->o, t->group * l->dim, l->dim);
 }
 
 /*     dp_ij = do_i.v_j     delta_i = do_i.o_i     ds_ij = scale p_ij (dp_ij - delta_i)
        dq_i = sum_j ds_ij k_j     dk_j += sum_i ds_ij q_i     dv_j += sum_i p_ij do_i */
 static void dpo__attention_backward_part(dpo__attention_part *t) {
     const dpo__attention *l = t->l;
-    int64_t i, at = 0, r, h;
+    int64_t i, at = 0;
     int s;
-    for (r = 0; r < t->rows; r++)
-        for (h = 0; h < t->group; h++)
-            memcpy(t->dout + (r * t->group + h) * l->dim,
-                   l->dout + (t->first + r) * l->heads * l->dim + (t->kv * t->group + h) * l->dim,
-                   (size_t)l->dim * sizeof(float));
+    dpo__attention_copy(t, t->dout, t->group * l->dim, l->dim, l->dout + t->from, l->heads * l->dim, l->dim);
     dpo__attention_scores(t, t->s, t->q, 0);
     dpo__attention_softmax(t, 1);
     dpo__attention_scores(t, t->ds, t->dout, 1);
@@ -3459,10 +3456,7 @@ static void dpo__attention_backward_part(dpo__attention_part *t) {
         memset(t->ds + i * t->keys + n, 0, (size_t)(t->keys - n) * sizeof(float));
     }
     dpo__attention_mix(t, t->dq, t->ds, 0);
-    for (r = 0; r < t->rows; r++)
-        for (h = 0; h < t->group; h++)
-            memcpy(l->dq + (t->first + r) * l->q_row + (t->kv * t->group + h) * l->q_head,
-                   t->dq + (r * t->group + h) * l->dim, (size_t)l->dim * sizeof(float));
+    dpo__attention_copy(t, l->dq + t->from_q, l->q_row, l->q_head, t->dq, t->group * l->dim, l->dim);
     for (s = 0; s < t->n_spans; s++) {
         const dpo__span *p = &t->spans[s];
         dpo__gemm g =
@@ -4245,8 +4239,8 @@ static dpo_result dpo__file_can(dpo_context *c, const char *path, int writing) {
     if (io->open && io->close && (writing ? io->write && io->rename && io->remove : io->size && io->read))
         return DPO_OK;
     return dpo__fail(c, DPO_E_UNSUPPORTED,
-                     "cannot %s %.400s: no file access in this build; give dpo_open an io with "
-                     "open, size, read, write, close, rename and remove",
+                     "cannot %s %.400s: no file access in this build; give dpo_open an io with open, size, read, "
+                     "write, close, rename and remove",
                      writing ? "write" : "read", path);
 }
 
@@ -4257,9 +4251,8 @@ static dpo_result dpo__file_join(dpo_context *c, const char *dir, const char *na
     if (n < cap) return DPO_OK;
     if (cap) out[0] = 0;
     return dpo__fail(c, DPO_E_ARG,
-                     "the path %.200s.../%.200s has %llu characters, at most %llu are allowed; "
-                     "use a shorter one",
-                     dir, name, (unsigned long long)n, (unsigned long long)(cap ? cap - 1 : 0));
+                     "the path %.200s.../%.200s has %llu characters, at most %llu are allowed; use a shorter one", dir,
+                     name, (unsigned long long)n, (unsigned long long)(cap ? cap - 1 : 0));
 }
 
 /* Whether it can be opened for reading. Sets no error. */
@@ -4312,8 +4305,8 @@ static dpo_result dpo__file_read(const dpo__file *f, uint64_t offset, void *to, 
     if (!e) return DPO_OK;
     if (!io->size(io->user, f->handle, &now) && now < f->bytes)
         return dpo__fail(f->c, DPO_E_IO,
-                         "cannot read %.400s: it had %llu bytes when it was opened and has %llu "
-                         "now; do not change it while it is read",
+                         "cannot read %.400s: it had %llu bytes when it was opened and has %llu now; do not change it "
+                         "while it is read",
                          f->path, (unsigned long long)f->bytes, (unsigned long long)now);
     return dpo__file_fail(f->c, "read", f->path, e, "check the disk or the connection, or copy the file again");
 }
@@ -4330,9 +4323,8 @@ static dpo_result dpo__file_read_all(dpo_context *c, const char *path, uint64_t 
     if (f.bytes > limit || f.bytes >= SIZE_MAX) {
         dpo__file_close(&f);
         return dpo__fail(c, DPO_E_FORMAT,
-                         "%.400s has %llu bytes, at most %llu are allowed; check that it is the "
-                         "right file",
-                         path, (unsigned long long)f.bytes, (unsigned long long)limit);
+                         "%.400s has %llu bytes, at most %llu are allowed; check that it is the right file", path,
+                         (unsigned long long)f.bytes, (unsigned long long)limit);
     }
     p = (char *)dpo__get(c, (size_t)f.bytes + 1, "a file");
     r = p ? dpo__file_read(&f, 0, p, (size_t)f.bytes) : DPO_E_MEMORY;
@@ -4430,8 +4422,8 @@ static dpo_result dpo__file_commit(dpo__file_writer *w) {
         e = io->sync_dir(io->user, w->temp);
         if (e)
             dpo__log(w->c, DPO_LOG_WARNING,
-                     "%.400s is written, but its directory could not be synced (%s): if the power "
-                     "fails now, the old file may come back",
+                     "%.400s is written, but its directory could not be synced (%s): if the power fails now, the old "
+                     "file may come back",
                      w->path, strerror(e));
     }
     dpo__put(w->c, w->temp);
@@ -4505,8 +4497,7 @@ static dpo_result dpo__st_refuse(const dpo__st *st, const char *format, ...) {
     va_end(args);
     return dpo__fail(st->file.c, st->fault, "%.400s: %s; %s", st->file.path, what,
                      st->fault == DPO_E_ARG ? "nothing was written: correct what is to be saved"
-                                            : "the file is damaged or no safetensors file: copy or "
-                                              "download it again");
+                                            : "the file is damaged or no safetensors file: copy or download it again");
 }
 
 /* Length of the well-formed UTF-8 at the start of p. */
@@ -4597,19 +4588,16 @@ static dpo_result dpo__st_read_entry(dpo__st *st, const dpo__json *j, int64_t ke
     if (dpo__st_numbers(j, dpo__json_find(j, object, "data_offsets"), range, 2) != 2)
         return dpo__st_refuse(st, "tensor %.200s: expected two whole numbers as data_offsets", e->name);
     if (!dpo__st_product(e->shape, e->ndim, dpo__st_dtypes[e->dtype].bits, &elements, &bytes))
-        return dpo__st_refuse(st,
-                              "tensor %.200s: its shape's product is too large or not a whole "
-                              "number of bytes",
+        return dpo__st_refuse(st, "tensor %.200s: its shape's product is too large or not a whole number of bytes",
                               e->name);
     e->elements = (int64_t)elements;
     e->begin = (uint64_t)range[0];
     e->end = (uint64_t)range[1];
     if (e->end < e->begin || e->end - e->begin != bytes)
-        return dpo__st_refuse(st,
-                              "tensor %.200s: its shape and dtype %s take %llu bytes, its "
-                              "data_offsets are %llu to %llu",
-                              e->name, dpo__st_dtypes[e->dtype].name, (unsigned long long)bytes,
-                              (unsigned long long)e->begin, (unsigned long long)e->end);
+        return dpo__st_refuse(
+            st, "tensor %.200s: its shape and dtype %s take %llu bytes, its data_offsets are %llu to %llu", e->name,
+            dpo__st_dtypes[e->dtype].name, (unsigned long long)bytes, (unsigned long long)e->begin,
+            (unsigned long long)e->end);
     return DPO_OK;
 }
 
@@ -4647,10 +4635,9 @@ static dpo_result dpo__st_check_places(dpo__st *st, uint64_t data_bytes) {
     for (i = 0; i < st->count; i++) {
         const dpo__st_entry *e = st->sorted[i];
         if (e->begin != at)
-            return dpo__st_refuse(st,
-                                  "tensor %.200s begins at byte %llu of the data, %llu was "
-                                  "expected (tensors must lie end to end)",
-                                  e->name, (unsigned long long)e->begin, (unsigned long long)at);
+            return dpo__st_refuse(
+                st, "tensor %.200s begins at byte %llu of the data, %llu was expected (tensors must lie end to end)",
+                e->name, (unsigned long long)e->begin, (unsigned long long)at);
         at = e->end;
     }
     if (at == data_bytes) return DPO_OK;
@@ -4731,14 +4718,10 @@ static dpo_result dpo__st_open(dpo_context *c, const char *path, dpo__st *st) {
     if (!r) {
         size = dpo__load_le64(head);
         if (size > st->file.bytes - 8)
-            r = dpo__st_refuse(st,
-                               "bytes 0-7 say that the header has %llu bytes, the file has %llu "
-                               "after them",
+            r = dpo__st_refuse(st, "bytes 0-7 say that the header has %llu bytes, the file has %llu after them",
                                (unsigned long long)size, (unsigned long long)st->file.bytes - 8);
         else if (size > DPO__ST_HEADER)
-            r = dpo__st_refuse(st,
-                               "bytes 0-7 say that the header has %llu bytes, at most %llu are "
-                               "allowed",
+            r = dpo__st_refuse(st, "bytes 0-7 say that the header has %llu bytes, at most %llu are allowed",
                                (unsigned long long)size, (unsigned long long)DPO__ST_HEADER);
     }
     if (!r) {
@@ -4793,13 +4776,11 @@ static dpo_result dpo__st_read_raw(const dpo__st *st, const dpo__st_entry *e, vo
     dpo_result r;
     if (e->dtype >= DPO__ST_READABLE)
         return dpo__fail(st->file.c, DPO_E_UNSUPPORTED,
-                         "%.400s: tensor %.200s is %s, which this version cannot read; convert it to "
-                         "F32, F16 or BF16",
+                         "%.400s: tensor %.200s is %s, which this version cannot read; convert it to F32, F16 or BF16",
                          st->path, e->name, dpo__st_dtypes[e->dtype].name);
     if ((uint64_t)(size_t)bytes != bytes)
         return dpo__fail(st->file.c, DPO_E_MEMORY,
-                         "%.400s: tensor %.200s is larger than "
-                         "this machine's memory can be; use a 64-bit one",
+                         "%.400s: tensor %.200s is larger than this machine's memory can be; use a 64-bit one",
                          st->path, e->name);
     r = dpo__file_read(&st->file, st->data + e->begin, to, (size_t)bytes);
     if (!r) dpo__st_swap(to, (uint64_t)e->elements, dpo__st_dtypes[e->dtype].bits / 8);
@@ -4832,10 +4813,10 @@ static dpo_result dpo__st_read_f32(const dpo__st *st, const dpo__st_entry *e, fl
     dpo_result r = DPO_OK;
     if (e->dtype == DPO_F32 || e->dtype >= DPO__ST_READABLE) return dpo__st_read_raw(st, e, to);
     if (e->dtype != DPO_BF16 && e->dtype != DPO_F16 && e->dtype != DPO_F64)
-        return dpo__fail(st->file.c, DPO_E_UNSUPPORTED,
-                         "%.400s: tensor %.200s is %s where floating-point numbers are needed; "
-                         "convert it to F32, F16 or BF16",
-                         st->path, e->name, dpo__st_dtypes[e->dtype].name);
+        return dpo__fail(
+            st->file.c, DPO_E_UNSUPPORTED,
+            "%.400s: tensor %.200s is %s where floating-point numbers are needed; convert it to F32, F16 or BF16",
+            st->path, e->name, dpo__st_dtypes[e->dtype].name);
     if (!bytes) return DPO_OK;
     buffer = (uint8_t *)dpo__get(st->file.c, DPO__FILE_BUFFER, "a file buffer");
     if (!buffer) return DPO_E_MEMORY;
@@ -5050,8 +5031,7 @@ static dpo_result dpo__st_load_tensors(const dpo__st *st, dpo_tensor **out, int6
         if (st->entries[i].dtype > DPO_F64) continue;
         if (st->entries[i].ndim > 4)
             return dpo__fail(c, DPO_E_UNSUPPORTED,
-                             "%.400s: tensor %.200s has %d dimensions, at most 4 can be loaded; "
-                             "save it with fewer",
+                             "%.400s: tensor %.200s has %d dimensions, at most 4 can be loaded; save it with fewer",
                              st->path, st->entries[i].name, st->entries[i].ndim);
         n++;
     }
@@ -5110,10 +5090,10 @@ static dpo_result dpo__batch_check(dpo_context *c, const dpo_batch *b, int64_t v
         return dpo__fail(c, DPO_E_ARG, "batch: counts or pointers are missing or out of range");
     for (i = 0; i < b->n_rows; i++)
         if (b->tokens[i] < 0 || b->tokens[i] >= vocab)
-            return dpo__fail(c, DPO_E_SHAPE,
-                             "batch: token %ld is %ld, outside the model's vocabulary of "
-                             "%ld; is this the model's own tokenizer?",
-                             (long)i, (long)b->tokens[i], (long)vocab);
+            return dpo__fail(
+                c, DPO_E_SHAPE,
+                "batch: token %ld is %ld, outside the model's vocabulary of %ld; is this the model's own tokenizer?",
+                (long)i, (long)b->tokens[i], (long)vocab);
     for (i = 0; i < b->n_segments; i++) {
         const dpo_segment *g = &b->segments[i];
         int64_t p, depth = 0;
@@ -5121,9 +5101,8 @@ static dpo_result dpo__batch_check(dpo_context *c, const dpo_batch *b, int64_t v
         if (g->parent < -1 || g->parent >= i || g->first != at || g->length < 0 || g->past < 0 || end < 1 ||
             (g->past && !cached))
             return dpo__fail(c, DPO_E_SHAPE,
-                             "batch: segment %ld {parent %ld, first %ld, length %ld, past "
-                             "%ld} does not follow: parents come earlier, rows lie end "
-                             "to end (here from %ld), a past needs a cache",
+                             "batch: segment %ld {parent %ld, first %ld, length %ld, past %ld} does not follow: "
+                             "parents come earlier, rows lie end to end (here from %ld), a past needs a cache",
                              (long)i, (long)g->parent, (long)g->first, (long)g->length, (long)g->past, (long)at);
         for (p = g->parent; p >= 0; p = b->segments[p].parent) {
             end += (int64_t)b->segments[p].past + b->segments[p].length;
@@ -5143,11 +5122,10 @@ static dpo_result dpo__batch_check(dpo_context *c, const dpo_batch *b, int64_t v
         n = b->n_sequences;
         if (t->row < 0 || t->row >= b->n_rows || t->token < 0 || t->token >= vocab || t->sequence < 0 ||
             t->sequence >= n)
-            return dpo__fail(c, DPO_E_SHAPE,
-                             "batch: target %ld {row %ld, token %ld, sequence %ld} is "
-                             "outside %ld rows, %ld tokens, %ld sequences",
-                             (long)i, (long)t->row, (long)t->token, (long)t->sequence, (long)b->n_rows, (long)vocab,
-                             (long)n);
+            return dpo__fail(
+                c, DPO_E_SHAPE,
+                "batch: target %ld {row %ld, token %ld, sequence %ld} is outside %ld rows, %ld tokens, %ld sequences",
+                (long)i, (long)t->row, (long)t->token, (long)t->sequence, (long)b->n_rows, (long)vocab, (long)n);
     }
     s->rows = b->n_rows;
     s->targets = b->n_targets;
@@ -5170,10 +5148,9 @@ static dpo_result dpo__batch_place(dpo_context *c, const dpo_batch *b, int32_t *
         }
         if (g->parent < 0) trees[n++] = (int32_t)i;
         else if (root != trees[n - 1])
-            return dpo__fail(c, DPO_E_SHAPE,
-                             "batch: segment %ld stands apart from its tree; descendants "
-                             "of one root must be neighbours",
-                             (long)i);
+            return dpo__fail(
+                c, DPO_E_SHAPE,
+                "batch: segment %ld stands apart from its tree; descendants of one root must be neighbours", (long)i);
         for (r = 0; r < g->length; r++) positions[g->first + r] = (int32_t)(base + r);
     }
     trees[n] = (int32_t)b->n_segments;
@@ -5432,10 +5409,10 @@ static void dpo__config_rope(dpo__config_reader *r, dpo_model_config *k, double 
         k->rope_original_max_position = dpo__config_number(r, at, "original_max_position_embeddings", 8192.0);
         if (!dpo__config_failed(r) && !(k->rope_high_freq_factor > k->rope_low_freq_factor &&
                                         k->rope_low_freq_factor > 0 && k->rope_original_max_position > 0))
-            dpo__fail(r->c, DPO_E_FORMAT,
-                      "%s: \"rope_scaling\": needs 0 < low_freq_factor < "
-                      "high_freq_factor and a positive original length",
-                      r->path);
+            dpo__fail(
+                r->c, DPO_E_FORMAT,
+                "%s: \"rope_scaling\": needs 0 < low_freq_factor < high_freq_factor and a positive original length",
+                r->path);
     } else dpo__config_unsupported(r, "rope_scaling.type", kind, "default, linear and llama3");
     if (!dpo__config_failed(r) && !(k->rope_factor > 0))
         dpo__fail(r->c, DPO_E_FORMAT, "%s: \"rope_scaling\": \"factor\" must be positive", r->path);
@@ -5511,8 +5488,8 @@ static void dpo__config_gpt2(dpo__config_reader *r, dpo_model_config *k) {
     if (!dpo__config_failed(r) && k->embedding_scale != 1.0 && dpo__json_find(&r->json, 0, "mup_width_scale") < 0 &&
         dpo__json_find(&r->json, 0, "width_scale") < 0)
         dpo__log(r->c, DPO_LOG_WARNING,
-                 "%s: muP embedding scale without \"mup_width_scale\": taking 1, "
-                 "which makes logits too large if the model was trained with less",
+                 "%s: muP embedding scale without \"mup_width_scale\": taking 1, which makes logits too large if the "
+                 "model was trained with less",
                  r->path);
 }
 static void dpo__config_llama(dpo__config_reader *r, dpo_model_config *k) {
@@ -5673,13 +5650,9 @@ static void dpo__text_int(dpo__text *t, const char *key, int64_t v) {
 static void dpo__text_word(dpo__text *t, const char *key, const char *v) {
     t->at = dpo__append(t->out, t->cap, t->at, ",\n  \"%s\": %s", key, v);
 }
-/* 17 digits give the same double back; the locale's comma, if it has one, is put right. */
-static void dpo__text_number(dpo__text *t, const char *key, double v) {
-    char digits[40], *p;
-    dpo__append(digits, sizeof digits, 0, "%.17g", v);
-    for (p = digits; *p; p++)
-        if (*p == ',') *p = '.';
-    dpo__text_word(t, key, digits);
+static void dpo__text_number(dpo__text *t, const char *key, double v) { /* 17 digits give the same double back */
+    dpo__text_word(t, key, "");
+    t->at = dpo__append_number(t->out, t->cap, t->at, 17, v);
 }
 
 /* A config.json for a configuration that was made in a program. */
@@ -5811,8 +5784,7 @@ static dpo_result dpo__model_finite(dpo_context *c, const char *path, const char
     for (i = 0; i < n; i++)
         if ((dpo__num_bits(x[i]) & 0x7f800000u) == 0x7f800000u)
             return dpo__fail(c, DPO_E_NONFINITE,
-                             "%.400s: tensor %s holds %s at element %ld; the file is "
-                             "damaged or its training diverged",
+                             "%.400s: tensor %s holds %s at element %ld; the file is damaged or its training diverged",
                              path, name, x[i] == x[i] ? "an infinity" : "a NaN", (long)i);
     return DPO_OK;
 }
@@ -5830,8 +5802,8 @@ static dpo_result dpo__model_take(dpo_model *m, const dpo__st *st, const dpo__st
                           : e->ndim == 1 && e->shape[0] == p->rows;
         if (!fits)
             return dpo__fail(c, DPO_E_SHAPE,
-                             "%.400s: tensor %s has shape [%ld%s%ld%s], config.json asks "
-                             "for [%ld%s%ld]; they do not belong together",
+                             "%.400s: tensor %s has shape [%ld%s%ld%s], config.json asks for [%ld%s%ld]; they do not "
+                             "belong together",
                              st->path, e->name, (long)e->shape[0], e->ndim > 1 ? "," : "",
                              (long)(e->ndim > 1 ? e->shape[1] : 0), e->ndim > 2 ? ",..." : "", (long)p->rows,
                              p->columns ? "," : "", (long)p->columns);
@@ -5886,10 +5858,8 @@ static dpo_result dpo__model_take_shards(dpo_model *m, const char *dir, const ch
         int64_t length = dpo__json_string(&j, v + 1, shard, sizeof shard);
         int known = 0;
         if (length < 1 || length >= (int64_t)sizeof shard || strchr(shard, '/') || strlen(shard) != (size_t)length) {
-            r = dpo__fail(c, DPO_E_FORMAT,
-                          "%.400s: entry %ld of \"weight_map\" must name a file beside "
-                          "it",
-                          index, (long)i);
+            r = dpo__fail(c, DPO_E_FORMAT, "%.400s: entry %ld of \"weight_map\" must name a file beside it", index,
+                          (long)i);
             break;
         }
         for (k = 0, w = dpo__json_first(&j, map); k < i && !known; k++, w = dpo__json_next(&j, w + 1)) {
@@ -5941,8 +5911,8 @@ DPO_API dpo_model *dpo_model_load(dpo_context *c, const char *dir) {
         else if (dpo__file_exists(c, index)) r = dpo__model_take_shards(m, dir, index, seen);
         else if (dpo__model_pickled(c, dir))
             r = dpo__fail(c, DPO_E_UNSUPPORTED,
-                          "%.400s/pytorch_model.bin: PyTorch's pickle files are not read; "
-                          "save the model as safetensors (save_pretrained does)",
+                          "%.400s/pytorch_model.bin: PyTorch's pickle files are not read; save the model as "
+                          "safetensors (save_pretrained does)",
                           dir);
         else r = dpo__model_take_file(m, dir, "model.safetensors", seen);
     }
@@ -6033,6 +6003,12 @@ static dpo_tensor dpo__param_view(const dpo__param *p) {
     return t;
 }
 
+static int64_t dpo__param_views(const dpo__param *p, int64_t n, dpo_tensor *out, int64_t cap) {
+    int64_t i;
+    for (i = 0; out && i < n && i < cap; i++) out[i] = dpo__param_view(&p[i]);
+    return n;
+}
+
 /* config.json as it was read, with the dtype of what is written beside it. */
 static dpo_result dpo__model_save_config(const dpo_model *m, const char *path, int dtype) {
     static const char *const names[4] = {"", "\"float32\"", "\"bfloat16\"", "\"float16\""};
@@ -6050,11 +6026,10 @@ static dpo_result dpo__model_save_config(const dpo_model *m, const char *path, i
             back.qkv_bias != k->qkv_bias || back.attention_bias != k->attention_bias || back.mlp_bias != k->mlp_bias ||
             back.activation != k->activation || back.position != k->position || back.rotary_dim != k->rotary_dim ||
             back.alibi_factor != k->alibi_factor || back.parallel_residual != k->parallel_residual)
-            return dpo__fail(
-                c, DPO_E_UNSUPPORTED,
-                "%.400s: this model's biases, positions or attention scale are none that a config.json of its "
-                "family can state; choose the family's own",
-                path);
+            return dpo__fail(c, DPO_E_UNSUPPORTED,
+                             "%.400s: this model's biases, positions or attention scale are none that a config.json of "
+                             "its family can state; choose the family's own",
+                             path);
         text = made;
     }
     n = strlen(text);
@@ -6120,10 +6095,7 @@ DPO_API dpo_result dpo_model_save(const dpo_model *m, const char *dir, int dtype
 DPO_API const dpo_model_config *dpo_model_config_of(const dpo_model *m) { return m ? &m->config : NULL; }
 
 DPO_API int64_t dpo_model_tensors(const dpo_model *m, dpo_tensor *out, int64_t cap) {
-    int64_t i;
-    if (!m) return 0;
-    for (i = 0; out && i < m->n_params && i < cap; i++) out[i] = dpo__param_view(&m->params[i]);
-    return m->n_params;
+    return m ? dpo__param_views(m->params, m->n_params, out, cap) : 0;
 }
 
 static void dpo__hash_params(dpo__hash *h, const dpo__param *p, int64_t n) {
@@ -6783,10 +6755,10 @@ static dpo__run *dpo__run_open(dpo_model *m, const dpo__shape *cap, int64_t head
 /* Longest path a model has positions for. */
 static dpo_result dpo__model_path(const dpo_model *m, int64_t path) {
     if (m->config.position == DPO_POSITION_LEARNED && path > m->config.max_position_embeddings)
-        return dpo__fail(m->c, DPO_E_SHAPE,
-                         "a sequence of %ld tokens is longer than the model's %d learned "
-                         "positions; shorten it (max_length)",
-                         (long)path, m->config.max_position_embeddings);
+        return dpo__fail(
+            m->c, DPO_E_SHAPE,
+            "a sequence of %ld tokens is longer than the model's %d learned positions; shorten it (max_length)",
+            (long)path, m->config.max_position_embeddings);
     return DPO_OK;
 }
 
@@ -6955,8 +6927,8 @@ static dpo_result dpo__lora_check(const dpo_model *m, const dpo_lora_config *k, 
     dpo__lora_list(m, &probe, NULL);
     if (!probe.n_params)
         return dpo__fail(c, DPO_E_ARG,
-                         "%.400s: target_modules \"%.200s\" matches no linear module of this "
-                         "%s model; its modules are named like %s (without .weight)",
+                         "%.400s: target_modules \"%.200s\" matches no linear module of this %s model; its modules are "
+                         "named like %s (without .weight)",
                          where, k->target_modules, dpo__family_names[m->config.family], m->params[2].name);
     while ((n = dpo__lora_next(&list, &name)) > 0) {
         char one[128];
@@ -6968,8 +6940,8 @@ static dpo_result dpo__lora_check(const dpo_model *m, const dpo_lora_config *k, 
         if (probe.n_params) continue;
         if (strict)
             return dpo__fail(c, DPO_E_ARG,
-                             "%.400s: target module \"%s\" matches no linear module of this "
-                             "model; its modules are named like %s (without .weight)",
+                             "%.400s: target module \"%s\" matches no linear module of this model; its modules are "
+                             "named like %s (without .weight)",
                              where, one, m->params[2].name);
         dpo__log(c, DPO_LOG_WARNING, "%s: target module \"%s\" matches nothing in this model", where, one);
     }
@@ -7025,10 +6997,7 @@ DPO_API dpo_result dpo_lora_enable(dpo_model *m, int on) {
     return r;
 }
 DPO_API int64_t dpo_lora_tensors(const dpo_model *m, dpo_tensor *out, int64_t cap) {
-    int64_t i;
-    if (!m || !m->lora) return 0;
-    for (i = 0; out && i < m->lora->n_params && i < cap; i++) out[i] = dpo__param_view(&m->lora->params[i]);
-    return m->lora->n_params;
+    return m && m->lora ? dpo__param_views(m->lora->params, m->lora->n_params, out, cap) : 0;
 }
 
 /* W + s B A (transposed for conv1d), the product in fp32 first, then the sum. */
@@ -7041,8 +7010,8 @@ DPO_API dpo_model *dpo_lora_merge(const dpo_model *m) {
     if (m->config.tie_word_embeddings &&
         m->lora->of[(int64_t)m->config.num_hidden_layers * DPO__N_TENSORS + DPO__HEAD] >= 0) {
         dpo__fail(m->c, DPO_E_UNSUPPORTED,
-                  "dpo_lora_merge: an adapter on the output head of a tied model "
-                  "cannot be merged: the matrix is the embedding, too");
+                  "dpo_lora_merge: an adapter on the output head of a tied model cannot be merged: the matrix is the "
+                  "embedding, too");
         return NULL;
     }
     to = dpo__model_new(m->c, &m->config, 1);
@@ -7146,14 +7115,10 @@ static dpo_result dpo__lora_read(dpo_context *c, const char *path, const dpo__lo
         const dpo__param *p = &l->params[i];
         const dpo__st_entry *e = dpo__st_find(&st, p->name);
         if (!e)
-            r = dpo__fail(c, DPO_E_FORMAT,
-                          "%.400s: tensor %s is missing; adapter_config.json and the model "
-                          "ask for it",
+            r = dpo__fail(c, DPO_E_FORMAT, "%.400s: tensor %s is missing; adapter_config.json and the model ask for it",
                           path, p->name);
         else if (e->ndim != 2 || e->shape[0] != p->rows || e->shape[1] != p->columns)
-            r = dpo__fail(c, DPO_E_SHAPE,
-                          "%.400s: tensor %s has shape [%ld,%ld], this model and rank need "
-                          "[%ld,%ld]",
+            r = dpo__fail(c, DPO_E_SHAPE, "%.400s: tensor %s has shape [%ld,%ld], this model and rank need [%ld,%ld]",
                           path, p->name, (long)e->shape[0], (long)(e->ndim > 1 ? e->shape[1] : 1), (long)p->rows,
                           (long)p->columns);
         else r = dpo__st_read_f32(&st, e, p->data);
@@ -7190,31 +7155,31 @@ static size_t dpo__lora_config_text(const dpo_model *m, const char *base, char *
     const dpo_lora_config *k = &m->lora->config;
     const char *list = k->target_modules, *name;
     size_t at, n, count = 0;
-    dpo__text t;
-    t.out = out;
-    t.cap = cap;
+    int all = 0;
+    dpo__text t = {out, cap, 0};
     t.at = dpo__append(out, cap, 0, "{\n  \"base_model_name_or_path\": ");
     t.at = dpo__json_quote(out, cap, t.at, base ? base : "");
-    t.at = dpo__append(out, cap, t.at,
-                       ",\n  \"bias\": \"none\",\n  \"fan_in_fan_out\": %s,\n  "
-                       "\"inference_mode\": true",
-                       m->config.conv1d ? "true" : "false");
+    dpo__text_word(&t, "bias", "\"none\"");
+    dpo__text_word(&t, "fan_in_fan_out", m->config.conv1d ? "true" : "false");
+    dpo__text_word(&t, "inference_mode", "true");
     dpo__text_number(&t, "lora_alpha", k->lora_alpha);
-    t.at = dpo__append(out, cap, t.at,
-                       ",\n  \"lora_dropout\": 0.0,\n  \"peft_type\": \"LORA\",\n  \"r\": %d"
-                       ",\n  \"target_modules\": [",
-                       k->r);
+    dpo__text_word(&t, "lora_dropout", "0.0");
+    dpo__text_word(&t, "peft_type", "\"LORA\"");
+    dpo__text_int(&t, "r", k->r);
     at = t.at;
+    dpo__text_word(&t, "target_modules", "[");
     while ((n = dpo__lora_next(&list, &name)) > 0) {
-        if (n == 10 && !memcmp(name, "all-linear", 10)) /* a word of PEFT's, not a list */
-            return dpo__append(out, cap, at - 1,
-                               "\"all-linear\",\n  \"task_type\": \"CAUSAL_LM\",\n  "
-                               "\"use_rslora\": %s\n}\n",
-                               k->use_rslora ? "true" : "false");
+        all |= n == 10 && !memcmp(name, "all-linear", 10);
         t.at = dpo__append(out, cap, t.at, "%s\"%.*s\"", count++ ? ", " : "", (int)n, name);
     }
-    return dpo__append(out, cap, t.at, "],\n  \"task_type\": \"CAUSAL_LM\",\n  \"use_rslora\": %s\n}\n",
-                       k->use_rslora ? "true" : "false");
+    t.at = dpo__append(out, cap, t.at, "]");
+    if (all) { /* a word of PEFT's, not a list */
+        t.at = at;
+        dpo__text_word(&t, "target_modules", "\"all-linear\"");
+    }
+    dpo__text_word(&t, "task_type", "\"CAUSAL_LM\"");
+    dpo__text_word(&t, "use_rslora", k->use_rslora ? "true" : "false");
+    return dpo__append(out, cap, t.at, "\n}\n");
 }
 DPO_API dpo_result dpo_lora_save(const dpo_model *m, const char *dir, const char *base) {
     static const char *const metadata[3] = {"format", "pt", NULL};
@@ -8632,8 +8597,7 @@ DPO_API dpo_result dpo_reference_save(const dpo_data *d, const char *path) {
     DPO__READY(d, d->c);
     if (!dpo_reference_of(d) || !path)
         return dpo__fail(d->c, DPO_E_STATE,
-                         "dpo_reference_save: the reference log-probs are not complete yet, "
-                         "or there is no path");
+                         "dpo_reference_save: the reference log-probs are not complete yet, or there is no path");
     dpo__reference_keys(d, d->reference_of, text);
     t.data = d->reference;
     t.shape[0] = d->n;
@@ -8658,8 +8622,7 @@ DPO_API dpo_result dpo_reference_load(const dpo_model *m, dpo_data *d, const cha
         const char *has = dpo__st_metadata(&st, keys[i]);
         if (!has || strcmp(has, text[i]))
             r = dpo__fail(d->c, DPO_E_STATE,
-                          "%.400s: made from other %s (%.40s here, %.40s there); delete it, "
-                          "and it is computed anew",
+                          "%.400s: made from other %s (%.40s here, %.40s there); delete it, and it is computed anew",
                           path, keys[i], text[i], has ? has : "nothing");
     }
     e = dpo__st_find(&st, "reference_logps");
@@ -8761,8 +8724,8 @@ static dpo_result dpo__trainer_reference_open(dpo_trainer *t) {
     if (dpo_reference_of(d)) {
         if (d->reference_of != hash)
             dpo__log(t->c, DPO_LOG_WARNING,
-                     "the data's reference log-probs are another model's, not those of the weights "
-                     "that training starts from");
+                     "the data's reference log-probs are another model's, not those of the weights that training "
+                     "starts from");
         return DPO_OK;
     }
     if (t->m->lora) return dpo__reference_room(d, hash);
@@ -8877,8 +8840,8 @@ static dpo_result dpo__trainer_move(dpo_trainer *t, double *grad_norm) {
             const char *name = t->trained[i]->name;
             dpo_trainer_zero(t);
             return dpo__fail(t->c, DPO_E_NONFINITE,
-                             "update %ld: the gradient of %s is not finite; no weight "
-                             "was moved (lower the learning rate, or look at the data)",
+                             "update %ld: the gradient of %s is not finite; no weight was moved (lower the learning "
+                             "rate, or look at the data)",
                              (long)t->step + 1, name);
         }
         sum = sum + s;
@@ -8906,10 +8869,9 @@ static dpo_result dpo__trainer_usable(const dpo_trainer *t, const char *who) {
         return dpo__fail(t->c, DPO_E_STATE, "%s: adapters were attached after this trainer was made; make a new one",
                          who);
     if (t->lora && !t->lora->on)
-        return dpo__fail(t->c, DPO_E_STATE,
-                         "%s: the adapters are switched off, nothing would be learnt; switch them on "
-                         "with dpo_lora_enable",
-                         who);
+        return dpo__fail(
+            t->c, DPO_E_STATE,
+            "%s: the adapters are switched off, nothing would be learnt; switch them on with dpo_lora_enable", who);
     return DPO_OK;
 }
 static dpo_result dpo__trainer_ready(const dpo_trainer *t, const char *who, const dpo_batch *b) {
@@ -8924,13 +8886,12 @@ static dpo_result dpo__trainer_ready(const dpo_trainer *t, const char *who, cons
     if (r) return r;
     if (s.rows > t->cap.rows || s.targets > t->cap.targets || s.segments > t->cap.segments || s.path > t->cap.path ||
         s.sequences > t->cap.sequences)
-        return dpo__fail(t->c, DPO_E_SHAPE,
-                         "%s: a batch of %ld rows, %ld targets, %ld segments, path %ld, %ld "
-                         "sequences; this trainer has room for %ld, %ld, %ld, %ld, %ld (its "
-                         "options max_rows, max_targets, max_segments, max_path)",
-                         who, (long)s.rows, (long)s.targets, (long)s.segments, (long)s.path, (long)s.sequences,
-                         (long)t->cap.rows, (long)t->cap.targets, (long)t->cap.segments, (long)t->cap.path,
-                         (long)t->cap.sequences);
+        return dpo__fail(
+            t->c, DPO_E_SHAPE,
+            "%s: a batch of %ld rows, %ld targets, %ld segments, path %ld, %ld sequences; this trainer has room for "
+            "%ld, %ld, %ld, %ld, %ld (its options max_rows, max_targets, max_segments, max_path)",
+            who, (long)s.rows, (long)s.targets, (long)s.segments, (long)s.path, (long)s.sequences, (long)t->cap.rows,
+            (long)t->cap.targets, (long)t->cap.segments, (long)t->cap.path, (long)t->cap.sequences);
     return DPO_OK;
 }
 DPO_API dpo_result dpo_trainer_forward(dpo_trainer *t, const dpo_batch *b, double *logps) {
@@ -8953,8 +8914,7 @@ DPO_API dpo_result dpo_trainer_backward(dpo_trainer *t, const dpo_batch *b, cons
     for (i = 0; i < b->n_sequences; i++) {
         if (!(dlogps[i] - dlogps[i] == 0.0))
             return dpo__fail(t->c, DPO_E_NONFINITE,
-                             "dpo_trainer_backward: the weight of sequence %ld is not "
-                             "finite; nothing was added",
+                             "dpo_trainer_backward: the weight of sequence %ld is not finite; nothing was added",
                              (long)i);
         t->weights[i] = dlogps[i];
     }
@@ -9008,8 +8968,7 @@ DPO_API dpo_result dpo_trainer_batch(dpo_trainer *t, const int64_t *items, int64
             return dpo__fail(t->c, DPO_E_ARG, "dpo_trainer_batch: item %ld of %ld", (long)items[i], (long)t->data->n);
         if (!dpo__builder_add(&t->builder, t->data, items[i], t->k.objective))
             return dpo__fail(t->c, DPO_E_SHAPE,
-                             "dpo_trainer_batch: %ld items do not fit one micro-batch; %ld "
-                             "do (option micro_rows)",
+                             "dpo_trainer_batch: %ld items do not fit one micro-batch; %ld do (option micro_rows)",
                              (long)n, (long)i);
     }
     *out = dpo__builder_batch(&t->builder);
@@ -9154,18 +9113,23 @@ static dpo_result dpo__trainer_pass(dpo_trainer *t, const int64_t *items, int64_
     }
     return r;
 }
+/* Metrics that are sums over examples until a report makes them means: X(member, name in JSON, of pairs only). */
+#define DPO__MEANS(X)                                                                                                  \
+    X(rewards_chosen, "rewards/chosen", 1)                                                                             \
+    X(rewards_rejected, "rewards/rejected", 1)                                                                         \
+    X(rewards_accuracies, "rewards/accuracies", 1)                                                                     \
+    X(rewards_ties, "rewards/ties", 1)                                                                                 \
+    X(rewards_margins, "rewards/margins", 1)                                                                           \
+    X(logps_chosen, "logps/chosen", 0)                                                                                 \
+    X(logps_rejected, "logps/rejected", 1)
 static void dpo__trainer_report(dpo_trainer *t, int64_t n, dpo_metrics *out) {
     double share = 1.0 / (double)n;
     *out = t->sum;
     out->has_rewards = t->k.objective == DPO_PREFERENCE;
     out->loss = t->loss_sum;
-    out->rewards_chosen = out->rewards_chosen * share;
-    out->rewards_rejected = out->rewards_rejected * share;
-    out->rewards_margins = out->rewards_margins * share;
-    out->rewards_accuracies = out->rewards_accuracies * share;
-    out->rewards_ties = out->rewards_ties * share;
-    out->logps_chosen = out->logps_chosen * share;
-    out->logps_rejected = out->logps_rejected * share;
+#define X(member, name, pairs_only) out->member = out->member * share;
+    DPO__MEANS(X)
+#undef X
     out->batch_examples = n;
     out->step = t->step;
     out->examples = t->examples;
@@ -9184,10 +9148,10 @@ static dpo_result dpo__trainer_update_on(dpo_trainer *t, const int64_t *items, i
                       (long)t->step + 1);
     if (!r) r = dpo__trainer_pass(t, items, n, 1);
     if (!r && !(t->loss_sum - t->loss_sum == 0.0))
-        r = dpo__fail(t->c, DPO_E_NONFINITE,
-                      "update %ld: the loss is not finite; no weight was moved (lower "
-                      "the learning rate, or look at the data)",
-                      (long)t->step + 1);
+        r = dpo__fail(
+            t->c, DPO_E_NONFINITE,
+            "update %ld: the loss is not finite; no weight was moved (lower the learning rate, or look at the data)",
+            (long)t->step + 1);
     if (r) {
         dpo_trainer_zero(t);
         return r;
@@ -9213,10 +9177,10 @@ DPO_API dpo_result dpo_trainer_step_on(dpo_trainer *t, const int64_t *items, int
     if (!t->data || !items || n < 1)
         return dpo__fail(t->c, DPO_E_ARG, "dpo_trainer_step_on: needs a trainer with data, and items");
     if (t->data->n != t->n_items)
-        return dpo__fail(t->c, DPO_E_STATE,
-                         "dpo_trainer_step: the data set has %ld examples now, %ld when "
-                         "this trainer was made; make a new one",
-                         (long)t->data->n, (long)t->n_items);
+        return dpo__fail(
+            t->c, DPO_E_STATE,
+            "dpo_trainer_step: the data set has %ld examples now, %ld when this trainer was made; make a new one",
+            (long)t->data->n, (long)t->n_items);
     if (n > t->k.batch_size)
         return dpo__fail(t->c, DPO_E_ARG, "dpo_trainer_step_on: %ld items, the batch_size is %ld", (long)n,
                          (long)t->k.batch_size);
@@ -9258,12 +9222,11 @@ DPO_API dpo_result dpo_trainer_evaluate(dpo_trainer *t, dpo_data *eval, dpo_metr
     r = dpo__data_fits(eval, t->m, t->k.objective, &most);
     if (r) return r;
     if (most.rows > t->cap.rows || most.path > t->cap.path || most.targets > t->cap.targets || t->cap.segments < 3)
-        return dpo__fail(
-            t->c, DPO_E_SHAPE,
-            "evaluation: its longest example has %ld rows, %ld targets and a path of %ld, this trainer has "
-            "room for %ld, %ld and %ld; raise its options max_rows, max_targets and max_path",
-            (long)most.rows, (long)most.targets, (long)most.path, (long)t->cap.rows, (long)t->cap.targets,
-            (long)t->cap.path);
+        return dpo__fail(t->c, DPO_E_SHAPE,
+                         "evaluation: its longest example has %ld rows, %ld targets and a path of %ld, this trainer "
+                         "has room for %ld, %ld and %ld; raise its options max_rows, max_targets and max_path",
+                         (long)most.rows, (long)most.targets, (long)most.path, (long)t->cap.rows, (long)t->cap.targets,
+                         (long)t->cap.path);
     if (dpo__trainer_needs_reference(t) && !dpo_reference_of(eval)) {
         if (!t->m->lora)
             return dpo__fail(t->c, DPO_E_STATE,
@@ -9291,12 +9254,8 @@ DPO_API dpo_result dpo_trainer_evaluate(dpo_trainer *t, dpo_data *eval, dpo_metr
 }
 
 static size_t dpo__metric(char *out, size_t cap, size_t at, const char *prefix, const char *name, double x) {
-    char digits[40], *p;
-    if (!(x - x == 0.0)) return dpo__append(out, cap, at, ", \"%s%s\": null", prefix, name);
-    dpo__append(digits, sizeof digits, 0, "%.9g", x);
-    for (p = digits; *p; p++)
-        if (*p == ',') *p = '.';
-    return dpo__append(out, cap, at, ", \"%s%s\": %s", prefix, name, digits);
+    at = dpo__append(out, cap, at, ", \"%s%s\": ", prefix, name);
+    return x - x == 0.0 ? dpo__append_number(out, cap, at, 9, x) : dpo__append(out, cap, at, "null");
 }
 DPO_API size_t dpo_metrics_json(const dpo_metrics *m, char *out, size_t cap) {
     const char *p = m->is_eval ? "eval_" : "";
@@ -9304,15 +9263,10 @@ DPO_API size_t dpo_metrics_json(const dpo_metrics *m, char *out, size_t cap) {
                             (long long)m->examples, (long long)m->tokens);
     at = dpo__metric(out, cap, at, "", "epoch", m->epoch);
     at = dpo__metric(out, cap, at, p, "loss", m->loss);
-    if (m->has_rewards) {
-        at = dpo__metric(out, cap, at, p, "rewards/chosen", m->rewards_chosen);
-        at = dpo__metric(out, cap, at, p, "rewards/rejected", m->rewards_rejected);
-        at = dpo__metric(out, cap, at, p, "rewards/accuracies", m->rewards_accuracies);
-        at = dpo__metric(out, cap, at, p, "rewards/ties", m->rewards_ties);
-        at = dpo__metric(out, cap, at, p, "rewards/margins", m->rewards_margins);
-    }
-    at = dpo__metric(out, cap, at, p, "logps/chosen", m->logps_chosen);
-    if (m->has_rewards) at = dpo__metric(out, cap, at, p, "logps/rejected", m->logps_rejected);
+#define X(member, name, pairs_only)                                                                                    \
+    if (m->has_rewards || !pairs_only) at = dpo__metric(out, cap, at, p, name, m->member);
+    DPO__MEANS(X)
+#undef X
     if (!m->is_eval) {
         at = dpo__metric(out, cap, at, "", "grad_norm", m->grad_norm);
         at = dpo__metric(out, cap, at, "", "learning_rate", m->learning_rate);
@@ -9472,9 +9426,7 @@ DPO_API size_t dpo_plan_text(const dpo_plan *p, char *out, size_t cap) {
     at = dpo__append(out, cap, 0, "plan: %lld parameters, %lld of them move; %lld examples, %lld updates\n",
                      (long long)p->parameters, (long long)p->trainable_parameters, (long long)p->examples,
                      (long long)p->steps);
-    at = dpo__append(out, cap, at,
-                     "  micro-batches of at most %lld rows, longest path %lld, %.3g GFLOP an "
-                     "example\n",
+    at = dpo__append(out, cap, at, "  micro-batches of at most %lld rows, longest path %lld, %.3g GFLOP an example\n",
                      (long long)p->micro_rows, (long long)p->max_path, p->flops_per_example / 1e9);
     for (i = 0; i < 8; i++)
         if (bytes[i]) at = dpo__append(out, cap, at, "  %-12s %10.2f MB\n", names[i], (double)bytes[i] / 1e6);
@@ -9495,9 +9447,8 @@ static int dpo__tensor_is(dpo_context *c, const char *who, const char *name, con
     for (i = 0; fits && i < ndim; i++) fits = t->shape[i] >= 0 && (want[i] < 0 || t->shape[i] == want[i]);
     if (!fits)
         dpo__fail(c, DPO_E_SHAPE,
-                  "%s: %s must be F32 with %d dimensions [%ld%s%ld%s%ld] (-1: any), it has %d "
-                  "[%ld,%ld,%ld]%s",
-                  who, name, ndim, (long)d0, ndim > 1 ? "," : " ", (long)(ndim > 1 ? d1 : 0), ndim > 2 ? "," : " ",
+                  "%s: %s must be F32 with %d dimensions [%ld%s%ld%s%ld] (-1: any), it has %d [%ld,%ld,%ld]%s", who,
+                  name, ndim, (long)d0, ndim > 1 ? "," : " ", (long)(ndim > 1 ? d1 : 0), ndim > 2 ? "," : " ",
                   (long)(ndim > 2 ? d2 : 0), t->ndim, (long)t->shape[0], (long)t->shape[1], (long)t->shape[2],
                   t->data ? "" : " and no data");
     return fits;
@@ -9705,9 +9656,7 @@ static dpo_result dpo__rope_call(dpo_context *c, const char *who, dpo_tensor x, 
     n = x.shape[0];
     if (!positions || rotary_dim < 0 || rotary_dim % 2 || rotary_dim > x.shape[2] || !(theta > 0))
         return dpo__fail(c, DPO_E_ARG,
-                         "%s: needs positions, theta above 0, and rotary_dim even and at most "
-                         "the head size",
-                         who);
+                         "%s: needs positions, theta above 0, and rotary_dim even and at most the head size", who);
     if (!n || !half) return DPO_OK;
     tables = (float *)dpo__get(c, (size_t)(n * half) * 8 + (size_t)n * 4, "rotation angles");
     if (!tables) return DPO_E_MEMORY;
@@ -9753,7 +9702,7 @@ static void *dpo__attention_open(dpo_context *c, const char *who, dpo__attention
                                  int64_t n_segments, double scale, const float *slopes, int back) {
     dpo_batch b;
     dpo__shape s;
-    dpo__arena a;
+    dpo__arena a = {NULL, 0};
     int32_t *positions = NULL, *trees = NULL;
     int64_t scratch, w, pass;
     if (!DPO__IS(q, 3, -1, -1, -1) || !DPO__IS(k, 3, q.shape[0], -1, q.shape[2]) ||
@@ -9764,37 +9713,32 @@ static void *dpo__attention_open(dpo_context *c, const char *who, dpo__attention
         dpo__fail(c, DPO_E_SHAPE, "%s: key heads must divide query heads, the scale must be finite", who);
         return NULL;
     }
-    memset(&b, 0, sizeof b);
-    memset(&a, 0, sizeof a);
-    b.n_rows = q.shape[0];
-    b.segments = segments;
-    b.n_segments = n_segments;
-    b.tokens = NULL;
-    b.n_rows = 0; /* tokens are not looked at: check the forest alone, then its rows */
     if (!segments || n_segments < 1 || n_segments > q.shape[0]) {
         dpo__fail(c, DPO_E_ARG, "%s: needs 1 to N segments", who);
         return NULL;
     }
     memset(l, 0, sizeof *l);
+    l->max_path = q.shape[0];
+    scratch = dpo__attention_scratch(q.shape[1], k.shape[1], q.shape[2], l->max_path, back);
     for (pass = 0; pass < 2; pass++) {
-        a.used = 0;
         trees = DPO__CARVE(&a, int32_t, n_segments + 1);
         positions = DPO__CARVE(&a, int32_t, q.shape[0]);
-        b.tokens = positions;
-        b.n_rows = q.shape[0];
-        if (pass) memset(positions, 0, (size_t)q.shape[0] * sizeof *positions);
-        if (pass && (dpo__batch_check(c, &b, 1, 0, &s) || dpo__batch_place(c, &b, positions, trees, &l->n_trees))) {
-            dpo__put(c, a.base);
-            return NULL;
-        }
-        l->max_path = q.shape[0];
-        scratch = dpo__attention_scratch(q.shape[1], k.shape[1], q.shape[2], l->max_path, back);
         l->scratch = DPO__CARVE(&a, float *, c->pool.n);
         for (w = 0; w < c->pool.n; w++) {
             float *p = DPO__CARVE(&a, float, scratch);
             if (pass) l->scratch[w] = p;
         }
-        if (!pass && !(a.base = (uint8_t *)dpo__get(c, a.used, "attention"))) return NULL;
+        if (!pass && !dpo__arena_get(c, &a, "attention")) return NULL;
+    }
+    memset(positions, 0, (size_t)q.shape[0] * sizeof *positions); /* they stand for tokens: all are 0 of 1 */
+    memset(&b, 0, sizeof b);
+    b.tokens = positions;
+    b.n_rows = q.shape[0];
+    b.segments = segments;
+    b.n_segments = n_segments;
+    if (dpo__batch_check(c, &b, 1, 0, &s) || dpo__batch_place(c, &b, positions, trees, &l->n_trees)) {
+        dpo__put(c, a.base);
+        return NULL;
     }
     l->c = c;
     l->segments = segments;
