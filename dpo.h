@@ -9502,26 +9502,31 @@ DPO_API dpo_result dpo_embedding_backward(dpo_context *c, dpo_tensor dtable, con
     return dpo__embedding_call(c, "dpo_embedding_backward", dy, ids, dtable, 1);
 }
 
+/* What both directions are given. */
+static int dpo__norm_open(dpo_context *c, const char *who, int kind, dpo__norm *l, dpo_tensor stats, dpo_tensor x,
+                          dpo_tensor w) {
+    if (!DPO__IS(x, 2, -1, -1, 0) || !DPO__IS(w, 1, x.shape[1], 0, 0) || !DPO__IS(stats, 2, x.shape[0], 2, 0)) return 0;
+    memset(l, 0, sizeof *l);
+    l->c = c;
+    l->kind = kind;
+    l->n = x.shape[0];
+    l->d = x.shape[1];
+    l->x = dpo__f(x);
+    l->w = dpo__f(w);
+    l->stats = dpo__f(stats);
+    return 1;
+}
 static dpo_result dpo__norm_call(dpo_context *c, const char *who, int kind, dpo_tensor y, dpo_tensor stats,
                                  dpo_tensor x, dpo_tensor w, dpo_tensor b, double eps) {
     dpo__norm l;
     dpo__fpenv env;
     DPO__READY(c, c);
-    if (!DPO__IS(x, 2, -1, -1, 0) || !DPO__IS(y, 2, x.shape[0], x.shape[1], 0) || !DPO__IS(w, 1, x.shape[1], 0, 0) ||
-        !DPO__MAY(b, 1, x.shape[1], 0, 0) || !DPO__IS(stats, 2, x.shape[0], 2, 0))
+    if (!dpo__norm_open(c, who, kind, &l, stats, x, w) || !DPO__IS(y, 2, l.n, l.d, 0) || !DPO__MAY(b, 1, l.d, 0, 0))
         return c->error.code;
-    if (!(eps >= 0 && eps < 1) || x.shape[1] < 1)
+    if (!(eps >= 0 && eps < 1) || l.d < 1)
         return dpo__fail(c, DPO_E_ARG, "%s: eps must lie from 0 to 1, and rows must not be empty", who);
-    memset(&l, 0, sizeof l);
-    l.c = c;
-    l.kind = kind;
-    l.n = x.shape[0];
-    l.d = x.shape[1];
-    l.x = dpo__f(x);
-    l.w = dpo__f(w);
     l.b = dpo__f(b);
     l.y = dpo__f(y);
-    l.stats = dpo__f(stats);
     l.eps = (float)eps;
     env = dpo__fp_enter();
     dpo__norm_forward(&l);
@@ -9533,19 +9538,9 @@ static dpo_result dpo__norm_back_call(dpo_context *c, const char *who, int kind,
     dpo__norm l;
     dpo__fpenv env;
     DPO__READY(c, c);
-    if (!DPO__IS(x, 2, -1, -1, 0) || !DPO__IS(dy, 2, x.shape[0], x.shape[1], 0) ||
-        !DPO__MAY(dx, 2, x.shape[0], x.shape[1], 0) || !DPO__IS(w, 1, x.shape[1], 0, 0) ||
-        !DPO__MAY(dw, 1, x.shape[1], 0, 0) || !DPO__MAY(db, 1, x.shape[1], 0, 0) ||
-        !DPO__IS(stats, 2, x.shape[0], 2, 0))
+    if (!dpo__norm_open(c, who, kind, &l, stats, x, w) || !DPO__IS(dy, 2, l.n, l.d, 0) ||
+        !DPO__MAY(dx, 2, l.n, l.d, 0) || !DPO__MAY(dw, 1, l.d, 0, 0) || !DPO__MAY(db, 1, l.d, 0, 0))
         return c->error.code;
-    memset(&l, 0, sizeof l);
-    l.c = c;
-    l.kind = kind;
-    l.n = x.shape[0];
-    l.d = x.shape[1];
-    l.x = dpo__f(x);
-    l.w = dpo__f(w);
-    l.stats = dpo__f(stats);
     l.dy = dpo__f(dy);
     l.dx = dpo__f(dx);
     l.dw = dpo__f(dw);
@@ -9927,22 +9922,17 @@ DPO_API dpo_result dpo_head_backward(dpo_context *c, dpo_tensor dx, dpo_tensor d
 }
 
 /* One number through the row kernels' scalar form: the bits every kernel gives. */
-static float dpo__math_lane(float x, int what) {
-    dpo__fpenv env = dpo__fp_enter();
-    dpo__lanes v = dpo__lanes_set(x);
-    float y;
-    v = what == 0   ? dpo__lanes_exp(0, v)
-        : what == 1 ? dpo__lanes_log(0, v)
-        : what == 2 ? dpo__lanes_tanh(0, v)
-                    : dpo__lanes_erf(0, v);
-    y = v.x[0];
-    dpo__fp_leave(env);
-    return y;
-}
-DPO_API float dpo_math_exp(float x) { return dpo__math_lane(x, 0); }
-DPO_API float dpo_math_log(float x) { return dpo__math_lane(x, 1); }
-DPO_API float dpo_math_tanh(float x) { return dpo__math_lane(x, 2); }
-DPO_API float dpo_math_erf(float x) { return dpo__math_lane(x, 3); }
+#define DPO__MATH(name)                                                                                                \
+    DPO_API float dpo_math_##name(float x) {                                                                           \
+        dpo__fpenv env = dpo__fp_enter();                                                                              \
+        dpo__lanes y = dpo__lanes_##name(0, dpo__lanes_set(x));                                                        \
+        dpo__fp_leave(env);                                                                                            \
+        return y.x[0];                                                                                                 \
+    }
+DPO__MATH(exp)
+DPO__MATH(log)
+DPO__MATH(tanh)
+DPO__MATH(erf)
 DPO_API double dpo_math_sin(double x) {
     dpo__fpenv env = dpo__fp_enter();
     x = dpo__num_sin(x);
