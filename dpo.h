@@ -1057,22 +1057,22 @@ static int dpo__posix_sync_dir(void *user, const char *path) {
 }
 #endif
 
-/* What a context without hooks of its own uses; all NULL with DPO_NO_STDIO. */
-static void dpo__file_default_io(dpo_io *io) {
-    memset(io, 0, sizeof *io);
-#ifndef DPO_NO_STDIO
-    io->open = dpo__posix_open;
-    io->size = dpo__posix_size;
-    io->read = dpo__posix_read;
-    io->write = dpo__posix_write;
-    io->sync = dpo__posix_sync;
-    io->close = dpo__posix_close;
-    io->rename = dpo__posix_rename;
-    io->remove = dpo__posix_remove;
-    io->make_dir = dpo__posix_make_dir;
-    io->sync_dir = dpo__posix_sync_dir;
+/* What a context without hooks of its own uses. */
+#ifdef DPO_NO_STDIO
+static const dpo_io dpo__default_io = {NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL};
+#else
+static const dpo_io dpo__default_io = {NULL,
+                                       dpo__posix_open,
+                                       dpo__posix_size,
+                                       dpo__posix_read,
+                                       dpo__posix_write,
+                                       dpo__posix_sync,
+                                       dpo__posix_close,
+                                       dpo__posix_rename,
+                                       dpo__posix_remove,
+                                       dpo__posix_make_dir,
+                                       dpo__posix_sync_dir};
 #endif
-}
 
 /* ===========================================================================================
    >>ERROR - one sentence, the first one
@@ -1100,6 +1100,15 @@ static size_t dpo__append(char *out, size_t cap, size_t at, const char *format, 
     n = vsnprintf(at < cap ? out + at : NULL, at < cap ? cap - at : 0, format, args);
     va_end(args);
     return at + (n > 0 ? (size_t)n : 0);
+}
+
+/* A number with so many digits; the locale's comma, if it has one, is put right. */
+static size_t dpo__append_number(char *out, size_t cap, size_t at, int digits, double x) {
+    char text[40], *p;
+    dpo__append(text, sizeof text, 0, "%.*g", digits, x);
+    for (p = text; *p; p++)
+        if (*p == ',') *p = '.';
+    return dpo__append(out, cap, at, "%s", text);
 }
 
 DPO_API const char *dpo_result_name(dpo_result r) {
@@ -1895,33 +1904,45 @@ typedef struct {
     float x[16];
 } dpo__lanes;
 
-/* DPO__SIXTEEN stands before a loop over lanes: unrolled first, it lets gcc -O2 keep the values in registers.
-   DPO__STEP stands before a loop whose body is made of lanes: clang would vectorise that one, across its steps. */
+/* A statement for each lane, l = 0..15. Written out because indices that are constant from the start let compilers keep
+   lanes in registers at once; loops unrolled by the compiler made gcc take four times as long over the kernels. */
+#define DPO__LANE(n, ...)                                                                                              \
+    {                                                                                                                  \
+        enum { l = n };                                                                                                \
+        __VA_ARGS__                                                                                                    \
+    }
+#define DPO__LANES(...)                                                                                                \
+    DPO__LANE(0, __VA_ARGS__)                                                                                          \
+    DPO__LANE(1, __VA_ARGS__)                                                                                          \
+    DPO__LANE(2, __VA_ARGS__)                                                                                          \
+    DPO__LANE(3, __VA_ARGS__)                                                                                          \
+    DPO__LANE(4, __VA_ARGS__)                                                                                          \
+    DPO__LANE(5, __VA_ARGS__)                                                                                          \
+    DPO__LANE(6, __VA_ARGS__)                                                                                          \
+    DPO__LANE(7, __VA_ARGS__)                                                                                          \
+    DPO__LANE(8, __VA_ARGS__)                                                                                          \
+    DPO__LANE(9, __VA_ARGS__)                                                                                          \
+    DPO__LANE(10, __VA_ARGS__)                                                                                         \
+    DPO__LANE(11, __VA_ARGS__)                                                                                         \
+    DPO__LANE(12, __VA_ARGS__)                                                                                         \
+    DPO__LANE(13, __VA_ARGS__)                                                                                         \
+    DPO__LANE(14, __VA_ARGS__)                                                                                         \
+    DPO__LANE(15, __VA_ARGS__)
+#define DPO__LANEWISE(expr)                                                                                            \
+    dpo__lanes r;                                                                                                      \
+    DPO__LANES(r.x[l] = (expr);)                                                                                       \
+    return r
+
+/* Before a loop whose body is made of lanes: clang would vectorise that one, across its steps. */
 #if defined(__clang__)
-#define DPO__SIXTEEN
 #define DPO__STEP _Pragma("clang loop vectorize(disable) interleave(disable)")
-#elif defined(__GNUC__)
-#define DPO__SIXTEEN _Pragma("GCC unroll 16")
-#define DPO__STEP
 #else
-#define DPO__SIXTEEN
 #define DPO__STEP
 #endif
 
-#define DPO__LANEWISE(expr)                                                                                            \
-    dpo__lanes r;                                                                                                      \
-    int l;                                                                                                             \
-    DPO__SIXTEEN                                                                                                       \
-    for (l = 0; l < 16; l++) r.x[l] = (expr);                                                                          \
-    return r
-
 DPO__INLINE dpo__lanes dpo__lanes_set(float a) { DPO__LANEWISE(a); }
 DPO__INLINE dpo__lanes dpo__lanes_load(const float *p) { DPO__LANEWISE(p[l]); }
-DPO__INLINE void dpo__lanes_store(float *p, dpo__lanes a) {
-    int l;
-    DPO__SIXTEEN
-    for (l = 0; l < 16; l++) p[l] = a.x[l];
-}
+DPO__INLINE void dpo__lanes_store(float *p, dpo__lanes a) { DPO__LANES(p[l] = a.x[l];) }
 DPO__INLINE dpo__lanes dpo__lanes_load_part(const float *p, int n, float fill) {
     dpo__lanes r = dpo__lanes_set(fill);
     if (n > 0) memcpy(&r, p, (size_t)(n < 16 ? n : 16) * sizeof(float));
@@ -1973,13 +1994,10 @@ static __attribute__((noinline)) dpo__lanes dpo__lanes_fma_soft(dpo__lanes a, dp
 }
 
 DPO__INLINE dpo__lanes dpo__lanes_fma(int fused, dpo__lanes a, dpo__lanes b, dpo__lanes c) {
-    dpo__lanes r;
-    int l;
     if (fused) {
-        DPO__SIXTEEN
-        for (l = 0; l < 16; l++) r.x[l] = __builtin_fmaf(a.x[l], b.x[l], c.x[l]);
-    } else r = dpo__lanes_fma_soft(a, b, c);
-    return r;
+        DPO__LANEWISE(__builtin_fmaf(a.x[l], b.x[l], c.x[l]));
+    }
+    return dpo__lanes_fma_soft(a, b, c);
 }
 
 /* Correctly rounded by IEEE 754. sqrtf sets errno and so is not vectorised; x86-64 and aarch64 have these at least. */
@@ -2091,13 +2109,8 @@ DPO__INLINE dpo__lanes dpo__lanes_erf_body(int fused, dpo__lanes x) {
 /* x = 2^k m, m in [sqrt(1/2), sqrt(2)): returns m; x > 0 and normal */
 DPO__INLINE dpo__lanes dpo__lanes_split(dpo__lanes x, dpo__lanes *k) {
     dpo__lanes m;
-    int l;
-    DPO__SIXTEEN
-    for (l = 0; l < 16; l++) {
-        uint32_t u = dpo__num_bits(x.x[l]), i = u - 0x3f3504f3u;
-        k->x[l] = (float)((int32_t)i >> 23);
-        m.x[l] = dpo__num_float(u - (i & 0xff800000u));
-    }
+    DPO__LANES(uint32_t u = dpo__num_bits(x.x[l]), i = u - 0x3f3504f3u; k->x[l] = (float)((int32_t)i >> 23);
+               m.x[l] = dpo__num_float(u - (i & 0xff800000u));)
     return m;
 }
 
@@ -2157,9 +2170,10 @@ DPO__LANES_FUNCTION(log)
             __VA_ARGS__                                                                                                \
         }                                                                                                              \
     } while (0)
-DPO__INLINE dpo__lanes dpo__lanes_get(const float *p, int m) {
-    return m == 16 ? dpo__lanes_load(p) : dpo__lanes_load_part(p, m, 0.0f);
+DPO__INLINE dpo__lanes dpo__lanes_get_or(const float *p, int m, float fill) {
+    return m == 16 ? dpo__lanes_load(p) : dpo__lanes_load_part(p, m, fill);
 }
+DPO__INLINE dpo__lanes dpo__lanes_get(const float *p, int m) { return dpo__lanes_get_or(p, m, 0.0f); }
 DPO__INLINE void dpo__lanes_put(float *p, dpo__lanes v, int m) {
     if (m == 16) dpo__lanes_store(p, v);
     else dpo__lanes_store_part(p, v, m);
@@ -2178,8 +2192,8 @@ DPO__INLINE float dpo__row_sum(int fused, int64_t n, const float *x) {
 /* sum (x - mean)^2; the padding lanes hold `mean` and add nothing. */
 DPO__INLINE float dpo__row_variance(int fused, int64_t n, const float *x, float mean) {
     dpo__lanes s = dpo__lanes_set(0.0f), mu = dpo__lanes_set(mean);
-    DPO__BLOCKS(n, i, m, dpo__lanes v = m == 16 ? dpo__lanes_load(x + i) : dpo__lanes_load_part(x + i, m, mean);
-                v = dpo__lanes_sub(v, mu); s = dpo__lanes_fma(fused, v, v, s););
+    DPO__BLOCKS(n, i, m, dpo__lanes v = dpo__lanes_get_or(x + i, m, mean); v = dpo__lanes_sub(v, mu);
+                s = dpo__lanes_fma(fused, v, v, s););
     return dpo__lanes_sum(s);
 }
 /* In double; a product of two floats is exact there, and the sum cannot overflow: not finite means
@@ -2264,20 +2278,17 @@ DPO__INLINE void dpo__row_bias(int fused, int64_t n, float *s, float scale, floa
         dpo__row_scale(fused, n, s, s, scale);
         return;
     }
-    DPO__BLOCKS(n, i, m, dpo__lanes d; int l;
-                DPO__SIXTEEN for (l = 0; l < 16; l++) d.x[l] = (float)((int)(i + l) - (int)(n - 1));
-                dpo__lanes_put(s + i, dpo__lanes_fma(fused, dpo__lanes_get(s + i, m), f, dpo__lanes_mul(k, d)), m););
+    DPO__BLOCKS(n, i, m, dpo__lanes d; DPO__LANES(d.x[l] = (float)((int)(i + l) - (int)(n - 1));) dpo__lanes_put(
+                    s + i, dpo__lanes_fma(fused, dpo__lanes_get(s + i, m), f, dpo__lanes_mul(k, d)), m););
 }
 /* The softmax of a row of scores, in place; stats = row maximum, 1 / sum. */
 DPO__INLINE void dpo__row_attend(int fused, int64_t n, float *s, float scale, float slope, float *stats) {
     dpo__lanes top = dpo__lanes_set(-INFINITY), sum = dpo__lanes_set(0.0f), f;
     dpo__row_bias(fused, n, s, scale, slope);
-    DPO__BLOCKS(n, i, m,
-                top =
-                    dpo__lanes_max(top, m == 16 ? dpo__lanes_load(s + i) : dpo__lanes_load_part(s + i, m, -INFINITY)););
+    DPO__BLOCKS(n, i, m, top = dpo__lanes_max(top, dpo__lanes_get_or(s + i, m, -INFINITY)););
     stats[0] = dpo__lanes_max_all(top);
     top = dpo__lanes_set(stats[0]);
-    DPO__BLOCKS(n, i, m, dpo__lanes e = m == 16 ? dpo__lanes_load(s + i) : dpo__lanes_load_part(s + i, m, -INFINITY);
+    DPO__BLOCKS(n, i, m, dpo__lanes e = dpo__lanes_get_or(s + i, m, -INFINITY);
                 e = dpo__lanes_exp(fast, dpo__lanes_sub(e, top)); sum = dpo__lanes_add(sum, e);
                 dpo__lanes_put(s + i, e, m););
     stats[1] = 1.0f / dpo__lanes_sum(sum);
@@ -2369,12 +2380,10 @@ DPO__INLINE void dpo__row_swiglu_back(int fused, int64_t n, float *dup, float *d
 /* stats = max z, sum exp(z - max) */
 DPO__INLINE void dpo__row_logsumexp(int fused, int64_t n, const float *z, float *stats) {
     dpo__lanes top = dpo__lanes_set(-INFINITY), sum = dpo__lanes_set(0.0f);
-    DPO__BLOCKS(n, i, m,
-                top =
-                    dpo__lanes_max(top, m == 16 ? dpo__lanes_load(z + i) : dpo__lanes_load_part(z + i, m, -INFINITY)););
+    DPO__BLOCKS(n, i, m, top = dpo__lanes_max(top, dpo__lanes_get_or(z + i, m, -INFINITY)););
     stats[0] = dpo__lanes_max_all(top);
     top = dpo__lanes_set(stats[0]);
-    DPO__BLOCKS(n, i, m, dpo__lanes e = m == 16 ? dpo__lanes_load(z + i) : dpo__lanes_load_part(z + i, m, -INFINITY);
+    DPO__BLOCKS(n, i, m, dpo__lanes e = dpo__lanes_get_or(z + i, m, -INFINITY);
                 sum = dpo__lanes_add(sum, dpo__lanes_exp(fast, dpo__lanes_sub(e, top))););
     stats[1] = dpo__lanes_sum(sum);
 }
@@ -2511,6 +2520,10 @@ static void dpo__pack_across(float *dst, int width, const float *src, int64_t ld
         for (i = valid; i < width; i++) dst[p * width + i] = 0.0f;
     }
 }
+#define X(result, give, name, parameters, ...) dpo__##name##_scalar,
+static const dpo__kernels dpo__kernels_scalar = {
+    "scalar", 4, 16, dpo__tile_scalar, dpo__pack_along_scalar, dpo__pack_across, DPO__ROW_KERNELS(X)};
+#undef X
 
 #ifdef DPO__X86
 #define DPO__AVX2   __attribute__((target("avx2,fma")))
@@ -2521,43 +2534,44 @@ static void dpo__pack_across(float *dst, int width, const float *src, int64_t ld
 DPO__ROW_KERNELS(X)
 #undef X
 
-/* 6 x 16 for AVX2: twelve accumulators of 8. */
-#define DPO__EACH6(X) X(0) X(1) X(2) X(3) X(4) X(5)
-DPO__AVX2 static void dpo__tile_avx2(int64_t k, const float *a, const float *b, float *c, int64_t c_row,
-                                     const float *init, int64_t init_row) {
-#define X(i) __m256 l##i, h##i;
-    DPO__EACH6(X)
-#undef X
-    if (init) {
-#define X(i)                                                                                                           \
-    l##i = _mm256_loadu_ps(init + i * init_row);                                                                       \
-    h##i = _mm256_loadu_ps(init + i * init_row + 8);
-        DPO__EACH6(X)
-#undef X
-    } else {
-#define X(i) l##i = h##i = _mm256_setzero_ps();
-        DPO__EACH6(X)
-#undef X
-    }
-    for (; k > 0; k--) {
-        __m256 b0 = _mm256_loadu_ps(b), b1 = _mm256_loadu_ps(b + 8);
-#define X(i)                                                                                                           \
+/* A tile of C in registers: row i is l##i and h##i, `wide` columns each; EACH lists the rows. 6 x 16 for AVX2: twelve
+   accumulators of 8; 12 x 32 for AVX-512, whose twenty-four of 16 hide the latency of two FMAs a cycle. */
+#define DPO__TILE_ROW(vector, op, wide, i)  vector l##i, h##i;
+#define DPO__TILE_ZERO(vector, op, wide, i) l##i = h##i = op##_setzero_ps();
+#define DPO__TILE_LOAD(vector, op, wide, i)                                                                            \
+    l##i = op##_loadu_ps(init + i * init_row);                                                                         \
+    h##i = op##_loadu_ps(init + i * init_row + wide);
+#define DPO__TILE_STEP(vector, op, wide, i)                                                                            \
     {                                                                                                                  \
-        __m256 s = _mm256_broadcast_ss(a + i);                                                                         \
-        l##i = _mm256_fmadd_ps(s, b0, l##i);                                                                           \
-        h##i = _mm256_fmadd_ps(s, b1, h##i);                                                                           \
+        vector s = op##_set1_ps(a[i]);                                                                                 \
+        l##i = op##_fmadd_ps(s, b0, l##i);                                                                             \
+        h##i = op##_fmadd_ps(s, b1, h##i);                                                                             \
     }
-        DPO__EACH6(X)
-#undef X
-        a += 6;
-        b += 16;
+#define DPO__TILE_STORE(vector, op, wide, i)                                                                           \
+    op##_storeu_ps(c + i * c_row, l##i);                                                                               \
+    op##_storeu_ps(c + i * c_row + wide, h##i);
+#define DPO__EACH6(X, ...)                                                                                             \
+    X(__VA_ARGS__, 0) X(__VA_ARGS__, 1) X(__VA_ARGS__, 2) X(__VA_ARGS__, 3) X(__VA_ARGS__, 4) X(__VA_ARGS__, 5)
+#define DPO__EACH12(X, ...)                                                                                            \
+    DPO__EACH6(X, __VA_ARGS__)                                                                                         \
+    X(__VA_ARGS__, 6) X(__VA_ARGS__, 7) X(__VA_ARGS__, 8) X(__VA_ARGS__, 9) X(__VA_ARGS__, 10) X(__VA_ARGS__, 11)
+#define DPO__TILE(target, name, EACH, rows, vector, op, wide)                                                          \
+    target static void name(int64_t k, const float *a, const float *b, float *c, int64_t c_row, const float *init,     \
+                            int64_t init_row) {                                                                        \
+        EACH(DPO__TILE_ROW, vector, op, wide)                                                                          \
+        if (init) {                                                                                                    \
+            EACH(DPO__TILE_LOAD, vector, op, wide)                                                                     \
+        } else {                                                                                                       \
+            EACH(DPO__TILE_ZERO, vector, op, wide)                                                                     \
+        }                                                                                                              \
+        for (; k > 0; k--, a += rows, b += 2 * wide) {                                                                 \
+            vector b0 = op##_loadu_ps(b), b1 = op##_loadu_ps(b + wide);                                                \
+            EACH(DPO__TILE_STEP, vector, op, wide)                                                                     \
+        }                                                                                                              \
+        EACH(DPO__TILE_STORE, vector, op, wide)                                                                        \
     }
-#define X(i)                                                                                                           \
-    _mm256_storeu_ps(c + i * c_row, l##i);                                                                             \
-    _mm256_storeu_ps(c + i * c_row + 8, h##i);
-    DPO__EACH6(X)
-#undef X
-}
+DPO__TILE(DPO__AVX2, dpo__tile_avx2, DPO__EACH6, 6, __m256, _mm256, 8)
+DPO__TILE(DPO__AVX512, dpo__tile_avx512, DPO__EACH12, 12, __m512, _mm512, 16)
 
 /* Transposes 8 x 8 blocks: rows of the source become columns of the panel. */
 DPO__AVX2 static void dpo__transpose8(float *dst, int width, const float *src, int64_t ld, int valid) {
@@ -2574,61 +2588,19 @@ DPO__AVX2 static void dpo__transpose8(float *dst, int width, const float *src, i
         r[4 * i + 2] = _mm256_shuffle_ps(t[4 * i + 1], t[4 * i + 3], 0x44);
         r[4 * i + 3] = _mm256_shuffle_ps(t[4 * i + 1], t[4 * i + 3], 0xee);
     }
-    for (i = 0; i < 4; i++) {
-        _mm256_storeu_ps(dst + i * width, _mm256_permute2f128_ps(r[i], r[i + 4], 0x20));
-    }
-    for (i = 0; i < 4; i++) {
-        _mm256_storeu_ps(dst + (i + 4) * width, _mm256_permute2f128_ps(r[i], r[i + 4], 0x31));
-    }
+    /* in ascending order: a store of 8 may run into the next column's place */
+    for (i = 0; i < 4; i++) _mm256_storeu_ps(dst + i * width, _mm256_permute2f128_ps(r[i], r[i + 4], 0x20));
+    for (i = 0; i < 4; i++) _mm256_storeu_ps(dst + (i + 4) * width, _mm256_permute2f128_ps(r[i], r[i + 4], 0x31));
 }
 DPO__AVX2 static void dpo__pack_along_avx2(float *dst, int width, const float *src, int64_t ld, int valid, int64_t k) {
     int64_t p;
     int i, j;
-    /* A store of 8 may run into the next p's place: that is written after it. */
     for (p = 0; p + 8 <= k; p += 8)
         for (i = 0; i < width; i += 8)
             dpo__transpose8(dst + p * width + i, width, src + i * ld + p, ld,
                             valid - i < 8 ? (valid < i ? 0 : valid - i) : 8);
     for (; p < k; p++)
         for (j = 0; j < width; j++) dst[p * width + j] = j < valid ? src[j * ld + p] : 0.0f;
-}
-
-/* 12 x 32 for AVX-512: twenty-four accumulators of 16 hide the latency of two FMAs a cycle. */
-#define DPO__EACH12(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11)
-DPO__AVX512 static void dpo__tile_avx512(int64_t k, const float *a, const float *b, float *c, int64_t c_row,
-                                         const float *init, int64_t init_row) {
-#define X(i) __m512 l##i, h##i;
-    DPO__EACH12(X)
-#undef X
-    if (init) {
-#define X(i)                                                                                                           \
-    l##i = _mm512_loadu_ps(init + i * init_row);                                                                       \
-    h##i = _mm512_loadu_ps(init + i * init_row + 16);
-        DPO__EACH12(X)
-#undef X
-    } else {
-#define X(i) l##i = h##i = _mm512_setzero_ps();
-        DPO__EACH12(X)
-#undef X
-    }
-    for (; k > 0; k--) {
-        __m512 b0 = _mm512_loadu_ps(b), b1 = _mm512_loadu_ps(b + 16);
-#define X(i)                                                                                                           \
-    {                                                                                                                  \
-        __m512 s = _mm512_set1_ps(a[i]);                                                                               \
-        l##i = _mm512_fmadd_ps(s, b0, l##i);                                                                           \
-        h##i = _mm512_fmadd_ps(s, b1, h##i);                                                                           \
-    }
-        DPO__EACH12(X)
-#undef X
-        a += 12;
-        b += 32;
-    }
-#define X(i)                                                                                                           \
-    _mm512_storeu_ps(c + i * c_row, l##i);                                                                             \
-    _mm512_storeu_ps(c + i * c_row + 16, h##i);
-    DPO__EACH12(X)
-#undef X
 }
 
 /* Transposes a 16 x 16 block in four rounds of shuffles. The masked forms with a full mask are the same
@@ -2682,50 +2654,35 @@ DPO__AVX512 static void dpo__pack_along_avx512(float *dst, int width, const floa
         }
     }
 }
+
+#define X(result, give, name, parameters, ...) dpo__##name##_avx2,
+static const dpo__kernels dpo__kernels_avx2 = {
+    "avx2", 6, 16, dpo__tile_avx2, dpo__pack_along_avx2, dpo__pack_across, DPO__ROW_KERNELS(X)};
+#undef X
+#define X(result, give, name, parameters, ...) dpo__##name##_avx512,
+static const dpo__kernels dpo__kernels_avx512 = {
+    "avx512", 12, 32, dpo__tile_avx512, dpo__pack_along_avx512, dpo__pack_across, DPO__ROW_KERNELS(X)};
+#undef X
 #endif /* DPO__X86 */
 
 /* The best kernels this CPU has, or the path asked for; 0 if it has not got that one. */
 static int dpo__kernels_choose(dpo__kernels *k, int simd) {
-    memset(k, 0, sizeof *k);
-    k->pack_across = dpo__pack_across;
+    *k = dpo__kernels_scalar;
 #ifdef DPO__X86
     __builtin_cpu_init();
     if ((simd == DPO_SIMD_AUTO || simd == DPO_SIMD_AVX512) && __builtin_cpu_supports("avx512f") &&
         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
         __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("fma")) {
-        k->name = "avx512";
-#define X(result, give, name, parameters, ...) k->name = dpo__##name##_avx512;
-        DPO__ROW_KERNELS(X)
-#undef X
-        k->mr = 12;
-        k->nr = 32;
-        k->tile = dpo__tile_avx512;
-        k->pack_along = dpo__pack_along_avx512;
+        *k = dpo__kernels_avx512;
         return 1;
     }
     if ((simd == DPO_SIMD_AUTO || simd == DPO_SIMD_AVX2) && __builtin_cpu_supports("avx2") &&
         __builtin_cpu_supports("fma")) {
-        k->name = "avx2";
-#define X(result, give, name, parameters, ...) k->name = dpo__##name##_avx2;
-        DPO__ROW_KERNELS(X)
-#undef X
-        k->mr = 6;
-        k->nr = 16;
-        k->tile = dpo__tile_avx2;
-        k->pack_along = dpo__pack_along_avx2;
+        *k = dpo__kernels_avx2;
         return 1;
     }
 #endif
-    if (simd != DPO_SIMD_AUTO && simd != DPO_SIMD_SCALAR) return 0;
-    k->name = "scalar";
-#define X(result, give, name, parameters, ...) k->name = dpo__##name##_scalar;
-    DPO__ROW_KERNELS(X)
-#undef X
-    k->mr = 4;
-    k->nr = 16;
-    k->tile = dpo__tile_scalar;
-    k->pack_along = dpo__pack_along_scalar;
-    return 1;
+    return simd == DPO_SIMD_AUTO || simd == DPO_SIMD_SCALAR;
 }
 
 /* ===========================================================================================
@@ -2752,6 +2709,11 @@ static dpo_result dpo__fail(dpo_context *c, dpo_result code, const char *format,
     return code;
 }
 
+/* What verbs begin with: they are given something, and its context has no error. */
+#define DPO__READY(object, context)                                                                                    \
+    if (!(object)) return DPO_E_ARG;                                                                                   \
+    if ((context)->error.code) return (context)->error.code
+
 DPO__FORMAT(3, 4)
 static void dpo__log(dpo_context *c, int level, const char *format, ...) {
     char line[1024];
@@ -2768,12 +2730,19 @@ static void *dpo__get(dpo_context *c, size_t bytes, const char *what) {
     void *p = bytes == SIZE_MAX ? NULL : dpo__memory_get(&c->memory, bytes);
     if (!p)
         dpo__fail(c, DPO_E_MEMORY,
-                  "no memory for %s: %.1f MB were asked for; close other programs, or "
-                  "use a smaller model, shorter texts or fewer rows at a time",
+                  "no memory for %s: %.1f MB were asked for; close other programs, or use a smaller model, shorter "
+                  "texts or fewer rows at a time",
                   what, (double)bytes / 1e6);
     return p;
 }
 static void dpo__put(dpo_context *c, void *p) { dpo__memory_put(&c->memory, p); }
+
+/* Between the two passes of a layout function: a block for what the first one counted. */
+static int dpo__arena_get(dpo_context *c, dpo__arena *a, const char *what) {
+    a->base = (uint8_t *)dpo__get(c, a->used, what);
+    a->used = 0;
+    return a->base != NULL;
+}
 
 /* Sizes of the cache blocks of a matrix product: KC floats of a panel stay in L1, MC x KC of A in L2,
    NC x KC of B in the cache behind it. MC and NC are multiples of every tile. */
@@ -2844,21 +2813,20 @@ static dpo_result dpo__context_buffers(dpo_context *c) {
 }
 
 DPO_API dpo_context *dpo_open(const dpo_desc *desc) {
-    dpo__memory memory;
+    dpo__memory memory = {dpo__default_alloc, dpo__default_release, desc ? desc->user : NULL, NULL, 0};
     dpo_context *c;
     int threads = desc ? desc->n_threads : 0;
-    memset(&memory, 0, sizeof memory);
-    memory.alloc = desc && desc->alloc ? desc->alloc : dpo__default_alloc;
-    memory.release = desc && desc->release ? desc->release : dpo__default_release;
-    memory.user = desc ? desc->user : NULL;
     if (threads < 0 || threads > 1024 || (desc && !desc->alloc != !desc->release)) return NULL;
+    if (desc && desc->alloc) {
+        memory.alloc = desc->alloc;
+        memory.release = desc->release;
+    }
     c = (dpo_context *)dpo__memory_get(&memory, sizeof *c);
     if (!c) return NULL;
     memset(c, 0, sizeof *c);
     c->memory = memory;
     if (desc) c->desc = *desc;
-    if (c->desc.io) c->io = *c->desc.io;
-    else dpo__file_default_io(&c->io);
+    c->io = c->desc.io ? *c->desc.io : dpo__default_io;
     c->desc.io = NULL; /* copied: the caller's may go */
     if (!dpo__kernels_choose(&c->kernels, desc ? desc->simd : DPO_SIMD_AUTO) ||
         dpo__pool_open(&c->pool, &c->memory, threads ? threads : dpo__cores()) || dpo__context_buffers(c)) {
@@ -2883,8 +2851,8 @@ DPO_API void dpo_close(dpo_context *c) {
 DPO_API dpo_result dpo_status(const dpo_context *c) { return c ? c->error.code : DPO_E_MEMORY; }
 DPO_API const char *dpo_error(const dpo_context *c) {
     return c ? c->error.text
-             : "dpo_open gave no context: no memory for it, or its description asks for a SIMD path this "
-               "CPU lacks, threads outside 0..1024, or only one of alloc and release";
+             : "dpo_open gave no context: no memory for it, or its description asks for a SIMD path this CPU lacks, "
+               "threads outside 0..1024, or only one of alloc and release";
 }
 DPO_API void dpo_clear(dpo_context *c) {
     if (c) {
@@ -2928,12 +2896,7 @@ static void dpo__split_task(void *arg, int64_t task, int worker) {
     if (first < last) s->run(s->arg, first, last, worker);
 }
 static void dpo__split_run(dpo_context *c, int64_t n, int64_t align, dpo__range_fn run, void *arg) {
-    dpo__split s;
-    s.run = run;
-    s.arg = arg;
-    s.n = n;
-    s.align = align;
-    s.parts = c->pool.n;
+    dpo__split s = {run, arg, n, align, c->pool.n};
     dpo__pool_run(&c->pool, s.parts, dpo__split_task, &s);
 }
 
@@ -3040,14 +3003,11 @@ static void dpo__gemm_task(void *arg, int64_t task, int worker) {
 /* On all workers: C is cut into one rectangle each, along the grid whose largest share costs least
    (multiplying, and packing its rows and columns). */
 static void dpo__gemm_run(dpo_context *c, const dpo__gemm *g) {
-    dpo__gemm_job s;
+    dpo__gemm_job s = {c, g, 1, 1};
     int64_t um = (g->m + c->kernels.mr - 1) / c->kernels.mr;
     int64_t un = (g->n + c->kernels.nr - 1) / c->kernels.nr, pm;
     double best = 0;
     if (g->m < 1 || g->n < 1) return;
-    s.c = c;
-    s.g = g;
-    s.parts_m = s.parts_n = 1;
     if (c->pool.n > 1 && (double)g->m * (double)g->n * (double)g->k > 40000.0)
         for (pm = 1; pm <= c->pool.n; pm++) {
             int64_t pn = c->pool.n / pm;
@@ -3066,21 +3026,13 @@ static void dpo__gemm_run(dpo_context *c, const dpo__gemm *g) {
 
 static dpo__gemm dpo__gemm_of(int64_t m, int64_t n, int64_t k, const float *a, int64_t a_row, int64_t a_col,
                               const float *b, int64_t b_row, int64_t b_col, float *c, int64_t c_row) {
-    dpo__gemm g;
-    g.m = m;
-    g.n = n;
-    g.k = k;
-    g.a = a;
-    g.a_row = a_row;
-    g.a_col = a_col;
-    g.b = b;
-    g.b_row = b_row;
-    g.b_col = b_col;
-    g.c = c;
-    g.c_row = c_row;
-    g.bias = NULL;
-    g.accumulate = 0;
+    dpo__gemm g = {m, n, k, a, a_row, a_col, b, b_row, b_col, c, c_row, NULL, 0};
     return g;
+}
+/* C += A B */
+static void dpo__gemm_add(dpo_context *c, dpo__gemm g) {
+    g.accumulate = 1;
+    dpo__gemm_run(c, &g);
 }
 
 /* ===========================================================================================
@@ -3232,12 +3184,9 @@ static void dpo__linear_forward(dpo_context *c, const dpo__linear *l, float *y, 
         dpo__gemm_of(n, l->out, l->in, x, x_row, 1, l->w, l->conv1d ? l->out : 1, l->conv1d ? 1 : l->in, y, y_row);
     g.bias = l->b;
     dpo__gemm_run(c, &g);
-    if (l->r) {
-        dpo__linear_adapter(c, l, h, x, x_row, n);
-        g = dpo__gemm_of(n, l->out, l->r, h, l->r, 1, l->lora_b, 1, l->r, y, y_row);
-        g.accumulate = 1;
-        dpo__gemm_run(c, &g);
-    }
+    if (!l->r) return;
+    dpo__linear_adapter(c, l, h, x, x_row, n);
+    dpo__gemm_add(c, dpo__gemm_of(n, l->out, l->r, h, l->r, 1, l->lora_b, 1, l->r, y, y_row));
 }
 
 typedef struct dpo__column_sum {
@@ -3258,20 +3207,13 @@ static void dpo__column_sum_columns(void *arg, int64_t first, int64_t last, int 
 static void dpo__linear_backward(dpo_context *c, const dpo__linear *l, const dpo__linear_grad *grad, float *dx,
                                  int64_t dx_row, int add, const float *dy, int64_t dy_row, const float *x,
                                  int64_t x_row, int64_t n, float *h) {
+    float *dh = h ? h + n * l->r : NULL;
     dpo__gemm g;
-    if (grad->w) {
-        g = l->conv1d ? dpo__gemm_of(l->in, l->out, n, x, 1, x_row, dy, dy_row, 1, grad->w, l->out)
-                      : dpo__gemm_of(l->out, l->in, n, dy, 1, dy_row, x, x_row, 1, grad->w, l->in);
-        g.accumulate = 1;
-        dpo__gemm_run(c, &g);
-    }
+    if (grad->w)
+        dpo__gemm_add(c, l->conv1d ? dpo__gemm_of(l->in, l->out, n, x, 1, x_row, dy, dy_row, 1, grad->w, l->out)
+                                   : dpo__gemm_of(l->out, l->in, n, dy, 1, dy_row, x, x_row, 1, grad->w, l->in));
     if (grad->b) {
-        dpo__column_sum s;
-        s.c = c;
-        s.sum = grad->b;
-        s.x = dy;
-        s.row = dy_row;
-        s.n = n;
+        dpo__column_sum s = {c, grad->b, dy, dy_row, n};
         dpo__split_run(c, l->out, DPO__COLUMNS, dpo__column_sum_columns, &s);
     }
     if (dx) {
@@ -3280,28 +3222,16 @@ static void dpo__linear_backward(dpo_context *c, const dpo__linear *l, const dpo
         g.accumulate = add;
         dpo__gemm_run(c, &g);
     }
-    if (l->r) {
-        float *dh = h + n * l->r;
-        if (grad->lora_b) {
-            dpo__linear_adapter(c, l, h, x, x_row, n);
-            g = dpo__gemm_of(l->out, l->r, n, dy, 1, dy_row, h, l->r, 1, grad->lora_b, l->r);
-            g.accumulate = 1;
-            dpo__gemm_run(c, &g);
-        }
-        g = dpo__gemm_of(n, l->r, l->out, dy, dy_row, 1, l->lora_b, l->r, 1, dh, l->r);
-        dpo__gemm_run(c, &g);
-        c->kernels.scale(n * l->r, dh, dh, l->scale);
-        if (grad->lora_a) {
-            g = dpo__gemm_of(l->r, l->in, n, dh, 1, l->r, x, x_row, 1, grad->lora_a, l->in);
-            g.accumulate = 1;
-            dpo__gemm_run(c, &g);
-        }
-        if (dx) {
-            g = dpo__gemm_of(n, l->in, l->r, dh, l->r, 1, l->lora_a, l->in, 1, dx, dx_row);
-            g.accumulate = 1;
-            dpo__gemm_run(c, &g);
-        }
+    if (!l->r) return;
+    if (grad->lora_b) {
+        dpo__linear_adapter(c, l, h, x, x_row, n);
+        dpo__gemm_add(c, dpo__gemm_of(l->out, l->r, n, dy, 1, dy_row, h, l->r, 1, grad->lora_b, l->r));
     }
+    g = dpo__gemm_of(n, l->r, l->out, dy, dy_row, 1, l->lora_b, l->r, 1, dh, l->r);
+    dpo__gemm_run(c, &g);
+    c->kernels.scale(n * l->r, dh, dh, l->scale);
+    if (grad->lora_a) dpo__gemm_add(c, dpo__gemm_of(l->r, l->in, n, dh, 1, l->r, x, x_row, 1, grad->lora_a, l->in));
+    if (dx) dpo__gemm_add(c, dpo__gemm_of(n, l->in, l->r, dh, l->r, 1, l->lora_a, l->in, 1, dx, dx_row));
 }
 
 /* --- Rotary positions [RoPE]:  (a, b) -> (a cos t - b sin t, b cos t + a sin t) -------------------
@@ -3420,14 +3350,24 @@ typedef struct dpo__attention_part {
     const dpo__attention *l;
     int worker;
     int64_t kv, group, first, rows, virtual_rows, before, keys;
+    int64_t from, from_q; /* where its elements begin in [N, H*D], and in q */
     int n_spans;
     dpo__span spans[2 * DPO__MAX_DEPTH];
     float *q, *o, *dq, *dout, *s, *ds;
 } dpo__attention_part;
 
+/* The tile's rows, all heads of its group: from one matrix [.., heads, D] to another, by their strides. */
+static void dpo__attention_copy(const dpo__attention_part *t, float *to, int64_t to_row, int64_t to_head,
+                                const float *from, int64_t from_row, int64_t from_head) {
+    int64_t r, h;
+    for (r = 0; r < t->rows; r++)
+        for (h = 0; h < t->group; h++)
+            memcpy(to + r * to_row + h * to_head, from + r * from_row + h * from_head,
+                   (size_t)t->l->dim * sizeof(float));
+}
 static void dpo__attention_part_open(dpo__attention_part *t, int32_t s, int64_t r0, int64_t rows) {
     const dpo__attention *l = t->l;
-    int64_t tile = dpo__attention_tile(l->heads, l->kv_heads), r, h;
+    int64_t tile = dpo__attention_tile(l->heads, l->kv_heads);
     float *at = l->scratch[t->worker];
     t->first = l->segments[s].first + r0;
     t->rows = rows;
@@ -3440,11 +3380,9 @@ static void dpo__attention_part_open(dpo__attention_part *t, int32_t s, int64_t 
     t->ds = t->s + tile * l->max_path;
     t->dq = t->ds + tile * l->max_path; /* these three are the backward pass's only */
     t->dout = t->dq + tile * l->dim;
-    for (r = 0; r < rows; r++)
-        for (h = 0; h < t->group; h++)
-            memcpy(t->q + (r * t->group + h) * l->dim,
-                   l->q + (t->first + r) * l->q_row + (t->kv * t->group + h) * l->q_head,
-                   (size_t)l->dim * sizeof(float));
+    t->from = t->first * l->heads * l->dim + t->kv * t->group * l->dim;
+    t->from_q = t->first * l->q_row + t->kv * t->group * l->q_head;
+    dpo__attention_copy(t, t->q, t->group * l->dim, l->dim, l->q + t->from_q, l->q_row, l->q_head);
 }
 /* to[virtual_rows, keys] = x [virtual_rows, D] times the spans' keys (or values), transposed */
 static void dpo__attention_scores(const dpo__attention_part *t, float *to, const float *x, int values) {
@@ -3494,27 +3432,19 @@ typedef void (*dpo__attention_fn)(dpo__attention_part *t);
 
 static void dpo__attention_forward_part(dpo__attention_part *t) {
     const dpo__attention *l = t->l;
-    int64_t r, h;
     dpo__attention_scores(t, t->s, t->q, 0);
     dpo__attention_softmax(t, 0);
     dpo__attention_mix(t, t->o, t->s, 1);
-    for (r = 0; r < t->rows; r++)
-        for (h = 0; h < t->group; h++)
-            memcpy(l->out + (t->first + r) * l->heads * l->dim + (t->kv * t->group + h) * l->dim,
-                   t->o + (r * t->group + h) * l->dim, (size_t)l->dim * sizeof(float));
+    dpo__attention_copy(t, l->out + t->from, l->heads * l->dim, l->dim, t->o, t->group * l->dim, l->dim);
 }
 
 /*     dp_ij = do_i.v_j     delta_i = do_i.o_i     ds_ij = scale p_ij (dp_ij - delta_i)
        dq_i = sum_j ds_ij k_j     dk_j += sum_i ds_ij q_i     dv_j += sum_i p_ij do_i */
 static void dpo__attention_backward_part(dpo__attention_part *t) {
     const dpo__attention *l = t->l;
-    int64_t i, at = 0, r, h;
+    int64_t i, at = 0;
     int s;
-    for (r = 0; r < t->rows; r++)
-        for (h = 0; h < t->group; h++)
-            memcpy(t->dout + (r * t->group + h) * l->dim,
-                   l->dout + (t->first + r) * l->heads * l->dim + (t->kv * t->group + h) * l->dim,
-                   (size_t)l->dim * sizeof(float));
+    dpo__attention_copy(t, t->dout, t->group * l->dim, l->dim, l->dout + t->from, l->heads * l->dim, l->dim);
     dpo__attention_scores(t, t->s, t->q, 0);
     dpo__attention_softmax(t, 1);
     dpo__attention_scores(t, t->ds, t->dout, 1);
@@ -3526,10 +3456,7 @@ static void dpo__attention_backward_part(dpo__attention_part *t) {
         memset(t->ds + i * t->keys + n, 0, (size_t)(t->keys - n) * sizeof(float));
     }
     dpo__attention_mix(t, t->dq, t->ds, 0);
-    for (r = 0; r < t->rows; r++)
-        for (h = 0; h < t->group; h++)
-            memcpy(l->dq + (t->first + r) * l->q_row + (t->kv * t->group + h) * l->q_head,
-                   t->dq + (r * t->group + h) * l->dim, (size_t)l->dim * sizeof(float));
+    dpo__attention_copy(t, l->dq + t->from_q, l->q_row, l->q_head, t->dq, t->group * l->dim, l->dim);
     for (s = 0; s < t->n_spans; s++) {
         const dpo__span *p = &t->spans[s];
         dpo__gemm g =
@@ -4385,8 +4312,8 @@ static dpo_result dpo__file_can(dpo_context *c, const char *path, int writing) {
     if (io->open && io->close && (writing ? io->write && io->rename && io->remove : io->size && io->read))
         return DPO_OK;
     return dpo__fail(c, DPO_E_UNSUPPORTED,
-                     "cannot %s %.400s: no file access in this build; give dpo_open an io with "
-                     "open, size, read, write, close, rename and remove",
+                     "cannot %s %.400s: no file access in this build; give dpo_open an io with open, size, read, "
+                     "write, close, rename and remove",
                      writing ? "write" : "read", path);
 }
 
@@ -4397,9 +4324,8 @@ static dpo_result dpo__file_join(dpo_context *c, const char *dir, const char *na
     if (n < cap) return DPO_OK;
     if (cap) out[0] = 0;
     return dpo__fail(c, DPO_E_ARG,
-                     "the path %.200s.../%.200s has %llu characters, at most %llu are allowed; "
-                     "use a shorter one",
-                     dir, name, (unsigned long long)n, (unsigned long long)(cap ? cap - 1 : 0));
+                     "the path %.200s.../%.200s has %llu characters, at most %llu are allowed; use a shorter one", dir,
+                     name, (unsigned long long)n, (unsigned long long)(cap ? cap - 1 : 0));
 }
 
 /* Whether it can be opened for reading. Sets no error. */
@@ -4452,8 +4378,8 @@ static dpo_result dpo__file_read(const dpo__file *f, uint64_t offset, void *to, 
     if (!e) return DPO_OK;
     if (!io->size(io->user, f->handle, &now) && now < f->bytes)
         return dpo__fail(f->c, DPO_E_IO,
-                         "cannot read %.400s: it had %llu bytes when it was opened and has %llu "
-                         "now; do not change it while it is read",
+                         "cannot read %.400s: it had %llu bytes when it was opened and has %llu now; do not change it "
+                         "while it is read",
                          f->path, (unsigned long long)f->bytes, (unsigned long long)now);
     return dpo__file_fail(f->c, "read", f->path, e, "check the disk or the connection, or copy the file again");
 }
@@ -4470,9 +4396,8 @@ static dpo_result dpo__file_read_all(dpo_context *c, const char *path, uint64_t 
     if (f.bytes > limit || f.bytes >= SIZE_MAX) {
         dpo__file_close(&f);
         return dpo__fail(c, DPO_E_FORMAT,
-                         "%.400s has %llu bytes, at most %llu are allowed; check that it is the "
-                         "right file",
-                         path, (unsigned long long)f.bytes, (unsigned long long)limit);
+                         "%.400s has %llu bytes, at most %llu are allowed; check that it is the right file", path,
+                         (unsigned long long)f.bytes, (unsigned long long)limit);
     }
     p = (char *)dpo__get(c, (size_t)f.bytes + 1, "a file");
     r = p ? dpo__file_read(&f, 0, p, (size_t)f.bytes) : DPO_E_MEMORY;
@@ -4570,8 +4495,8 @@ static dpo_result dpo__file_commit(dpo__file_writer *w) {
         e = io->sync_dir(io->user, w->temp);
         if (e)
             dpo__log(w->c, DPO_LOG_WARNING,
-                     "%.400s is written, but its directory could not be synced (%s): if the power "
-                     "fails now, the old file may come back",
+                     "%.400s is written, but its directory could not be synced (%s): if the power fails now, the old "
+                     "file may come back",
                      w->path, strerror(e));
     }
     dpo__put(w->c, w->temp);
@@ -4645,8 +4570,7 @@ static dpo_result dpo__st_refuse(const dpo__st *st, const char *format, ...) {
     va_end(args);
     return dpo__fail(st->file.c, st->fault, "%.400s: %s; %s", st->file.path, what,
                      st->fault == DPO_E_ARG ? "nothing was written: correct what is to be saved"
-                                            : "the file is damaged or no safetensors file: copy or "
-                                              "download it again");
+                                            : "the file is damaged or no safetensors file: copy or download it again");
 }
 
 static void dpo__st_layout(dpo__arena *a, dpo__st *st, int64_t pairs, size_t text, size_t path) {
@@ -4718,19 +4642,16 @@ static dpo_result dpo__st_read_entry(dpo__st *st, const dpo__json *j, int64_t ke
     if (dpo__st_numbers(j, dpo__json_find(j, object, "data_offsets"), range, 2) != 2)
         return dpo__st_refuse(st, "tensor %.200s: expected two whole numbers as data_offsets", e->name);
     if (!dpo__st_product(e->shape, e->ndim, dpo__st_dtypes[e->dtype].bits, &elements, &bytes))
-        return dpo__st_refuse(st,
-                              "tensor %.200s: its shape's product is too large or not a whole "
-                              "number of bytes",
+        return dpo__st_refuse(st, "tensor %.200s: its shape's product is too large or not a whole number of bytes",
                               e->name);
     e->elements = (int64_t)elements;
     e->begin = (uint64_t)range[0];
     e->end = (uint64_t)range[1];
     if (e->end < e->begin || e->end - e->begin != bytes)
-        return dpo__st_refuse(st,
-                              "tensor %.200s: its shape and dtype %s take %llu bytes, its "
-                              "data_offsets are %llu to %llu",
-                              e->name, dpo__st_dtypes[e->dtype].name, (unsigned long long)bytes,
-                              (unsigned long long)e->begin, (unsigned long long)e->end);
+        return dpo__st_refuse(
+            st, "tensor %.200s: its shape and dtype %s take %llu bytes, its data_offsets are %llu to %llu", e->name,
+            dpo__st_dtypes[e->dtype].name, (unsigned long long)bytes, (unsigned long long)e->begin,
+            (unsigned long long)e->end);
     return DPO_OK;
 }
 
@@ -4768,10 +4689,9 @@ static dpo_result dpo__st_check_places(dpo__st *st, uint64_t data_bytes) {
     for (i = 0; i < st->count; i++) {
         const dpo__st_entry *e = st->sorted[i];
         if (e->begin != at)
-            return dpo__st_refuse(st,
-                                  "tensor %.200s begins at byte %llu of the data, %llu was "
-                                  "expected (tensors must lie end to end)",
-                                  e->name, (unsigned long long)e->begin, (unsigned long long)at);
+            return dpo__st_refuse(
+                st, "tensor %.200s begins at byte %llu of the data, %llu was expected (tensors must lie end to end)",
+                e->name, (unsigned long long)e->begin, (unsigned long long)at);
         at = e->end;
     }
     if (at == data_bytes) return DPO_OK;
@@ -4781,7 +4701,7 @@ static dpo_result dpo__st_check_places(dpo__st *st, uint64_t data_bytes) {
 
 static dpo_result dpo__st_fill(dpo__st *st, const dpo__json *j, size_t size, uint64_t data_bytes) {
     dpo_context *c = st->file.c;
-    dpo__arena a;
+    dpo__arena a = {NULL, 0};
     int64_t n, i, k, meta = dpo__json_find(j, 0, "__metadata__"), at = 0;
     size_t used = 0, path = strlen(st->file.path);
     dpo_result r;
@@ -4792,13 +4712,10 @@ static dpo_result dpo__st_fill(dpo__st *st, const dpo__json *j, size_t size, uin
     st->count = n - (meta >= 0);
     if (st->count > DPO__ST_TENSORS)
         return dpo__st_refuse(st, "%lld tensors, at most %d are allowed", (long long)st->count, DPO__ST_TENSORS);
-    memset(&a, 0, sizeof a);
     dpo__st_layout(&a, st, dpo__json_count(j, meta), size, path);
-    st->block = dpo__get(c, a.used, "a list of tensors");
-    if (!st->block) return DPO_E_MEMORY;
-    a.base = (uint8_t *)st->block;
-    a.used = 0;
+    if (!dpo__arena_get(c, &a, "a list of tensors")) return DPO_E_MEMORY;
     dpo__st_layout(&a, st, dpo__json_count(j, meta), size, path);
+    st->block = a.base;
     memcpy(st->path, st->file.path, path + 1);
     r = dpo__st_read_metadata(st, j, meta, &used);
     for (i = 0, k = dpo__json_first(j, 0); i < n && !r; i++, k = dpo__json_next(j, k + 1)) {
@@ -4855,14 +4772,10 @@ static dpo_result dpo__st_open(dpo_context *c, const char *path, dpo__st *st) {
     if (!r) {
         size = dpo__load_le64(head);
         if (size > st->file.bytes - 8)
-            r = dpo__st_refuse(st,
-                               "bytes 0-7 say that the header has %llu bytes, the file has %llu "
-                               "after them",
+            r = dpo__st_refuse(st, "bytes 0-7 say that the header has %llu bytes, the file has %llu after them",
                                (unsigned long long)size, (unsigned long long)st->file.bytes - 8);
         else if (size > DPO__ST_HEADER)
-            r = dpo__st_refuse(st,
-                               "bytes 0-7 say that the header has %llu bytes, at most %llu are "
-                               "allowed",
+            r = dpo__st_refuse(st, "bytes 0-7 say that the header has %llu bytes, at most %llu are allowed",
                                (unsigned long long)size, (unsigned long long)DPO__ST_HEADER);
     }
     if (!r) {
@@ -4917,13 +4830,11 @@ static dpo_result dpo__st_read_raw(const dpo__st *st, const dpo__st_entry *e, vo
     dpo_result r;
     if (e->dtype >= DPO__ST_READABLE)
         return dpo__fail(st->file.c, DPO_E_UNSUPPORTED,
-                         "%.400s: tensor %.200s is %s, which this version cannot read; convert it to "
-                         "F32, F16 or BF16",
+                         "%.400s: tensor %.200s is %s, which this version cannot read; convert it to F32, F16 or BF16",
                          st->path, e->name, dpo__st_dtypes[e->dtype].name);
     if ((uint64_t)(size_t)bytes != bytes)
         return dpo__fail(st->file.c, DPO_E_MEMORY,
-                         "%.400s: tensor %.200s is larger than "
-                         "this machine's memory can be; use a 64-bit one",
+                         "%.400s: tensor %.200s is larger than this machine's memory can be; use a 64-bit one",
                          st->path, e->name);
     r = dpo__file_read(&st->file, st->data + e->begin, to, (size_t)bytes);
     if (!r) dpo__st_swap(to, (uint64_t)e->elements, dpo__st_dtypes[e->dtype].bits / 8);
@@ -4956,10 +4867,10 @@ static dpo_result dpo__st_read_f32(const dpo__st *st, const dpo__st_entry *e, fl
     dpo_result r = DPO_OK;
     if (e->dtype == DPO_F32 || e->dtype >= DPO__ST_READABLE) return dpo__st_read_raw(st, e, to);
     if (e->dtype != DPO_BF16 && e->dtype != DPO_F16 && e->dtype != DPO_F64)
-        return dpo__fail(st->file.c, DPO_E_UNSUPPORTED,
-                         "%.400s: tensor %.200s is %s where floating-point numbers are needed; "
-                         "convert it to F32, F16 or BF16",
-                         st->path, e->name, dpo__st_dtypes[e->dtype].name);
+        return dpo__fail(
+            st->file.c, DPO_E_UNSUPPORTED,
+            "%.400s: tensor %.200s is %s where floating-point numbers are needed; convert it to F32, F16 or BF16",
+            st->path, e->name, dpo__st_dtypes[e->dtype].name);
     if (!bytes) return DPO_OK;
     buffer = (uint8_t *)dpo__get(st->file.c, DPO__FILE_BUFFER, "a file buffer");
     if (!buffer) return DPO_E_MEMORY;
@@ -5108,14 +5019,21 @@ static dpo_result dpo__st_write(dpo_context *c, const char *path, const dpo__st_
     return r;
 }
 
+DPO_API dpo_tensor dpo_tensor_f32(float *data, int64_t d0, int64_t d1, int64_t d2, int64_t d3) {
+    dpo_tensor t = {"", data, DPO_F32, 0, {d0, d1, d2, d3}};
+    int i;
+    while (t.ndim < 4 && t.shape[t.ndim]) t.ndim++;
+    for (i = t.ndim; i < 4; i++) t.shape[i] = 1;
+    return t;
+}
+
 DPO_API dpo_result dpo_tensors_save(dpo_context *c, const char *path, const dpo_tensor *tensors, int64_t count,
                                     const char *const *metadata) {
     dpo__st_item *items;
     int64_t i;
     size_t bytes;
     dpo_result r;
-    if (!c) return DPO_E_ARG;
-    if (c->error.code) return c->error.code;
+    DPO__READY(c, c);
     if (!path || (!tensors && count) || count < 0)
         return dpo__fail(c, DPO_E_ARG, "dpo_tensors_save: path and tensors must not be NULL, nor count negative");
     if (dpo__mul_size((size_t)count, sizeof *items, &bytes)) bytes = SIZE_MAX;
@@ -5123,13 +5041,9 @@ DPO_API dpo_result dpo_tensors_save(dpo_context *c, const char *path, const dpo_
     if (!items) return DPO_E_MEMORY;
     for (i = 0; i < count; i++) {
         const dpo_tensor *t = &tensors[i];
-        items[i].name = t->name;
-        items[i].data = t->data;
-        items[i].from = t->dtype;
-        items[i].dtype = t->dtype >= DPO_F32 && t->dtype <= DPO_F64 ? t->dtype : 0;
-        items[i].ndim = t->ndim;
-        items[i].shape = t->shape;
-        if (t->ndim > 4) items[i].ndim = -1; /* a dpo_tensor has room for 4 */
+        int known = t->dtype >= DPO_F32 && t->dtype <= DPO_F64;
+        dpo__st_item item = {t->name, t->data, known ? t->dtype : 0, t->dtype, t->ndim <= 4 ? t->ndim : -1, t->shape};
+        items[i] = item;
     }
     r = dpo__st_write(c, path, items, count, metadata);
     dpo__put(c, items);
@@ -5137,7 +5051,7 @@ DPO_API dpo_result dpo_tensors_save(dpo_context *c, const char *path, const dpo_
 }
 
 /* The block of dpo_tensors_load: tensors, then names and data. Counts if the arena has no base. */
-static int64_t dpo__st_carve_tensors(dpo__arena *a, const dpo__st *st, int64_t count) {
+static void dpo__st_carve_tensors(dpo__arena *a, const dpo__st *st, int64_t count) {
     dpo_tensor *t = DPO__CARVE(a, dpo_tensor, dpo__max64(count, 1));
     int64_t i, n = 0;
     int k;
@@ -5159,28 +5073,24 @@ static int64_t dpo__st_carve_tensors(dpo__arena *a, const dpo__st *st, int64_t c
         }
         n++;
     }
-    return n;
 }
 
 static dpo_result dpo__st_load_tensors(const dpo__st *st, dpo_tensor **out, int64_t *count) {
     dpo_context *c = st->file.c;
-    dpo__arena a;
+    dpo__arena a = {NULL, 0};
     dpo_tensor *t;
-    int64_t i, n;
+    int64_t i, n = 0;
     dpo_result r = DPO_OK;
-    for (i = 0; i < st->count; i++)
-        if (st->entries[i].dtype <= DPO_F64 && st->entries[i].ndim > 4)
+    for (i = 0; i < st->count; i++) {
+        if (st->entries[i].dtype > DPO_F64) continue;
+        if (st->entries[i].ndim > 4)
             return dpo__fail(c, DPO_E_UNSUPPORTED,
-                             "%.400s: tensor %.200s has %d dimensions, at most 4 can be loaded; "
-                             "save it with fewer",
+                             "%.400s: tensor %.200s has %d dimensions, at most 4 can be loaded; save it with fewer",
                              st->path, st->entries[i].name, st->entries[i].ndim);
-    memset(&a, 0, sizeof a);
-    n = dpo__st_carve_tensors(&a, st, 0);
-    a.used = 0;
+        n++;
+    }
     dpo__st_carve_tensors(&a, st, n);
-    a.base = (uint8_t *)dpo__get(c, a.used, "the tensors of a file");
-    if (!a.base) return DPO_E_MEMORY;
-    a.used = 0;
+    if (!dpo__arena_get(c, &a, "the tensors of a file")) return DPO_E_MEMORY;
     dpo__st_carve_tensors(&a, st, n);
     t = (dpo_tensor *)(void *)a.base;
     for (i = 0, n = 0; i < st->count && !r; i++) {
@@ -5203,8 +5113,7 @@ DPO_API dpo_result dpo_tensors_load(dpo_context *c, const char *path, dpo_tensor
     dpo_result r;
     if (out) *out = NULL;
     if (count) *count = 0;
-    if (!c) return DPO_E_ARG;
-    if (c->error.code) return c->error.code;
+    DPO__READY(c, c);
     if (!path || !out || !count)
         return dpo__fail(c, DPO_E_ARG, "dpo_tensors_load: path, out and count must not be NULL");
     r = dpo__st_open(c, path, &st);
@@ -5235,10 +5144,10 @@ static dpo_result dpo__batch_check(dpo_context *c, const dpo_batch *b, int64_t v
         return dpo__fail(c, DPO_E_ARG, "batch: counts or pointers are missing or out of range");
     for (i = 0; i < b->n_rows; i++)
         if (b->tokens[i] < 0 || b->tokens[i] >= vocab)
-            return dpo__fail(c, DPO_E_SHAPE,
-                             "batch: token %ld is %ld, outside the model's vocabulary of "
-                             "%ld; is this the model's own tokenizer?",
-                             (long)i, (long)b->tokens[i], (long)vocab);
+            return dpo__fail(
+                c, DPO_E_SHAPE,
+                "batch: token %ld is %ld, outside the model's vocabulary of %ld; is this the model's own tokenizer?",
+                (long)i, (long)b->tokens[i], (long)vocab);
     for (i = 0; i < b->n_segments; i++) {
         const dpo_segment *g = &b->segments[i];
         int64_t p, depth = 0;
@@ -5246,9 +5155,8 @@ static dpo_result dpo__batch_check(dpo_context *c, const dpo_batch *b, int64_t v
         if (g->parent < -1 || g->parent >= i || g->first != at || g->length < 0 || g->past < 0 || end < 1 ||
             (g->past && !cached))
             return dpo__fail(c, DPO_E_SHAPE,
-                             "batch: segment %ld {parent %ld, first %ld, length %ld, past "
-                             "%ld} does not follow: parents come earlier, rows lie end "
-                             "to end (here from %ld), a past needs a cache",
+                             "batch: segment %ld {parent %ld, first %ld, length %ld, past %ld} does not follow: "
+                             "parents come earlier, rows lie end to end (here from %ld), a past needs a cache",
                              (long)i, (long)g->parent, (long)g->first, (long)g->length, (long)g->past, (long)at);
         for (p = g->parent; p >= 0; p = b->segments[p].parent) {
             end += (int64_t)b->segments[p].past + b->segments[p].length;
@@ -5268,11 +5176,10 @@ static dpo_result dpo__batch_check(dpo_context *c, const dpo_batch *b, int64_t v
         n = b->n_sequences;
         if (t->row < 0 || t->row >= b->n_rows || t->token < 0 || t->token >= vocab || t->sequence < 0 ||
             t->sequence >= n)
-            return dpo__fail(c, DPO_E_SHAPE,
-                             "batch: target %ld {row %ld, token %ld, sequence %ld} is "
-                             "outside %ld rows, %ld tokens, %ld sequences",
-                             (long)i, (long)t->row, (long)t->token, (long)t->sequence, (long)b->n_rows, (long)vocab,
-                             (long)n);
+            return dpo__fail(
+                c, DPO_E_SHAPE,
+                "batch: target %ld {row %ld, token %ld, sequence %ld} is outside %ld rows, %ld tokens, %ld sequences",
+                (long)i, (long)t->row, (long)t->token, (long)t->sequence, (long)b->n_rows, (long)vocab, (long)n);
     }
     s->rows = b->n_rows;
     s->targets = b->n_targets;
@@ -5295,10 +5202,9 @@ static dpo_result dpo__batch_place(dpo_context *c, const dpo_batch *b, int32_t *
         }
         if (g->parent < 0) trees[n++] = (int32_t)i;
         else if (root != trees[n - 1])
-            return dpo__fail(c, DPO_E_SHAPE,
-                             "batch: segment %ld stands apart from its tree; descendants "
-                             "of one root must be neighbours",
-                             (long)i);
+            return dpo__fail(
+                c, DPO_E_SHAPE,
+                "batch: segment %ld stands apart from its tree; descendants of one root must be neighbours", (long)i);
         for (r = 0; r < g->length; r++) positions[g->first + r] = (int32_t)(base + r);
     }
     trees[n] = (int32_t)b->n_segments;
@@ -5408,89 +5314,69 @@ static dpo__param *dpo__model_param(const dpo_model *m, int64_t layer, int id) {
     return i < 0 ? NULL : &m->params[i];
 }
 
-static int64_t dpo__model_count(int64_t rows, int64_t columns) { return columns ? rows * columns : rows; }
-
-/* Adds a parameter's description; its memory is carved by the layout. */
-static void dpo__model_describe(dpo_model *m, int64_t *n, int64_t layer, int id, int64_t rows, int64_t columns,
+/* Adds a parameter: to m->params if they are there, its values to an arena if there is one. */
+static void dpo__model_describe(dpo_model *m, dpo__arena *values, int64_t layer, int id, int64_t rows, int64_t columns,
                                 int kind, const char *neox, const char *gpt2, const char *llama) {
     static const char *const prefix[3] = {"gpt_neox.layers.", "transformer.h.", "model.layers."};
     int style = m->config.family == DPO_GPT_NEOX                               ? 0
                 : m->config.family == DPO_GPT2 || m->config.family == DPO_BTLM ? 1
                                                                                : 2;
     const char *name = style == 0 ? neox : style == 1 ? gpt2 : llama;
+    int64_t count = columns ? rows * columns : rows;
+    float *data = values ? DPO__CARVE(values, float, count) : NULL;
     if (m->params) {
-        dpo__param *p = &m->params[*n];
+        dpo__param *p = &m->params[m->n_params];
         memset(p, 0, sizeof *p);
         if (layer < m->config.num_hidden_layers)
             dpo__append(p->name, sizeof p->name, 0, "%s%ld.%s", prefix[style], (long)layer, name);
         else dpo__append(p->name, sizeof p->name, 0, "%s", name);
-        if (m->config.conv1d && kind == DPO__MATRIX) {
-            int64_t t = rows;
-            rows = columns;
-            columns = t;
-        }
-        p->rows = rows;
-        p->columns = columns;
-        p->count = dpo__model_count(rows, columns);
+        p->data = data;
+        p->rows = m->config.conv1d && kind == DPO__MATRIX ? columns : rows;
+        p->columns = m->config.conv1d && kind == DPO__MATRIX ? rows : columns;
+        p->count = count;
         p->id = id;
         p->layer = (int)layer;
         p->kind = kind;
-        m->of[layer * DPO__N_TENSORS + id] = (int32_t)*n;
+        m->of[layer * DPO__N_TENSORS + id] = (int32_t)m->n_params;
     }
-    ++*n;
+    m->n_params++;
+    m->n_values += count;
 }
-/* Lists all parameters, layer by layer; with m->params NULL it only counts. */
-static int64_t dpo__model_list(dpo_model *m) {
+/* Lists all parameters, layer by layer. */
+static void dpo__model_list(dpo_model *m, dpo__arena *values) {
     const dpo_model_config *k = &m->config;
-    int64_t n = 0, layer, layers = k->num_hidden_layers;
+    int64_t layer, layers = k->num_hidden_layers;
+    m->n_params = m->n_values = 0;
 #define X(id, per_layer, present, rows, columns, kind, neox, gpt2, llama)                                              \
     if ((per_layer) == want && (present) != 0)                                                                         \
-        dpo__model_describe(m, &n, layer, DPO__##id, rows, columns, DPO__KIND_##kind, neox, gpt2, llama);
+        dpo__model_describe(m, values, layer, DPO__##id, rows, columns, DPO__KIND_##kind, neox, gpt2, llama);
     for (layer = 0; layer <= layers; layer++) {
         int want = layer < layers;
         DPO__TENSORS(X)
     }
 #undef X
-    return n;
 }
 
-/* The model's block: struct, descriptions, values. Runs twice: with a NULL base it measures. */
-static void dpo__model_layout(dpo__arena *a, const dpo_model_config *k, dpo_model **out, int64_t *values) {
+/* The model's block: struct, descriptions, and their values unless it is for a plan. Runs twice: with a NULL base it
+   measures. */
+static void dpo__model_layout(dpo__arena *a, const dpo_model_config *k, int values, dpo_model **out) {
     dpo_model scratch, *m;
-    int64_t i, n, index = ((int64_t)k->num_hidden_layers + 1) * DPO__N_TENSORS;
+    int64_t i, index = ((int64_t)k->num_hidden_layers + 1) * DPO__N_TENSORS;
+    int64_t slopes = k->position == DPO_POSITION_ALIBI ? k->num_attention_heads : 0;
     memset(&scratch, 0, sizeof scratch);
     scratch.config = *k;
-    n = dpo__model_list(&scratch);
+    dpo__model_list(&scratch, NULL);
     m = DPO__CARVE(a, dpo_model, 1);
-    if (m) *m = scratch;
+    if (m) *out = m;
     else m = &scratch;
-    m->n_params = n;
-    m->params = DPO__CARVE(a, dpo__param, n);
+    *m = scratch;
+    m->params = DPO__CARVE(a, dpo__param, m->n_params);
     m->of = DPO__CARVE(a, int32_t, index);
-    m->slopes = DPO__CARVE(a, float, k->position == DPO_POSITION_ALIBI ? k->num_attention_heads : 0);
-    m->slopes_used = DPO__CARVE(a, float, k->position == DPO_POSITION_ALIBI ? k->num_attention_heads : 0);
-    if (a->base) {
-        for (i = 0; i < index; i++) m->of[i] = -1;
-        dpo__model_list(m);
-        for (i = 0; i < n; i++) {
-            m->params[i].data = DPO__CARVE(a, float, m->params[i].count);
-            m->n_values += m->params[i].count;
-        }
-        if (k->position != DPO_POSITION_ALIBI) m->slopes = m->slopes_used = NULL;
-        *out = m;
-        *values = m->n_values;
-        return;
-    }
-    *values = 0;
-#define X(id, per_layer, present, rows, columns, kind, neox, gpt2, llama)                                              \
-    if ((present) != 0) {                                                                                              \
-        int64_t count = dpo__model_count((rows), (columns));                                                           \
-        int64_t times = (per_layer) ? k->num_hidden_layers : 1;                                                        \
-        for (i = 0; i < times; i++) (void)DPO__CARVE(a, float, count);                                                 \
-        *values += count * times;                                                                                      \
-    }
-    DPO__TENSORS(X)
-#undef X
+    m->slopes = DPO__CARVE(a, float, slopes);
+    m->slopes_used = DPO__CARVE(a, float, slopes);
+    if (!slopes) m->slopes = m->slopes_used = NULL;
+    for (i = 0; m->of && i < index; i++) m->of[i] = -1;
+    dpo__model_list(m, values ? a : NULL);
 }
 
 /* --- configuration ------------------------------------------------------------------------------- */
@@ -5499,8 +5385,10 @@ typedef struct dpo__config_reader {
     dpo_context *c;
     const char *path;
     dpo__json json;
-    int failed;
 } dpo__config_reader;
+
+/* After the first error values no longer count. */
+static int dpo__config_failed(const dpo__config_reader *r) { return r->c->error.code != DPO_OK; }
 
 /* The value at the first of two spellings that is there and not null; -1 if none. */
 static int64_t dpo__config_find(const dpo__config_reader *r, int64_t object, const char *key) {
@@ -5509,48 +5397,38 @@ static int64_t dpo__config_find(const dpo__config_reader *r, int64_t object, con
 }
 static int64_t dpo__config_int(dpo__config_reader *r, const char *key, int64_t otherwise, int64_t low, int64_t high) {
     int64_t at = dpo__config_find(r, 0, key), v = otherwise;
-    if (r->failed) return 0;
-    if (at < 0 ? otherwise < low : !dpo__json_int64(&r->json, at, &v) || v < low || v > high) {
-        r->failed = 1;
+    if (dpo__config_failed(r)) return 0;
+    if (at < 0 ? otherwise < low : !dpo__json_int64(&r->json, at, &v) || v < low || v > high)
         dpo__fail(r->c, DPO_E_FORMAT, "%s: key \"%s\" %s; it must be a whole number from %ld to %ld", r->path, key,
                   at < 0 ? "is missing" : "holds something else", (long)low, (long)high);
-    }
     return v;
 }
 static double dpo__config_number(dpo__config_reader *r, int64_t object, const char *key, double otherwise) {
     int64_t at = dpo__config_find(r, object, key);
     double v = otherwise;
-    if (r->failed || at < 0) return v;
-    if (!dpo__json_double(&r->json, at, &v) || !(v > -1e300 && v < 1e300)) {
-        r->failed = 1;
+    if (dpo__config_failed(r) || at < 0) return v;
+    if (!dpo__json_double(&r->json, at, &v) || !(v > -1e300 && v < 1e300))
         dpo__fail(r->c, DPO_E_FORMAT, "%s: key \"%s\" must be a finite number", r->path, key);
-    }
     return v;
 }
 static int dpo__config_bool(dpo__config_reader *r, const char *key, int otherwise) {
     int64_t at = dpo__config_find(r, 0, key);
     int v = otherwise;
-    if (r->failed || at < 0) return v;
-    if (!dpo__json_bool(&r->json, at, &v)) {
-        r->failed = 1;
+    if (dpo__config_failed(r) || at < 0) return v;
+    if (!dpo__json_bool(&r->json, at, &v))
         dpo__fail(r->c, DPO_E_FORMAT, "%s: key \"%s\" must be true or false", r->path, key);
-    }
     return v;
 }
 static void dpo__config_text(dpo__config_reader *r, int64_t object, const char *key, char *out, size_t cap,
                              const char *otherwise) {
     int64_t at = dpo__config_find(r, object, key), n;
     dpo__append(out, cap, 0, "%s", otherwise);
-    if (r->failed || at < 0) return;
+    if (dpo__config_failed(r) || at < 0) return;
     n = dpo__json_string(&r->json, at, out, cap);
-    if (n < 0 || (size_t)n >= cap) {
-        r->failed = 1;
+    if (n < 0 || (size_t)n >= cap)
         dpo__fail(r->c, DPO_E_FORMAT, "%s: key \"%s\" must be a string of less than %d bytes", r->path, key, (int)cap);
-    }
 }
 static void dpo__config_unsupported(dpo__config_reader *r, const char *key, const char *got, const char *known) {
-    if (r->failed) return;
-    r->failed = 1;
     dpo__fail(r->c, DPO_E_UNSUPPORTED, "%s: \"%s\" is \"%s\"; this version knows %s", r->path, key, got, known);
 }
 static int dpo__config_activation(dpo__config_reader *r, const char *key, const char *otherwise) {
@@ -5567,7 +5445,7 @@ static void dpo__config_rope(dpo__config_reader *r, dpo_model_config *k, double 
     int64_t at = dpo__config_find(r, 0, "rope_scaling"), p = dpo__config_find(r, 0, "rope_parameters");
     char kind[40];
     if (at < 0) at = p; /* newer configurations keep theta in there, too */
-    if (at < 0 || r->failed) return;
+    if (at < 0 || dpo__config_failed(r)) return;
     if (dpo__json_type(&r->json, at) != '{')
         dpo__config_unsupported(r, "rope_scaling", "no object", "an object or null");
     k->rope_theta = dpo__config_number(r, at, "rope_theta", k->rope_theta);
@@ -5583,19 +5461,15 @@ static void dpo__config_rope(dpo__config_reader *r, dpo_model_config *k, double 
         k->rope_low_freq_factor = dpo__config_number(r, at, "low_freq_factor", 1.0);
         k->rope_high_freq_factor = dpo__config_number(r, at, "high_freq_factor", 4.0);
         k->rope_original_max_position = dpo__config_number(r, at, "original_max_position_embeddings", 8192.0);
-        if (!r->failed && !(k->rope_high_freq_factor > k->rope_low_freq_factor && k->rope_low_freq_factor > 0 &&
-                            k->rope_original_max_position > 0)) {
-            r->failed = 1;
-            dpo__fail(r->c, DPO_E_FORMAT,
-                      "%s: \"rope_scaling\": needs 0 < low_freq_factor < "
-                      "high_freq_factor and a positive original length",
-                      r->path);
-        }
+        if (!dpo__config_failed(r) && !(k->rope_high_freq_factor > k->rope_low_freq_factor &&
+                                        k->rope_low_freq_factor > 0 && k->rope_original_max_position > 0))
+            dpo__fail(
+                r->c, DPO_E_FORMAT,
+                "%s: \"rope_scaling\": needs 0 < low_freq_factor < high_freq_factor and a positive original length",
+                r->path);
     } else dpo__config_unsupported(r, "rope_scaling.type", kind, "default, linear and llama3");
-    if (!r->failed && !(k->rope_factor > 0)) {
-        r->failed = 1;
+    if (!dpo__config_failed(r) && !(k->rope_factor > 0))
         dpo__fail(r->c, DPO_E_FORMAT, "%s: \"rope_scaling\": \"factor\" must be positive", r->path);
-    }
 }
 
 #define DPO__DIM 1000000 /* largest believable width, length or vocabulary here: 16 times as much */
@@ -5618,10 +5492,9 @@ static void dpo__config_neox(dpo__config_reader *r, dpo_model_config *k) {
     k->rope_theta = dpo__config_number(r, 0, "rotary_emb_base", dpo__config_number(r, 0, "rope_theta", 10000.0));
     pct = dpo__config_number(r, 0, "rotary_pct", dpo__config_number(r, 0, "partial_rotary_factor", 0.25));
     dpo__config_rope(r, k, &pct);
-    if (r->failed) return;
+    if (dpo__config_failed(r)) return;
     k->head_dim = k->hidden_size / k->num_attention_heads;
     if (!(pct >= 0 && pct <= 1)) {
-        r->failed = 1;
         dpo__fail(r->c, DPO_E_FORMAT, "%s: \"rotary_pct\" must lie from 0 to 1", r->path);
         return;
     }
@@ -5644,7 +5517,7 @@ static void dpo__config_gpt2(dpo__config_reader *r, dpo_model_config *k) {
     k->conv1d = k->qkv_bias = k->attention_bias = k->mlp_bias = 1;
     k->tie_word_embeddings = dpo__config_bool(r, "tie_word_embeddings", 1);
     k->attention_scale_by_layer = dpo__config_bool(r, "scale_attn_by_inverse_layer_idx", 0);
-    if (!r->failed) k->head_dim = k->hidden_size / k->num_attention_heads;
+    if (!dpo__config_failed(r)) k->head_dim = k->hidden_size / k->num_attention_heads;
     if (!dpo__config_bool(r, "scale_attn_weights", 1)) k->attention_scale = 1.0;
     if (!btlm) return;
     dpo__config_text(r, 0, "position_embedding_type", text, sizeof text, "learned");
@@ -5664,13 +5537,13 @@ static void dpo__config_gpt2(dpo__config_reader *r, dpo_model_config *k) {
     if (dpo__json_find(&r->json, 0, "output_logits_scale") >= 0)
         k->output_scale = dpo__config_number(r, 0, "output_logits_scale", 1.0);
     if (dpo__config_bool(r, "mup_scale_qk_dot_by_d", dpo__config_bool(r, "scale_qk_dot_by_d", 0)) &&
-        k->attention_scale == 0 && !r->failed)
+        k->attention_scale == 0 && !dpo__config_failed(r))
         k->attention_scale = 1.0 / (double)k->head_dim;
-    if (!r->failed && k->embedding_scale != 1.0 && dpo__json_find(&r->json, 0, "mup_width_scale") < 0 &&
+    if (!dpo__config_failed(r) && k->embedding_scale != 1.0 && dpo__json_find(&r->json, 0, "mup_width_scale") < 0 &&
         dpo__json_find(&r->json, 0, "width_scale") < 0)
         dpo__log(r->c, DPO_LOG_WARNING,
-                 "%s: muP embedding scale without \"mup_width_scale\": taking 1, "
-                 "which makes logits too large if the model was trained with less",
+                 "%s: muP embedding scale without \"mup_width_scale\": taking 1, which makes logits too large if the "
+                 "model was trained with less",
                  r->path);
 }
 static void dpo__config_llama(dpo__config_reader *r, dpo_model_config *k) {
@@ -5698,7 +5571,7 @@ static void dpo__config_llama(dpo__config_reader *r, dpo_model_config *k) {
         dpo__config_unsupported(r, "hidden_act", act, "silu for this family");
     if (dpo__config_bool(r, "use_sliding_window", 0))
         dpo__config_unsupported(r, "use_sliding_window", "true", "full attention");
-    if (r->failed) return;
+    if (dpo__config_failed(r)) return;
     k->head_dim = (int)dpo__config_int(r, "head_dim", k->hidden_size / k->num_attention_heads, 1, DPO__DIM);
     k->rotary_dim = k->head_dim;
 }
@@ -5762,7 +5635,6 @@ static dpo_result dpo__config_parse(dpo_context *c, const char *path, const char
     if (dpo__json_parse(c, path, text, bytes, &r.json)) return c->error.code;
     if (dpo__json_type(&r.json, 0) != '{') {
         dpo__fail(c, DPO_E_FORMAT, "%s: expected a JSON object of model settings", path);
-        r.failed = 1;
     }
     dpo__config_text(&r, 0, "model_type", name, sizeof name, "");
     for (f = 1; f <= 5; f++)
@@ -5782,11 +5654,11 @@ static dpo_result dpo__config_parse(dpo_context *c, const char *path, const char
     if (k->family == DPO_GPT_NEOX) dpo__config_neox(&r, k);
     else if (k->family == DPO_GPT2 || k->family == DPO_BTLM) dpo__config_gpt2(&r, k);
     else if (k->family) dpo__config_llama(&r, k);
-    if (!r.failed && k->attention_scale == 0) k->attention_scale = 1.0 / sqrt((double)k->head_dim);
+    if (!dpo__config_failed(&r) && k->attention_scale == 0) k->attention_scale = 1.0 / sqrt((double)k->head_dim);
     dpo__config_text(&r, 0, "dpo_tokenizer", name, sizeof name, "");
     k->byte_tokenizer = !strcmp(name, "bytes");
     dpo__json_free(c, &r.json);
-    if (r.failed) return c->error.code;
+    if (dpo__config_failed(&r)) return c->error.code;
     return dpo__config_check(c, path, k);
 }
 
@@ -5832,13 +5704,9 @@ static void dpo__text_int(dpo__text *t, const char *key, int64_t v) {
 static void dpo__text_word(dpo__text *t, const char *key, const char *v) {
     t->at = dpo__append(t->out, t->cap, t->at, ",\n  \"%s\": %s", key, v);
 }
-/* 17 digits give the same double back; the locale's comma, if it has one, is put right. */
-static void dpo__text_number(dpo__text *t, const char *key, double v) {
-    char digits[40], *p;
-    dpo__append(digits, sizeof digits, 0, "%.17g", v);
-    for (p = digits; *p; p++)
-        if (*p == ',') *p = '.';
-    dpo__text_word(t, key, digits);
+static void dpo__text_number(dpo__text *t, const char *key, double v) { /* 17 digits give the same double back */
+    dpo__text_word(t, key, "");
+    t->at = dpo__append_number(t->out, t->cap, t->at, 17, v);
 }
 
 /* A config.json for a configuration that was made in a program. */
@@ -5846,10 +5714,8 @@ static size_t dpo__config_write(const dpo_model_config *k, char *out, size_t cap
     static const char *const architectures[6] = {
         "", "GPTNeoXForCausalLM", "BTLMLMHeadModel", "GPT2LMHeadModel", "LlamaForCausalLM", "Qwen2ForCausalLM"};
     static const char *const truth[2] = {"false", "true"};
-    dpo__text t;
+    dpo__text t = {out, cap, 0};
     int gpt2 = k->family == DPO_GPT2 || k->family == DPO_BTLM, neox = k->family == DPO_GPT_NEOX;
-    t.out = out;
-    t.cap = cap;
     t.at = dpo__append(out, cap, 0, "{\n  \"architectures\": [\"%s\"],\n  \"model_type\": \"%s\"",
                        architectures[k->family], dpo__family_names[k->family]);
     dpo__text_int(&t, "vocab_size", k->vocab_size);
@@ -5929,16 +5795,12 @@ static void dpo__alibi_scale(dpo_model *m) {
 }
 
 /* Memory for a configuration's model; values are not set. */
-static dpo_model *dpo__model_new(dpo_context *c, const dpo_model_config *k) {
-    dpo__arena a;
+static dpo_model *dpo__model_new(dpo_context *c, const dpo_model_config *k, int values) {
+    dpo__arena a = {NULL, 0};
     dpo_model *m = NULL;
-    int64_t values;
-    memset(&a, 0, sizeof a);
-    dpo__model_layout(&a, k, &m, &values);
-    a.base = (uint8_t *)dpo__get(c, a.used, "the model's weights");
-    if (!a.base) return NULL;
-    a.used = 0;
-    dpo__model_layout(&a, k, &m, &values);
+    dpo__model_layout(&a, k, values, &m);
+    if (!dpo__arena_get(c, &a, values ? "the model's weights" : "a plan")) return NULL;
+    dpo__model_layout(&a, k, values, &m);
     m->c = c;
     if (m->slopes) dpo__alibi_slopes(m->slopes, k->num_attention_heads);
     dpo__alibi_scale(m);
@@ -5976,8 +5838,7 @@ static dpo_result dpo__model_finite(dpo_context *c, const char *path, const char
     for (i = 0; i < n; i++)
         if ((dpo__num_bits(x[i]) & 0x7f800000u) == 0x7f800000u)
             return dpo__fail(c, DPO_E_NONFINITE,
-                             "%.400s: tensor %s holds %s at element %ld; the file is "
-                             "damaged or its training diverged",
+                             "%.400s: tensor %s holds %s at element %ld; the file is damaged or its training diverged",
                              path, name, x[i] == x[i] ? "an infinity" : "a NaN", (long)i);
     return DPO_OK;
 }
@@ -5995,8 +5856,8 @@ static dpo_result dpo__model_take(dpo_model *m, const dpo__st *st, const dpo__st
                           : e->ndim == 1 && e->shape[0] == p->rows;
         if (!fits)
             return dpo__fail(c, DPO_E_SHAPE,
-                             "%.400s: tensor %s has shape [%ld%s%ld%s], config.json asks "
-                             "for [%ld%s%ld]; they do not belong together",
+                             "%.400s: tensor %s has shape [%ld%s%ld%s], config.json asks for [%ld%s%ld]; they do not "
+                             "belong together",
                              st->path, e->name, (long)e->shape[0], e->ndim > 1 ? "," : "",
                              (long)(e->ndim > 1 ? e->shape[1] : 0), e->ndim > 2 ? ",..." : "", (long)p->rows,
                              p->columns ? "," : "", (long)p->columns);
@@ -6051,10 +5912,8 @@ static dpo_result dpo__model_take_shards(dpo_model *m, const char *dir, const ch
         int64_t length = dpo__json_string(&j, v + 1, shard, sizeof shard);
         int known = 0;
         if (length < 1 || length >= (int64_t)sizeof shard || strchr(shard, '/') || strlen(shard) != (size_t)length) {
-            r = dpo__fail(c, DPO_E_FORMAT,
-                          "%.400s: entry %ld of \"weight_map\" must name a file beside "
-                          "it",
-                          index, (long)i);
+            r = dpo__fail(c, DPO_E_FORMAT, "%.400s: entry %ld of \"weight_map\" must name a file beside it", index,
+                          (long)i);
             break;
         }
         for (k = 0, w = dpo__json_first(&j, map); k < i && !known; k++, w = dpo__json_next(&j, w + 1)) {
@@ -6091,7 +5950,7 @@ DPO_API dpo_model *dpo_model_load(dpo_context *c, const char *dir) {
         return NULL;
     }
     if (dpo__config_load(c, dir, &k, &text)) return NULL;
-    m = dpo__model_new(c, &k);
+    m = dpo__model_new(c, &k, 1);
     if (!m) {
         dpo__put(c, text);
         return NULL;
@@ -6106,8 +5965,8 @@ DPO_API dpo_model *dpo_model_load(dpo_context *c, const char *dir) {
         else if (dpo__file_exists(c, index)) r = dpo__model_take_shards(m, dir, index, seen);
         else if (dpo__model_pickled(c, dir))
             r = dpo__fail(c, DPO_E_UNSUPPORTED,
-                          "%.400s/pytorch_model.bin: PyTorch's pickle files are not read; "
-                          "save the model as safetensors (save_pretrained does)",
+                          "%.400s/pytorch_model.bin: PyTorch's pickle files are not read; save the model as "
+                          "safetensors (save_pretrained does)",
                           dir);
         else r = dpo__model_take_file(m, dir, "model.safetensors", seen);
     }
@@ -6150,15 +6009,11 @@ static void dpo__model_init(dpo_model *m, uint64_t seed) {
     int64_t i, j;
     for (i = 0; i < m->n_params; i++) {
         dpo__param *p = &m->params[i];
-        dpo__init t;
+        dpo__init t = {p, seed, (uint64_t)i, k->initializer_range};
         if (p->kind == DPO__GAIN || p->kind == DPO__BIAS) {
             for (j = 0; j < p->count; j++) p->data[j] = p->kind == DPO__GAIN ? 1.0f : 0.0f;
             continue;
         }
-        t.p = p;
-        t.seed = seed;
-        t.stream = (uint64_t)i;
-        t.std = k->initializer_range;
         if (p->kind == DPO__MATRIX) t.std = t.std * sqrt(k->width_scale); /* [muP] */
         if ((p->id == DPO__O_W || p->id == DPO__DOWN_W) &&
             (k->family == DPO_GPT2 || k->family == DPO_BTLM)) /* GPT-2: what adds to the residual */
@@ -6175,7 +6030,7 @@ DPO_API dpo_model *dpo_model_create(dpo_context *c, const dpo_model_config *conf
         return NULL;
     }
     if (dpo__config_check(c, "dpo_model_create", config)) return NULL;
-    m = dpo__model_new(c, config);
+    m = dpo__model_new(c, config, 1);
     if (m) dpo__model_init(m, seed);
     return m;
 }
@@ -6198,15 +6053,14 @@ DPO_API dpo_model *dpo_model_create_from(dpo_context *c, const char *config_path
 /* --- saving, looking, hashing ---------------------------------------------------------------------- */
 
 static dpo_tensor dpo__param_view(const dpo__param *p) {
-    dpo_tensor t;
-    t.name = p->name;
-    t.data = p->data;
-    t.dtype = DPO_F32;
-    t.ndim = p->columns ? 2 : 1;
-    t.shape[0] = p->rows;
-    t.shape[1] = p->columns ? p->columns : 1;
-    t.shape[2] = t.shape[3] = 1;
+    dpo_tensor t = {p->name, p->data, DPO_F32, p->columns ? 2 : 1, {p->rows, dpo__max64(p->columns, 1), 1, 1}};
     return t;
+}
+
+static int64_t dpo__param_views(const dpo__param *p, int64_t n, dpo_tensor *out, int64_t cap) {
+    int64_t i;
+    for (i = 0; out && i < n && i < cap; i++) out[i] = dpo__param_view(&p[i]);
+    return n;
 }
 
 /* config.json as it was read, with the dtype of what is written beside it. */
@@ -6226,11 +6080,10 @@ static dpo_result dpo__model_save_config(const dpo_model *m, const char *path, i
             back.qkv_bias != k->qkv_bias || back.attention_bias != k->attention_bias || back.mlp_bias != k->mlp_bias ||
             back.activation != k->activation || back.position != k->position || back.rotary_dim != k->rotary_dim ||
             back.alibi_factor != k->alibi_factor || back.parallel_residual != k->parallel_residual)
-            return dpo__fail(
-                c, DPO_E_UNSUPPORTED,
-                "%.400s: this model's biases, positions or attention scale are none that a config.json of its "
-                "family can state; choose the family's own",
-                path);
+            return dpo__fail(c, DPO_E_UNSUPPORTED,
+                             "%.400s: this model's biases, positions or attention scale are none that a config.json of "
+                             "its family can state; choose the family's own",
+                             path);
         text = made;
     }
     n = strlen(text);
@@ -6262,9 +6115,8 @@ DPO_API dpo_result dpo_model_save(const dpo_model *m, const char *dir, int dtype
     int64_t i, n;
     char path[4096];
     dpo_result r;
-    if (!m) return DPO_E_ARG;
+    DPO__READY(m, m->c);
     c = m->c;
-    if (c->error.code) return c->error.code;
     if (!dir || (dtype != DPO_F32 && dtype != DPO_BF16 && dtype != DPO_F16))
         return dpo__fail(c, DPO_E_ARG, "dpo_model_save: needs a directory, and DPO_F32, DPO_BF16 or DPO_F16");
     n = m->n_params + m->slopes_in_file;
@@ -6273,20 +6125,15 @@ DPO_API dpo_result dpo_model_save(const dpo_model *m, const char *dir, int dtype
     shapes = (int64_t(*)[2])(void *)(items + n);
     for (i = 0; i < n; i++) {
         const dpo__param *p = &m->params[i < m->n_params ? i : 0];
-        items[i].name = dpo__model_file_name(m, p);
-        items[i].data = p->data;
-        items[i].dtype = dtype;
-        items[i].from = DPO_F32;
-        items[i].ndim = p->columns ? 2 : 1;
-        items[i].shape = shapes[i];
+        dpo__st_item item = {dpo__model_file_name(m, p), p->data, dtype, DPO_F32, p->columns ? 2 : 1, shapes[i]};
+        items[i] = item;
         shapes[i][0] = p->rows;
         shapes[i][1] = p->columns;
     }
     if (m->slopes_in_file) {
-        items[n - 1].name = m->no_prefix ? "relative_pe.slopes" : "transformer.relative_pe.slopes";
-        items[n - 1].data = m->slopes;
-        items[n - 1].dtype = DPO_F32;
-        items[n - 1].ndim = 2;
+        const char *name = m->no_prefix ? "relative_pe.slopes" : "transformer.relative_pe.slopes";
+        dpo__st_item item = {name, m->slopes, DPO_F32, DPO_F32, 2, shapes[n - 1]};
+        items[n - 1] = item;
         shapes[n - 1][0] = m->config.num_attention_heads;
         shapes[n - 1][1] = 1;
     }
@@ -6302,10 +6149,7 @@ DPO_API dpo_result dpo_model_save(const dpo_model *m, const char *dir, int dtype
 DPO_API const dpo_model_config *dpo_model_config_of(const dpo_model *m) { return m ? &m->config : NULL; }
 
 DPO_API int64_t dpo_model_tensors(const dpo_model *m, dpo_tensor *out, int64_t cap) {
-    int64_t i;
-    if (!m) return 0;
-    for (i = 0; out && i < m->n_params && i < cap; i++) out[i] = dpo__param_view(&m->params[i]);
-    return m->n_params;
+    return m ? dpo__param_views(m->params, m->n_params, out, cap) : 0;
 }
 
 static void dpo__hash_params(dpo__hash *h, const dpo__param *p, int64_t n) {
@@ -6699,12 +6543,7 @@ static void dpo__residual_range(void *arg, int64_t first, int64_t last, int work
     if (t->b) t->c->kernels.add(n, t->to + first, t->b + first);
 }
 static void dpo__run_residual(const dpo__run *r, float *to, const float *x, const float *a, const float *b) {
-    dpo__residual t;
-    t.c = r->c;
-    t.to = to;
-    t.x = x;
-    t.a = a;
-    t.b = b;
+    dpo__residual t = {r->c, to, x, a, b};
     dpo__split_run(r->c, r->batch->n_rows * r->m->config.hidden_size, 16, dpo__residual_range, &t);
 }
 
@@ -6938,12 +6777,11 @@ static void dpo__run_head(dpo__run *r, double *logps, double *weights, int64_t g
 /* A workspace of its own for one call. */
 static dpo__run *dpo__run_open(dpo_model *m, const dpo__shape *cap, int64_t head_rows, int64_t cache_rows) {
     dpo_context *c = m->c;
-    dpo__arena a;
+    dpo__arena a = {NULL, 0};
     dpo__run plan, *r = NULL;
     int64_t kd = (int64_t)m->config.num_key_value_heads * m->config.head_dim;
     dpo__fpenv env;
     int pass;
-    memset(&a, 0, sizeof a);
     memset(&plan, 0, sizeof plan);
     plan.c = c;
     plan.m = m;
@@ -6952,14 +6790,13 @@ static dpo__run *dpo__run_open(dpo_model *m, const dpo__shape *cap, int64_t head
     plan.lora_r = m->lora ? m->lora->config.r : 0;
     plan.cache_rows = cache_rows;
     for (pass = 0; pass < 2; pass++) {
-        a.used = 0;
         r = DPO__CARVE(&a, dpo__run, 1);
         if (r) *r = plan;
         else r = &plan;
         r->cache_k = DPO__CARVE(&a, float, cache_rows *kd * m->config.num_hidden_layers);
         r->cache_v = DPO__CARVE(&a, float, cache_rows *kd * m->config.num_hidden_layers);
         dpo__run_layout(&a, &m->config, c->pool.n, r);
-        if (!pass && !(a.base = (uint8_t *)dpo__get(c, a.used, "a forward pass"))) return NULL;
+        if (!pass && !dpo__arena_get(c, &a, "a forward pass")) return NULL;
     }
     r = (dpo__run *)(void *)a.base; /* it was carved first */
     if (!cache_rows) r->cache_k = r->cache_v = NULL;
@@ -6972,10 +6809,10 @@ static dpo__run *dpo__run_open(dpo_model *m, const dpo__shape *cap, int64_t head
 /* Longest path a model has positions for. */
 static dpo_result dpo__model_path(const dpo_model *m, int64_t path) {
     if (m->config.position == DPO_POSITION_LEARNED && path > m->config.max_position_embeddings)
-        return dpo__fail(m->c, DPO_E_SHAPE,
-                         "a sequence of %ld tokens is longer than the model's %d learned "
-                         "positions; shorten it (max_length)",
-                         (long)path, m->config.max_position_embeddings);
+        return dpo__fail(
+            m->c, DPO_E_SHAPE,
+            "a sequence of %ld tokens is longer than the model's %d learned positions; shorten it (max_length)",
+            (long)path, m->config.max_position_embeddings);
     return DPO_OK;
 }
 
@@ -6993,8 +6830,7 @@ static dpo__run *dpo__model_pass(dpo_model *m, const dpo_batch *b, const char *w
 DPO_API dpo_result dpo_model_logps(dpo_model *m, const dpo_batch *b, double *logps) {
     dpo__fpenv env;
     dpo__run *r;
-    if (!m) return DPO_E_ARG;
-    if (m->c->error.code) return m->c->error.code;
+    DPO__READY(m, m->c);
     r = dpo__model_pass(m, b, "dpo_model_logps", logps);
     env = dpo__fp_enter();
     if (r && !dpo__run_forward(r, b)) dpo__run_head(r, logps, NULL, 0, NULL, NULL, NULL);
@@ -7006,8 +6842,7 @@ DPO_API dpo_result dpo_model_logits(dpo_model *m, const dpo_batch *b, float *log
     dpo__fpenv env;
     dpo__run *r;
     int64_t i, n;
-    if (!m) return DPO_E_ARG;
-    if (m->c->error.code) return m->c->error.code;
+    DPO__READY(m, m->c);
     r = dpo__model_pass(m, b, "dpo_model_logits", logits);
     env = dpo__fp_enter();
     if (r && !dpo__run_forward(r, b))
@@ -7074,74 +6909,59 @@ static int dpo__lora_wanted(const dpo_model *m, const dpo__param *p, const char 
     return 0;
 }
 
-/* Names and shapes of all adapters, in the model's order; counts while l->params is NULL. */
-static int64_t dpo__lora_list(const dpo_model *m, dpo__lora *l) {
-    int64_t i, n = 0, r = l->config.r;
+/* Lists all adapters in the model's order: in l->params if they are there, their values in an arena if there is one. */
+static void dpo__lora_list(const dpo_model *m, dpo__lora *l, dpo__arena *values) {
+    int64_t i, r = l->config.r;
+    l->n_params = 0;
     for (i = 0; i < m->n_params; i++) {
         const dpo__param *p = &m->params[i];
         const char *module;
         size_t length;
         int conv = m->config.conv1d && p->kind == DPO__MATRIX;
+        int64_t in = conv ? p->rows : p->columns, out = conv ? p->columns : p->rows;
+        float *a_data, *b_data;
         if (!dpo__lora_wanted(m, p, l->config.target_modules, &module, &length)) continue;
+        a_data = values ? DPO__CARVE(values, float, r *in) : NULL;
+        b_data = values ? DPO__CARVE(values, float, r *out) : NULL;
         if (l->params) {
-            dpo__param *a = &l->params[n], *b = a + 1;
+            dpo__param *a = &l->params[l->n_params], *b = a + 1;
             *a = *b = *p;
-            a->data = b->data = NULL;
             dpo__append(a->name, sizeof a->name, 0, "base_model.model.%.*s.lora_A.weight", (int)length, module);
             dpo__append(b->name, sizeof b->name, 0, "base_model.model.%.*s.lora_B.weight", (int)length, module);
+            a->data = a_data;
             a->rows = r;
-            a->columns = conv ? p->rows : p->columns;
-            b->rows = conv ? p->columns : p->rows;
+            a->columns = in;
+            a->count = r * in;
+            b->data = b_data;
+            b->rows = out;
             b->columns = r;
-            a->count = a->rows * a->columns;
-            b->count = b->rows * b->columns;
-            l->of[p->layer * DPO__N_TENSORS + (p->id == DPO__EMBED ? (int)DPO__HEAD : p->id)] = (int32_t)n;
+            b->count = out * r;
+            l->of[p->layer * DPO__N_TENSORS + (p->id == DPO__EMBED ? (int)DPO__HEAD : p->id)] = (int32_t)l->n_params;
         }
-        n += 2;
+        l->n_params += 2;
     }
-    return n;
 }
 /* One block; runs twice. values 0: descriptions alone, for a plan. */
-static void dpo__lora_layout(dpo__arena *a, const dpo_model *m, const dpo_lora_config *k, int values, dpo__lora **out,
-                             size_t *value_bytes) {
+static void dpo__lora_layout(dpo__arena *a, const dpo_model *m, const dpo_lora_config *k, int values, dpo__lora **out) {
     dpo__lora scratch, *l;
-    int64_t i, n, index = ((int64_t)m->config.num_hidden_layers + 1) * DPO__N_TENSORS;
-    size_t text = strlen(k->target_modules) + 1, before;
+    int64_t i, index = ((int64_t)m->config.num_hidden_layers + 1) * DPO__N_TENSORS;
+    size_t text = strlen(k->target_modules) + 1;
     char *names;
     memset(&scratch, 0, sizeof scratch);
     scratch.config = *k;
-    n = dpo__lora_list(m, &scratch);
+    scratch.scale = (float)(k->lora_alpha / (k->use_rslora ? sqrt((double)k->r) : (double)k->r));
+    scratch.on = 1;
+    dpo__lora_list(m, &scratch, NULL);
     l = DPO__CARVE(a, dpo__lora, 1);
-    if (l) *l = scratch;
+    if (l) *out = l;
     else l = &scratch;
-    l->n_params = n;
-    l->params = DPO__CARVE(a, dpo__param, n);
+    *l = scratch;
+    l->params = DPO__CARVE(a, dpo__param, l->n_params);
     l->of = DPO__CARVE(a, int32_t, index);
     names = DPO__CARVE(a, char, (int64_t)text);
-    if (a->base) {
-        for (i = 0; i < index; i++) l->of[i] = -1;
-        memcpy(names, k->target_modules, text);
-        l->config.target_modules = names;
-        dpo__lora_list(m, l);
-        l->scale = (float)(k->lora_alpha / (k->use_rslora ? sqrt((double)k->r) : (double)k->r));
-        l->on = 1;
-        *out = l;
-    }
-    before = a->used;
-    if (!values) return;
-    if (a->base) {
-        for (i = 0; i < n; i++) l->params[i].data = DPO__CARVE(a, float, l->params[i].count);
-    } else {
-        for (i = 0; i < m->n_params; i++) {
-            const dpo__param *p = &m->params[i];
-            const char *module;
-            size_t length;
-            if (!dpo__lora_wanted(m, p, k->target_modules, &module, &length)) continue;
-            (void)DPO__CARVE(a, float, k->r * p->columns);
-            (void)DPO__CARVE(a, float, k->r * p->rows);
-        }
-    }
-    *value_bytes = a->used - before;
+    for (i = 0; l->of && i < index; i++) l->of[i] = -1;
+    if (names) l->config.target_modules = (const char *)memcpy(names, k->target_modules, text);
+    dpo__lora_list(m, l, values ? a : NULL);
 }
 
 /* where: "LoRA", or the file the configuration came from. PEFT takes targets that match nothing beside
@@ -7158,10 +6978,11 @@ static dpo_result dpo__lora_check(const dpo_model *m, const dpo_lora_config *k, 
     if (!list || !*list) return dpo__fail(c, DPO_E_ARG, "%.400s: target_modules names no module", where);
     memset(&probe, 0, sizeof probe);
     probe.config = *k;
-    if (!dpo__lora_list(m, &probe))
+    dpo__lora_list(m, &probe, NULL);
+    if (!probe.n_params)
         return dpo__fail(c, DPO_E_ARG,
-                         "%.400s: target_modules \"%.200s\" matches no linear module of this "
-                         "%s model; its modules are named like %s (without .weight)",
+                         "%.400s: target_modules \"%.200s\" matches no linear module of this %s model; its modules are "
+                         "named like %s (without .weight)",
                          where, k->target_modules, dpo__family_names[m->config.family], m->params[2].name);
     while ((n = dpo__lora_next(&list, &name)) > 0) {
         char one[128];
@@ -7169,11 +6990,12 @@ static dpo_result dpo__lora_check(const dpo_model *m, const dpo_lora_config *k, 
         memcpy(one, name, n);
         one[n] = 0;
         probe.config.target_modules = one;
-        if (dpo__lora_list(m, &probe)) continue;
+        dpo__lora_list(m, &probe, NULL);
+        if (probe.n_params) continue;
         if (strict)
             return dpo__fail(c, DPO_E_ARG,
-                             "%.400s: target module \"%s\" matches no linear module of this "
-                             "model; its modules are named like %s (without .weight)",
+                             "%.400s: target module \"%s\" matches no linear module of this model; its modules are "
+                             "named like %s (without .weight)",
                              where, one, m->params[2].name);
         dpo__log(c, DPO_LOG_WARNING, "%s: target module \"%s\" matches nothing in this model", where, one);
     }
@@ -7182,22 +7004,17 @@ static dpo_result dpo__lora_check(const dpo_model *m, const dpo_lora_config *k, 
 /* Adapters for a model, their values not set. */
 static dpo__lora *dpo__lora_new(const dpo_model *m, const dpo_lora_config *k, const char *where, int strict,
                                 int values) {
-    dpo__arena a;
+    dpo__arena a = {NULL, 0};
     dpo__lora *l = NULL;
-    size_t bytes;
     if (dpo__lora_check(m, k, where, strict)) return NULL;
-    memset(&a, 0, sizeof a);
-    dpo__lora_layout(&a, m, k, values, &l, &bytes);
-    a.base = (uint8_t *)dpo__get(m->c, a.used, "LoRA adapters");
-    if (!a.base) return NULL;
-    a.used = 0;
-    dpo__lora_layout(&a, m, k, values, &l, &bytes);
+    dpo__lora_layout(&a, m, k, values, &l);
+    if (!dpo__arena_get(m->c, &a, "LoRA adapters")) return NULL;
+    dpo__lora_layout(&a, m, k, values, &l);
     return l;
 }
 
 static dpo_result dpo__lora_ready(const dpo_model *m, const char *who, int attached) {
-    if (!m) return DPO_E_ARG;
-    if (m->c->error.code) return m->c->error.code;
+    DPO__READY(m, m->c);
     if (attached && !m->lora) return dpo__fail(m->c, DPO_E_STATE, "%s: this model has no adapters", who);
     if (!attached && m->lora)
         return dpo__fail(m->c, DPO_E_STATE, "%s: this model has adapters already; merge them first", who);
@@ -7234,10 +7051,7 @@ DPO_API dpo_result dpo_lora_enable(dpo_model *m, int on) {
     return r;
 }
 DPO_API int64_t dpo_lora_tensors(const dpo_model *m, dpo_tensor *out, int64_t cap) {
-    int64_t i;
-    if (!m || !m->lora) return 0;
-    for (i = 0; out && i < m->lora->n_params && i < cap; i++) out[i] = dpo__param_view(&m->lora->params[i]);
-    return m->lora->n_params;
+    return m && m->lora ? dpo__param_views(m->lora->params, m->lora->n_params, out, cap) : 0;
 }
 
 /* W + s B A (transposed for conv1d), the product in fp32 first, then the sum. */
@@ -7250,11 +7064,11 @@ DPO_API dpo_model *dpo_lora_merge(const dpo_model *m) {
     if (m->config.tie_word_embeddings &&
         m->lora->of[(int64_t)m->config.num_hidden_layers * DPO__N_TENSORS + DPO__HEAD] >= 0) {
         dpo__fail(m->c, DPO_E_UNSUPPORTED,
-                  "dpo_lora_merge: an adapter on the output head of a tied model "
-                  "cannot be merged: the matrix is the embedding, too");
+                  "dpo_lora_merge: an adapter on the output head of a tied model cannot be merged: the matrix is the "
+                  "embedding, too");
         return NULL;
     }
-    to = dpo__model_new(m->c, &m->config);
+    to = dpo__model_new(m->c, &m->config, 1);
     if (!to) return NULL;
     for (i = 0; i < m->n_params; i++) {
         memcpy(to->params[i].data, m->params[i].data, (size_t)m->params[i].count * sizeof(float));
@@ -7336,8 +7150,7 @@ static dpo_result dpo__lora_read_config(dpo_context *c, const char *path, dpo_lo
             if (length < 1 || length >= (int64_t)sizeof one) n = 0;
             else at = dpo__append(names, cap, at, "%s%s", i ? "," : "", one);
         }
-        if ((n < 1 || at >= cap) && !r.failed) {
-            r.failed = 1;
+        if ((n < 1 || at >= cap) && !dpo__config_failed(&r)) {
             dpo__fail(c, DPO_E_FORMAT, "%.400s: \"target_modules\" must be a list of module names", path);
         }
     }
@@ -7356,14 +7169,10 @@ static dpo_result dpo__lora_read(dpo_context *c, const char *path, const dpo__lo
         const dpo__param *p = &l->params[i];
         const dpo__st_entry *e = dpo__st_find(&st, p->name);
         if (!e)
-            r = dpo__fail(c, DPO_E_FORMAT,
-                          "%.400s: tensor %s is missing; adapter_config.json and the model "
-                          "ask for it",
+            r = dpo__fail(c, DPO_E_FORMAT, "%.400s: tensor %s is missing; adapter_config.json and the model ask for it",
                           path, p->name);
         else if (e->ndim != 2 || e->shape[0] != p->rows || e->shape[1] != p->columns)
-            r = dpo__fail(c, DPO_E_SHAPE,
-                          "%.400s: tensor %s has shape [%ld,%ld], this model and rank need "
-                          "[%ld,%ld]",
+            r = dpo__fail(c, DPO_E_SHAPE, "%.400s: tensor %s has shape [%ld,%ld], this model and rank need [%ld,%ld]",
                           path, p->name, (long)e->shape[0], (long)(e->ndim > 1 ? e->shape[1] : 1), (long)p->rows,
                           (long)p->columns);
         else r = dpo__st_read_f32(&st, e, p->data);
@@ -7400,31 +7209,31 @@ static size_t dpo__lora_config_text(const dpo_model *m, const char *base, char *
     const dpo_lora_config *k = &m->lora->config;
     const char *list = k->target_modules, *name;
     size_t at, n, count = 0;
-    dpo__text t;
-    t.out = out;
-    t.cap = cap;
+    int all = 0;
+    dpo__text t = {out, cap, 0};
     t.at = dpo__append(out, cap, 0, "{\n  \"base_model_name_or_path\": ");
     t.at = dpo__json_quote(out, cap, t.at, base ? base : "");
-    t.at = dpo__append(out, cap, t.at,
-                       ",\n  \"bias\": \"none\",\n  \"fan_in_fan_out\": %s,\n  "
-                       "\"inference_mode\": true",
-                       m->config.conv1d ? "true" : "false");
+    dpo__text_word(&t, "bias", "\"none\"");
+    dpo__text_word(&t, "fan_in_fan_out", m->config.conv1d ? "true" : "false");
+    dpo__text_word(&t, "inference_mode", "true");
     dpo__text_number(&t, "lora_alpha", k->lora_alpha);
-    t.at = dpo__append(out, cap, t.at,
-                       ",\n  \"lora_dropout\": 0.0,\n  \"peft_type\": \"LORA\",\n  \"r\": %d"
-                       ",\n  \"target_modules\": [",
-                       k->r);
+    dpo__text_word(&t, "lora_dropout", "0.0");
+    dpo__text_word(&t, "peft_type", "\"LORA\"");
+    dpo__text_int(&t, "r", k->r);
     at = t.at;
+    dpo__text_word(&t, "target_modules", "[");
     while ((n = dpo__lora_next(&list, &name)) > 0) {
-        if (n == 10 && !memcmp(name, "all-linear", 10)) /* a word of PEFT's, not a list */
-            return dpo__append(out, cap, at - 1,
-                               "\"all-linear\",\n  \"task_type\": \"CAUSAL_LM\",\n  "
-                               "\"use_rslora\": %s\n}\n",
-                               k->use_rslora ? "true" : "false");
+        all |= n == 10 && !memcmp(name, "all-linear", 10);
         t.at = dpo__append(out, cap, t.at, "%s\"%.*s\"", count++ ? ", " : "", (int)n, name);
     }
-    return dpo__append(out, cap, t.at, "],\n  \"task_type\": \"CAUSAL_LM\",\n  \"use_rslora\": %s\n}\n",
-                       k->use_rslora ? "true" : "false");
+    t.at = dpo__append(out, cap, t.at, "]");
+    if (all) { /* a word of PEFT's, not a list */
+        t.at = at;
+        dpo__text_word(&t, "target_modules", "\"all-linear\"");
+    }
+    dpo__text_word(&t, "task_type", "\"CAUSAL_LM\"");
+    dpo__text_word(&t, "use_rslora", k->use_rslora ? "true" : "false");
+    return dpo__append(out, cap, t.at, "\n}\n");
 }
 DPO_API dpo_result dpo_lora_save(const dpo_model *m, const char *dir, const char *base) {
     static const char *const metadata[3] = {"format", "pt", NULL};
@@ -7670,13 +7479,9 @@ static void dpo__squares_task(void *arg, int64_t task, int worker) {
 static int64_t dpo__norm_blocks(int64_t n) { return (n + DPO__NORM_BLOCK - 1) / DPO__NORM_BLOCK; }
 /* Sum of squares of a tensor, in double; not finite if an element is not. */
 static double dpo__squares_of(dpo_context *c, const float *x, int64_t n, double *partial) {
-    dpo__squares_job j;
+    dpo__squares_job j = {c, x, n, partial};
     int64_t i, blocks = dpo__norm_blocks(n);
     double sum = 0.0;
-    j.c = c;
-    j.x = x;
-    j.n = n;
-    j.partial = partial;
     dpo__pool_run(&c->pool, blocks, dpo__squares_task, &j);
     for (i = 0; i < blocks; i++) sum = sum + partial[i];
     return sum;
@@ -11519,11 +11324,8 @@ static void dpo__trainer_layout(dpo__arena *a, const dpo_model *m, const dpo_dat
                                 const dpo_trainer *plan, int workers, dpo__trainer_sizes *z) {
     dpo_trainer probe, *t = DPO__CARVE(a, dpo_trainer, 1);
     size_t before;
-    if (t) *t = *plan;
-    else {
-        probe = *plan;
-        t = &probe;
-    }
+    if (!t) t = &probe;
+    *t = *plan;
     memset(z, 0, sizeof *z);
     dpo__trainer_layout_state(a, m, k, t, z);
     dpo__builder_layout(a, &t->cap, &t->builder);
@@ -11649,22 +11451,19 @@ DPO_API dpo_result dpo_reference_compute(dpo_model *m, dpo_data *d) {
     dpo__shape most, cap;
     dpo__run *run;
     dpo__builder b;
-    dpo__arena a;
+    dpo__arena a = {NULL, 0};
     double *logps = NULL;
     int pass;
     dpo_result r;
-    if (!m || !d) return DPO_E_ARG;
+    DPO__READY(m && d, m->c);
     c = m->c;
-    if (c->error.code) return c->error.code;
     r = dpo__data_fits(d, m, DPO_PREFERENCE, &most);
     if (r) return r;
     cap = dpo__micro_shape(&most, dpo__min64(1024, most.rows * d->n), d->n, DPO_PREFERENCE);
-    memset(&a, 0, sizeof a);
     for (pass = 0; pass < 2; pass++) {
-        a.used = 0;
         dpo__builder_layout(&a, &cap, &b);
         logps = DPO__CARVE(&a, double, cap.sequences);
-        if (!pass && !(a.base = (uint8_t *)dpo__get(c, a.used, "reference batches"))) return DPO_E_MEMORY;
+        if (!pass && !dpo__arena_get(c, &a, "reference batches")) return DPO_E_MEMORY;
     }
     run = dpo__run_open(m, &cap, dpo__min64(DPO__HEAD_ROWS, cap.targets), 0);
     if (run) {
@@ -11688,30 +11487,15 @@ static void dpo__reference_keys(const dpo_data *d, uint64_t weights, char text[3
 }
 DPO_API dpo_result dpo_reference_save(const dpo_data *d, const char *path) {
     char text[3][24];
-    const char *metadata[7];
-    dpo_tensor t;
-    if (!d) return DPO_E_ARG;
-    if (d->c->error.code) return d->c->error.code;
+    const char *metadata[7] = {"weights", text[0], "data", text[1], "precision", text[2], NULL};
+    dpo_tensor t = {"reference_logps", NULL, DPO_F64, 2, {0, 2, 1, 1}};
+    DPO__READY(d, d->c);
     if (!dpo_reference_of(d) || !path)
         return dpo__fail(d->c, DPO_E_STATE,
-                         "dpo_reference_save: the reference log-probs are not complete yet, "
-                         "or there is no path");
+                         "dpo_reference_save: the reference log-probs are not complete yet, or there is no path");
     dpo__reference_keys(d, d->reference_of, text);
-    metadata[0] = "weights";
-    metadata[1] = text[0];
-    metadata[2] = "data";
-    metadata[3] = text[1];
-    metadata[4] = "precision";
-    metadata[5] = text[2];
-    metadata[6] = NULL;
-    memset(&t, 0, sizeof t);
-    t.name = "reference_logps";
     t.data = d->reference;
-    t.dtype = DPO_F64;
-    t.ndim = 2;
     t.shape[0] = d->n;
-    t.shape[1] = 2;
-    t.shape[2] = t.shape[3] = 1;
     return dpo_tensors_save(d->c, path, &t, 1, metadata);
 }
 DPO_API dpo_result dpo_reference_load(const dpo_model *m, dpo_data *d, const char *path) {
@@ -11723,8 +11507,7 @@ DPO_API dpo_result dpo_reference_load(const dpo_model *m, dpo_data *d, const cha
     double *fresh = NULL;
     int i;
     dpo_result r;
-    if (!m || !d) return DPO_E_ARG;
-    if (d->c->error.code) return d->c->error.code;
+    DPO__READY(m && d, d->c);
     if (!path) return dpo__fail(d->c, DPO_E_ARG, "dpo_reference_load: the path must not be NULL");
     r = dpo__st_open(d->c, path, &st);
     if (r) return r;
@@ -11734,8 +11517,7 @@ DPO_API dpo_result dpo_reference_load(const dpo_model *m, dpo_data *d, const cha
         const char *has = dpo__st_metadata(&st, keys[i]);
         if (!has || strcmp(has, text[i]))
             r = dpo__fail(d->c, DPO_E_STATE,
-                          "%.400s: made from other %s (%.40s here, %.40s there); delete it, "
-                          "and it is computed anew",
+                          "%.400s: made from other %s (%.40s here, %.40s there); delete it, and it is computed anew",
                           path, keys[i], text[i], has ? has : "nothing");
     }
     e = dpo__st_find(&st, "reference_logps");
@@ -11837,8 +11619,8 @@ static dpo_result dpo__trainer_reference_open(dpo_trainer *t) {
     if (dpo_reference_of(d)) {
         if (d->reference_of != hash)
             dpo__log(t->c, DPO_LOG_WARNING,
-                     "the data's reference log-probs are another model's, not those of the weights "
-                     "that training starts from");
+                     "the data's reference log-probs are another model's, not those of the weights that training "
+                     "starts from");
         return DPO_OK;
     }
     if (t->m->lora) return dpo__reference_room(d, hash);
@@ -11851,7 +11633,7 @@ DPO_API dpo_trainer *dpo_trainer_create(dpo_model *m, dpo_data *data, const dpo_
     dpo_train_config k;
     dpo_trainer plan, *t;
     dpo__trainer_sizes z;
-    dpo__arena a;
+    dpo__arena a = {NULL, 0};
     dpo__fpenv env;
     dpo_context *c;
     if (!m || m->c->error.code) return NULL;
@@ -11859,11 +11641,8 @@ DPO_API dpo_trainer *dpo_trainer_create(dpo_model *m, dpo_data *data, const dpo_
     k = config ? *config : dpo_train_defaults(DPO_PREFERENCE);
     if (!k.loss) k.loss = dpo__loss_sigmoid;
     if (dpo__train_check(c, &k) || dpo__trainer_sizes_of(m, data, &k, &plan)) return NULL;
-    memset(&a, 0, sizeof a);
     dpo__trainer_layout(&a, m, data, &k, &plan, c->pool.n, &z);
-    a.base = (uint8_t *)dpo__get(c, a.used, "training");
-    if (!a.base) return NULL;
-    a.used = 0;
+    if (!dpo__arena_get(c, &a, "training")) return NULL;
     dpo__trainer_layout(&a, m, data, &k, &plan, c->pool.n, &z);
     t = (dpo_trainer *)(void *)a.base; /* it was carved first */
     t->c = t->run.c = c;
@@ -11956,8 +11735,8 @@ static dpo_result dpo__trainer_move(dpo_trainer *t, double *grad_norm) {
             const char *name = t->trained[i]->name;
             dpo_trainer_zero(t);
             return dpo__fail(t->c, DPO_E_NONFINITE,
-                             "update %ld: the gradient of %s is not finite; no weight "
-                             "was moved (lower the learning rate, or look at the data)",
+                             "update %ld: the gradient of %s is not finite; no weight was moved (lower the learning "
+                             "rate, or look at the data)",
                              (long)t->step + 1, name);
         }
         sum = sum + s;
@@ -11966,17 +11745,10 @@ static dpo_result dpo__trainer_move(dpo_trainer *t, double *grad_norm) {
     if (k->max_grad_norm > 0) clip = k->max_grad_norm / (*grad_norm + 1e-6);
     if (clip > 1.0) clip = 1.0;
     for (i = 0; i < t->n_trained; i++) {
-        dpo__optimizer_job j;
         const dpo__param *p = t->trained[i];
-        j.c = t->c;
-        j.kind = k->optimizer;
-        j.w = p->data;
-        j.g = t->grad[i];
-        j.m = t->m1[i];
-        j.v = t->m2[i];
-        j.o = dpo__optimizer_constants(
-            k, t->step + 1,
-            k->mup_learning_rate && !t->m->lora && p->kind == DPO__MATRIX ? lr * t->m->config.width_scale : lr, clip);
+        int scaled = k->mup_learning_rate && !t->m->lora && p->kind == DPO__MATRIX; /* [muP] */
+        dpo__update o = dpo__optimizer_constants(k, t->step + 1, scaled ? lr * t->m->config.width_scale : lr, clip);
+        dpo__optimizer_job j = {t->c, k->optimizer, p->data, t->grad[i], t->m1[i], t->m2[i], o};
         dpo__split_run(t->c, p->count, 16, dpo__optimizer_range, &j);
     }
     t->step++;
@@ -11992,10 +11764,9 @@ static dpo_result dpo__trainer_usable(const dpo_trainer *t, const char *who) {
         return dpo__fail(t->c, DPO_E_STATE, "%s: adapters were attached after this trainer was made; make a new one",
                          who);
     if (t->lora && !t->lora->on)
-        return dpo__fail(t->c, DPO_E_STATE,
-                         "%s: the adapters are switched off, nothing would be learnt; switch them on "
-                         "with dpo_lora_enable",
-                         who);
+        return dpo__fail(
+            t->c, DPO_E_STATE,
+            "%s: the adapters are switched off, nothing would be learnt; switch them on with dpo_lora_enable", who);
     return DPO_OK;
 }
 static dpo_result dpo__trainer_ready(const dpo_trainer *t, const char *who, const dpo_batch *b) {
@@ -12010,13 +11781,12 @@ static dpo_result dpo__trainer_ready(const dpo_trainer *t, const char *who, cons
     if (r) return r;
     if (s.rows > t->cap.rows || s.targets > t->cap.targets || s.segments > t->cap.segments || s.path > t->cap.path ||
         s.sequences > t->cap.sequences)
-        return dpo__fail(t->c, DPO_E_SHAPE,
-                         "%s: a batch of %ld rows, %ld targets, %ld segments, path %ld, %ld "
-                         "sequences; this trainer has room for %ld, %ld, %ld, %ld, %ld (its "
-                         "options max_rows, max_targets, max_segments, max_path)",
-                         who, (long)s.rows, (long)s.targets, (long)s.segments, (long)s.path, (long)s.sequences,
-                         (long)t->cap.rows, (long)t->cap.targets, (long)t->cap.segments, (long)t->cap.path,
-                         (long)t->cap.sequences);
+        return dpo__fail(
+            t->c, DPO_E_SHAPE,
+            "%s: a batch of %ld rows, %ld targets, %ld segments, path %ld, %ld sequences; this trainer has room for "
+            "%ld, %ld, %ld, %ld, %ld (its options max_rows, max_targets, max_segments, max_path)",
+            who, (long)s.rows, (long)s.targets, (long)s.segments, (long)s.path, (long)s.sequences, (long)t->cap.rows,
+            (long)t->cap.targets, (long)t->cap.segments, (long)t->cap.path, (long)t->cap.sequences);
     return DPO_OK;
 }
 DPO_API dpo_result dpo_trainer_forward(dpo_trainer *t, const dpo_batch *b, double *logps) {
@@ -12039,8 +11809,7 @@ DPO_API dpo_result dpo_trainer_backward(dpo_trainer *t, const dpo_batch *b, cons
     for (i = 0; i < b->n_sequences; i++) {
         if (!(dlogps[i] - dlogps[i] == 0.0))
             return dpo__fail(t->c, DPO_E_NONFINITE,
-                             "dpo_trainer_backward: the weight of sequence %ld is not "
-                             "finite; nothing was added",
+                             "dpo_trainer_backward: the weight of sequence %ld is not finite; nothing was added",
                              (long)i);
         t->weights[i] = dlogps[i];
     }
@@ -12085,8 +11854,7 @@ DPO_API int64_t dpo_trainer_gradients(dpo_trainer *t, dpo_tensor *out, int64_t c
 }
 DPO_API dpo_result dpo_trainer_batch(dpo_trainer *t, const int64_t *items, int64_t n, dpo_batch *out) {
     int64_t i;
-    if (!t) return DPO_E_ARG;
-    if (t->c->error.code) return t->c->error.code;
+    DPO__READY(t, t->c);
     if (!t->data || n < 1 || !items || !out)
         return dpo__fail(t->c, DPO_E_ARG, "dpo_trainer_batch: needs a trainer with data, items and a batch");
     dpo__builder_reset(&t->builder);
@@ -12095,8 +11863,7 @@ DPO_API dpo_result dpo_trainer_batch(dpo_trainer *t, const int64_t *items, int64
             return dpo__fail(t->c, DPO_E_ARG, "dpo_trainer_batch: item %ld of %ld", (long)items[i], (long)t->data->n);
         if (!dpo__builder_add(&t->builder, t->data, items[i], t->k.objective))
             return dpo__fail(t->c, DPO_E_SHAPE,
-                             "dpo_trainer_batch: %ld items do not fit one micro-batch; %ld "
-                             "do (option micro_rows)",
+                             "dpo_trainer_batch: %ld items do not fit one micro-batch; %ld do (option micro_rows)",
                              (long)n, (long)i);
     }
     *out = dpo__builder_batch(&t->builder);
@@ -12241,18 +12008,23 @@ static dpo_result dpo__trainer_pass(dpo_trainer *t, const int64_t *items, int64_
     }
     return r;
 }
+/* Metrics that are sums over examples until a report makes them means: X(member, name in JSON, of pairs only). */
+#define DPO__MEANS(X)                                                                                                  \
+    X(rewards_chosen, "rewards/chosen", 1)                                                                             \
+    X(rewards_rejected, "rewards/rejected", 1)                                                                         \
+    X(rewards_accuracies, "rewards/accuracies", 1)                                                                     \
+    X(rewards_ties, "rewards/ties", 1)                                                                                 \
+    X(rewards_margins, "rewards/margins", 1)                                                                           \
+    X(logps_chosen, "logps/chosen", 0)                                                                                 \
+    X(logps_rejected, "logps/rejected", 1)
 static void dpo__trainer_report(dpo_trainer *t, int64_t n, dpo_metrics *out) {
     double share = 1.0 / (double)n;
     *out = t->sum;
     out->has_rewards = t->k.objective == DPO_PREFERENCE;
     out->loss = t->loss_sum;
-    out->rewards_chosen = out->rewards_chosen * share;
-    out->rewards_rejected = out->rewards_rejected * share;
-    out->rewards_margins = out->rewards_margins * share;
-    out->rewards_accuracies = out->rewards_accuracies * share;
-    out->rewards_ties = out->rewards_ties * share;
-    out->logps_chosen = out->logps_chosen * share;
-    out->logps_rejected = out->logps_rejected * share;
+#define X(member, name, pairs_only) out->member = out->member * share;
+    DPO__MEANS(X)
+#undef X
     out->batch_examples = n;
     out->step = t->step;
     out->examples = t->examples;
@@ -12271,10 +12043,10 @@ static dpo_result dpo__trainer_update_on(dpo_trainer *t, const int64_t *items, i
                       (long)t->step + 1);
     if (!r) r = dpo__trainer_pass(t, items, n, 1);
     if (!r && !(t->loss_sum - t->loss_sum == 0.0))
-        r = dpo__fail(t->c, DPO_E_NONFINITE,
-                      "update %ld: the loss is not finite; no weight was moved (lower "
-                      "the learning rate, or look at the data)",
-                      (long)t->step + 1);
+        r = dpo__fail(
+            t->c, DPO_E_NONFINITE,
+            "update %ld: the loss is not finite; no weight was moved (lower the learning rate, or look at the data)",
+            (long)t->step + 1);
     if (r) {
         dpo_trainer_zero(t);
         return r;
@@ -12300,10 +12072,10 @@ DPO_API dpo_result dpo_trainer_step_on(dpo_trainer *t, const int64_t *items, int
     if (!t->data || !items || n < 1)
         return dpo__fail(t->c, DPO_E_ARG, "dpo_trainer_step_on: needs a trainer with data, and items");
     if (t->data->n != t->n_items)
-        return dpo__fail(t->c, DPO_E_STATE,
-                         "dpo_trainer_step: the data set has %ld examples now, %ld when "
-                         "this trainer was made; make a new one",
-                         (long)t->data->n, (long)t->n_items);
+        return dpo__fail(
+            t->c, DPO_E_STATE,
+            "dpo_trainer_step: the data set has %ld examples now, %ld when this trainer was made; make a new one",
+            (long)t->data->n, (long)t->n_items);
     if (n > t->k.batch_size)
         return dpo__fail(t->c, DPO_E_ARG, "dpo_trainer_step_on: %ld items, the batch_size is %ld", (long)n,
                          (long)t->k.batch_size);
@@ -12317,8 +12089,7 @@ DPO_API dpo_result dpo_trainer_step_on(dpo_trainer *t, const int64_t *items, int
 }
 DPO_API dpo_result dpo_trainer_step(dpo_trainer *t, dpo_metrics *out) {
     int64_t per_epoch, epoch, at, n, i;
-    if (!t) return DPO_E_ARG;
-    if (t->c->error.code) return t->c->error.code;
+    DPO__READY(t, t->c);
     if (!t->data || dpo_trainer_done(t))
         return dpo__fail(t->c, DPO_E_STATE, "dpo_trainer_step: %s",
                          t->data ? "all steps are done" : "this trainer was made without data");
@@ -12346,12 +12117,11 @@ DPO_API dpo_result dpo_trainer_evaluate(dpo_trainer *t, dpo_data *eval, dpo_metr
     r = dpo__data_fits(eval, t->m, t->k.objective, &most);
     if (r) return r;
     if (most.rows > t->cap.rows || most.path > t->cap.path || most.targets > t->cap.targets || t->cap.segments < 3)
-        return dpo__fail(
-            t->c, DPO_E_SHAPE,
-            "evaluation: its longest example has %ld rows, %ld targets and a path of %ld, this trainer has "
-            "room for %ld, %ld and %ld; raise its options max_rows, max_targets and max_path",
-            (long)most.rows, (long)most.targets, (long)most.path, (long)t->cap.rows, (long)t->cap.targets,
-            (long)t->cap.path);
+        return dpo__fail(t->c, DPO_E_SHAPE,
+                         "evaluation: its longest example has %ld rows, %ld targets and a path of %ld, this trainer "
+                         "has room for %ld, %ld and %ld; raise its options max_rows, max_targets and max_path",
+                         (long)most.rows, (long)most.targets, (long)most.path, (long)t->cap.rows, (long)t->cap.targets,
+                         (long)t->cap.path);
     if (dpo__trainer_needs_reference(t) && !dpo_reference_of(eval)) {
         if (!t->m->lora)
             return dpo__fail(t->c, DPO_E_STATE,
@@ -12379,12 +12149,8 @@ DPO_API dpo_result dpo_trainer_evaluate(dpo_trainer *t, dpo_data *eval, dpo_metr
 }
 
 static size_t dpo__metric(char *out, size_t cap, size_t at, const char *prefix, const char *name, double x) {
-    char digits[40], *p;
-    if (!(x - x == 0.0)) return dpo__append(out, cap, at, ", \"%s%s\": null", prefix, name);
-    dpo__append(digits, sizeof digits, 0, "%.9g", x);
-    for (p = digits; *p; p++)
-        if (*p == ',') *p = '.';
-    return dpo__append(out, cap, at, ", \"%s%s\": %s", prefix, name, digits);
+    at = dpo__append(out, cap, at, ", \"%s%s\": ", prefix, name);
+    return x - x == 0.0 ? dpo__append_number(out, cap, at, 9, x) : dpo__append(out, cap, at, "null");
 }
 DPO_API size_t dpo_metrics_json(const dpo_metrics *m, char *out, size_t cap) {
     const char *p = m->is_eval ? "eval_" : "";
@@ -12392,15 +12158,10 @@ DPO_API size_t dpo_metrics_json(const dpo_metrics *m, char *out, size_t cap) {
                             (long long)m->examples, (long long)m->tokens);
     at = dpo__metric(out, cap, at, "", "epoch", m->epoch);
     at = dpo__metric(out, cap, at, p, "loss", m->loss);
-    if (m->has_rewards) {
-        at = dpo__metric(out, cap, at, p, "rewards/chosen", m->rewards_chosen);
-        at = dpo__metric(out, cap, at, p, "rewards/rejected", m->rewards_rejected);
-        at = dpo__metric(out, cap, at, p, "rewards/accuracies", m->rewards_accuracies);
-        at = dpo__metric(out, cap, at, p, "rewards/ties", m->rewards_ties);
-        at = dpo__metric(out, cap, at, p, "rewards/margins", m->rewards_margins);
-    }
-    at = dpo__metric(out, cap, at, p, "logps/chosen", m->logps_chosen);
-    if (m->has_rewards) at = dpo__metric(out, cap, at, p, "logps/rejected", m->logps_rejected);
+#define X(member, name, pairs_only)                                                                                    \
+    if (m->has_rewards || !pairs_only) at = dpo__metric(out, cap, at, p, name, m->member);
+    DPO__MEANS(X)
+#undef X
     if (!m->is_eval) {
         at = dpo__metric(out, cap, at, "", "grad_norm", m->grad_norm);
         at = dpo__metric(out, cap, at, "", "learning_rate", m->learning_rate);
@@ -12426,8 +12187,7 @@ DPO_API dpo_result dpo_train(dpo_model *m, dpo_data *data, dpo_data *eval, const
     dpo_metrics s;
     char line[1024];
     dpo_result r = DPO_OK;
-    if (!m || !data) return DPO_E_ARG;
-    if (m->c->error.code) return m->c->error.code;
+    DPO__READY(m && data, m->c);
     if (eval) r = dpo__data_fits(eval, m, k.objective, &most);
     if (r) return r;
     if (eval) dpo__train_fit(&most, &k);
@@ -12451,49 +12211,24 @@ DPO_API dpo_result dpo_train(dpo_model *m, dpo_data *data, dpo_data *eval, const
    >>PLAN - what training takes, from the layout functions themselves
    =========================================================================================== */
 
-/* A model and its adapters without values, for sizes; *values: bytes their values would take. */
+/* A model and its adapters without values, for sizes; *weights, *adapters: bytes they take with them. */
 static dpo_model *dpo__plan_model(dpo_context *c, const dpo_model_config *k, const dpo_lora_config *lora,
                                   size_t *weights, size_t *adapters) {
-    dpo__arena a;
-    dpo_model *m = NULL, *full = NULL;
-    int64_t i, index = ((int64_t)k->num_hidden_layers + 1) * DPO__N_TENSORS, n, values;
-    size_t bytes = 0;
-    int pass;
-    memset(&a, 0, sizeof a);
-    dpo__model_layout(&a, k, &full, &values);
-    *weights = a.used;
-    *adapters = 0;
-    for (pass = 0, a.used = 0; pass < 2; pass++) {
-        dpo_model probe;
-        memset(&probe, 0, sizeof probe);
-        probe.config = *k;
-        n = dpo__model_list(&probe);
-        a.used = 0;
-        m = DPO__CARVE(&a, dpo_model, 1);
-        if (m) *m = probe;
-        else m = &probe;
-        m->c = c;
-        m->n_params = n;
-        m->params = DPO__CARVE(&a, dpo__param, n);
-        m->of = DPO__CARVE(&a, int32_t, index);
-        if (!pass && !(a.base = (uint8_t *)dpo__get(c, a.used, "a plan"))) return NULL;
-    }
-    m = (dpo_model *)(void *)a.base; /* it was carved first */
-    for (i = 0; i < index; i++) m->of[i] = -1;
-    dpo__model_list(m);
-    for (i = 0; i < m->n_params; i++) m->n_values += m->params[i].count;
-    if (lora) {
-        memset(&a, 0, sizeof a);
+    dpo__arena full = {NULL, 0}, added = {NULL, 0};
+    dpo_model *m = NULL;
+    dpo__lora *l = NULL;
+    dpo__model_layout(&full, k, 1, &m);
+    m = dpo__model_new(c, k, 0);
+    if (m && lora) {
         m->lora = dpo__lora_new(m, lora, "LoRA", 1, 0);
-        if (m->lora) {
-            dpo__lora *l = NULL;
-            dpo__lora_layout(&a, m, lora, 1, &l, &bytes);
-            *adapters = a.used;
-        } else {
-            dpo__put(c, m);
+        if (m->lora) dpo__lora_layout(&added, m, lora, 1, &l);
+        else {
+            dpo_model_free(m);
             return NULL;
         }
     }
+    *weights = full.used;
+    *adapters = added.used;
     return m;
 }
 
@@ -12529,7 +12264,7 @@ DPO_API dpo_result dpo_plan_train(dpo_context *c, const dpo_model_config *config
     dpo__shape most;
     dpo_trainer plan;
     dpo_train_config k;
-    dpo__arena a;
+    dpo__arena a = {NULL, 0};
     dpo_model *m;
     int64_t i;
     size_t weights, adapters;
@@ -12546,7 +12281,6 @@ DPO_API dpo_result dpo_plan_train(dpo_context *c, const dpo_model_config *config
     if (!r && eval) dpo__train_fit(&most, &k);
     if (!r) r = dpo__trainer_sizes_of(m, data, &k, &plan);
     if (!r) {
-        memset(&a, 0, sizeof a);
         memset(out, 0, sizeof *out);
         dpo__trainer_layout(&a, m, data, &k, &plan, c->pool.n, &z);
         out->weights = weights;
@@ -12573,31 +12307,21 @@ DPO_API dpo_result dpo_plan_train(dpo_context *c, const dpo_model_config *config
         out->examples = data ? data->n : 0;
         out->steps = plan.steps;
     }
-    dpo__put(c, m->lora);
-    dpo__put(c, m);
+    dpo_model_free(m);
     return r;
 }
 
 DPO_API size_t dpo_plan_text(const dpo_plan *p, char *out, size_t cap) {
     const char *names[8] = {"weights",     "adapters", "gradients", "optimizer",
                             "activations", "logits",   "scratch",   "data"};
-    uint64_t bytes[8];
+    uint64_t bytes[8] = {p->weights,     p->adapters, p->gradients, p->optimizer,
+                         p->activations, p->logits,   p->scratch,   p->data};
     size_t at;
     int i;
-    bytes[0] = p->weights;
-    bytes[1] = p->adapters;
-    bytes[2] = p->gradients;
-    bytes[3] = p->optimizer;
-    bytes[4] = p->activations;
-    bytes[5] = p->logits;
-    bytes[6] = p->scratch;
-    bytes[7] = p->data;
     at = dpo__append(out, cap, 0, "plan: %lld parameters, %lld of them move; %lld examples, %lld updates\n",
                      (long long)p->parameters, (long long)p->trainable_parameters, (long long)p->examples,
                      (long long)p->steps);
-    at = dpo__append(out, cap, at,
-                     "  micro-batches of at most %lld rows, longest path %lld, %.3g GFLOP an "
-                     "example\n",
+    at = dpo__append(out, cap, at, "  micro-batches of at most %lld rows, longest path %lld, %.3g GFLOP an example\n",
                      (long long)p->micro_rows, (long long)p->max_path, p->flops_per_example / 1e9);
     for (i = 0; i < 8; i++)
         if (bytes[i]) at = dpo__append(out, cap, at, "  %-12s %10.2f MB\n", names[i], (double)bytes[i] / 1e6);
@@ -12611,48 +12335,23 @@ DPO_API size_t dpo_plan_text(const dpo_plan *p, char *out, size_t cap) {
 /* What a tensor must look like; dimensions of -1 are any. ok_null: data may be NULL. */
 static int dpo__tensor_is(dpo_context *c, const char *who, const char *name, const dpo_tensor *t, int ndim, int64_t d0,
                           int64_t d1, int64_t d2, int ok_null) {
-    int64_t want[3];
+    int64_t want[3] = {d0, d1, d2};
     int i, fits;
-    want[0] = d0;
-    want[1] = d1;
-    want[2] = d2;
     if (ok_null && !t->data) return 1;
     fits = t->data && t->dtype == DPO_F32 && t->ndim == ndim;
     for (i = 0; fits && i < ndim; i++) fits = t->shape[i] >= 0 && (want[i] < 0 || t->shape[i] == want[i]);
     if (!fits)
         dpo__fail(c, DPO_E_SHAPE,
-                  "%s: %s must be F32 with %d dimensions [%ld%s%ld%s%ld] (-1: any), it has %d "
-                  "[%ld,%ld,%ld]%s",
-                  who, name, ndim, (long)d0, ndim > 1 ? "," : " ", (long)(ndim > 1 ? d1 : 0), ndim > 2 ? "," : " ",
+                  "%s: %s must be F32 with %d dimensions [%ld%s%ld%s%ld] (-1: any), it has %d [%ld,%ld,%ld]%s", who,
+                  name, ndim, (long)d0, ndim > 1 ? "," : " ", (long)(ndim > 1 ? d1 : 0), ndim > 2 ? "," : " ",
                   (long)(ndim > 2 ? d2 : 0), t->ndim, (long)t->shape[0], (long)t->shape[1], (long)t->shape[2],
                   t->data ? "" : " and no data");
     return fits;
 }
 #define DPO__IS(t, ndim, d0, d1, d2)  dpo__tensor_is(c, who, #t, &(t), ndim, d0, d1, d2, 0)
 #define DPO__MAY(t, ndim, d0, d1, d2) dpo__tensor_is(c, who, #t, &(t), ndim, d0, d1, d2, 1)
-#define DPO__READY(c)                                                                                                  \
-    if (!(c)) return DPO_E_ARG;                                                                                        \
-    if ((c)->error.code) return (c)->error.code
 
 DPO__INLINE float *dpo__f(dpo_tensor t) { return (float *)t.data; }
-
-DPO_API dpo_tensor dpo_tensor_f32(float *data, int64_t d0, int64_t d1, int64_t d2, int64_t d3) {
-    dpo_tensor t;
-    int64_t d[4];
-    d[0] = d0;
-    d[1] = d1;
-    d[2] = d2;
-    d[3] = d3;
-    t.name = "";
-    t.data = data;
-    t.dtype = DPO_F32;
-    for (t.ndim = 0; t.ndim < 4 && d[t.ndim]; t.ndim++) t.shape[t.ndim] = d[t.ndim];
-    {
-        int i;
-        for (i = t.ndim; i < 4; i++) t.shape[i] = 1;
-    }
-    return t;
-}
 
 static dpo_result dpo__ids_in(dpo_context *c, const char *who, const int32_t *ids, int64_t n, int64_t vocab) {
     int64_t i;
@@ -12690,34 +12389,39 @@ static dpo_result dpo__embedding_call(dpo_context *c, const char *who, dpo_tenso
     return DPO_OK;
 }
 DPO_API dpo_result dpo_embedding_forward(dpo_context *c, dpo_tensor y, const int32_t *ids, dpo_tensor table) {
-    DPO__READY(c);
+    DPO__READY(c, c);
     return dpo__embedding_call(c, "dpo_embedding_forward", y, ids, table, 0);
 }
 DPO_API dpo_result dpo_embedding_backward(dpo_context *c, dpo_tensor dtable, const int32_t *ids, dpo_tensor dy) {
-    DPO__READY(c);
+    DPO__READY(c, c);
     return dpo__embedding_call(c, "dpo_embedding_backward", dy, ids, dtable, 1);
 }
 
+/* What both directions are given. */
+static int dpo__norm_open(dpo_context *c, const char *who, int kind, dpo__norm *l, dpo_tensor stats, dpo_tensor x,
+                          dpo_tensor w) {
+    if (!DPO__IS(x, 2, -1, -1, 0) || !DPO__IS(w, 1, x.shape[1], 0, 0) || !DPO__IS(stats, 2, x.shape[0], 2, 0)) return 0;
+    memset(l, 0, sizeof *l);
+    l->c = c;
+    l->kind = kind;
+    l->n = x.shape[0];
+    l->d = x.shape[1];
+    l->x = dpo__f(x);
+    l->w = dpo__f(w);
+    l->stats = dpo__f(stats);
+    return 1;
+}
 static dpo_result dpo__norm_call(dpo_context *c, const char *who, int kind, dpo_tensor y, dpo_tensor stats,
                                  dpo_tensor x, dpo_tensor w, dpo_tensor b, double eps) {
     dpo__norm l;
     dpo__fpenv env;
-    DPO__READY(c);
-    if (!DPO__IS(x, 2, -1, -1, 0) || !DPO__IS(y, 2, x.shape[0], x.shape[1], 0) || !DPO__IS(w, 1, x.shape[1], 0, 0) ||
-        !DPO__MAY(b, 1, x.shape[1], 0, 0) || !DPO__IS(stats, 2, x.shape[0], 2, 0))
+    DPO__READY(c, c);
+    if (!dpo__norm_open(c, who, kind, &l, stats, x, w) || !DPO__IS(y, 2, l.n, l.d, 0) || !DPO__MAY(b, 1, l.d, 0, 0))
         return c->error.code;
-    if (!(eps >= 0 && eps < 1) || x.shape[1] < 1)
+    if (!(eps >= 0 && eps < 1) || l.d < 1)
         return dpo__fail(c, DPO_E_ARG, "%s: eps must lie from 0 to 1, and rows must not be empty", who);
-    memset(&l, 0, sizeof l);
-    l.c = c;
-    l.kind = kind;
-    l.n = x.shape[0];
-    l.d = x.shape[1];
-    l.x = dpo__f(x);
-    l.w = dpo__f(w);
     l.b = dpo__f(b);
     l.y = dpo__f(y);
-    l.stats = dpo__f(stats);
     l.eps = (float)eps;
     env = dpo__fp_enter();
     dpo__norm_forward(&l);
@@ -12728,20 +12432,10 @@ static dpo_result dpo__norm_back_call(dpo_context *c, const char *who, int kind,
                                       dpo_tensor db, dpo_tensor dy, dpo_tensor x, dpo_tensor w, dpo_tensor stats) {
     dpo__norm l;
     dpo__fpenv env;
-    DPO__READY(c);
-    if (!DPO__IS(x, 2, -1, -1, 0) || !DPO__IS(dy, 2, x.shape[0], x.shape[1], 0) ||
-        !DPO__MAY(dx, 2, x.shape[0], x.shape[1], 0) || !DPO__IS(w, 1, x.shape[1], 0, 0) ||
-        !DPO__MAY(dw, 1, x.shape[1], 0, 0) || !DPO__MAY(db, 1, x.shape[1], 0, 0) ||
-        !DPO__IS(stats, 2, x.shape[0], 2, 0))
+    DPO__READY(c, c);
+    if (!dpo__norm_open(c, who, kind, &l, stats, x, w) || !DPO__IS(dy, 2, l.n, l.d, 0) ||
+        !DPO__MAY(dx, 2, l.n, l.d, 0) || !DPO__MAY(dw, 1, l.d, 0, 0) || !DPO__MAY(db, 1, l.d, 0, 0))
         return c->error.code;
-    memset(&l, 0, sizeof l);
-    l.c = c;
-    l.kind = kind;
-    l.n = x.shape[0];
-    l.d = x.shape[1];
-    l.x = dpo__f(x);
-    l.w = dpo__f(w);
-    l.stats = dpo__f(stats);
     l.dy = dpo__f(dy);
     l.dx = dpo__f(dx);
     l.dw = dpo__f(dw);
@@ -12800,7 +12494,7 @@ DPO_API dpo_result dpo_linear_forward(dpo_context *c, dpo_tensor y, dpo_tensor x
     dpo__linear k;
     dpo__fpenv env;
     float *h = NULL;
-    DPO__READY(c);
+    DPO__READY(c, c);
     if (!l) return dpo__fail(c, DPO_E_ARG, "%s: the module must not be NULL", who);
     if (!dpo__linear_is(c, who, l, NULL) || !DPO__IS(x, 2, -1, l->w.shape[1], 0) ||
         !DPO__IS(y, 2, x.shape[0], l->w.shape[0], 0))
@@ -12820,7 +12514,7 @@ DPO_API dpo_result dpo_linear_backward(dpo_context *c, dpo_tensor dx, const dpo_
     dpo__linear_grad g;
     dpo__fpenv env;
     float *h = NULL;
-    DPO__READY(c);
+    DPO__READY(c, c);
     if (!l || !grad) return dpo__fail(c, DPO_E_ARG, "%s: module and gradients must not be NULL", who);
     if (!dpo__linear_is(c, who, l, grad) || !DPO__IS(x, 2, -1, l->w.shape[1], 0) ||
         !DPO__IS(dy, 2, x.shape[0], l->w.shape[0], 0) || !DPO__MAY(dx, 2, x.shape[0], l->w.shape[1], 0))
@@ -12847,14 +12541,12 @@ static dpo_result dpo__rope_call(dpo_context *c, const char *who, dpo_tensor x, 
     float *tables;
     int32_t *rows;
     int64_t n, i, half = rotary_dim / 2;
-    DPO__READY(c);
+    DPO__READY(c, c);
     if (!DPO__IS(x, 3, -1, -1, -1)) return c->error.code;
     n = x.shape[0];
     if (!positions || rotary_dim < 0 || rotary_dim % 2 || rotary_dim > x.shape[2] || !(theta > 0))
         return dpo__fail(c, DPO_E_ARG,
-                         "%s: needs positions, theta above 0, and rotary_dim even and at most "
-                         "the head size",
-                         who);
+                         "%s: needs positions, theta above 0, and rotary_dim even and at most the head size", who);
     if (!n || !half) return DPO_OK;
     tables = (float *)dpo__get(c, (size_t)(n * half) * 8 + (size_t)n * 4, "rotation angles");
     if (!tables) return DPO_E_MEMORY;
@@ -12900,7 +12592,7 @@ static void *dpo__attention_open(dpo_context *c, const char *who, dpo__attention
                                  int64_t n_segments, double scale, const float *slopes, int back) {
     dpo_batch b;
     dpo__shape s;
-    dpo__arena a;
+    dpo__arena a = {NULL, 0};
     int32_t *positions = NULL, *trees = NULL;
     int64_t scratch, w, pass;
     if (!DPO__IS(q, 3, -1, -1, -1) || !DPO__IS(k, 3, q.shape[0], -1, q.shape[2]) ||
@@ -12911,37 +12603,32 @@ static void *dpo__attention_open(dpo_context *c, const char *who, dpo__attention
         dpo__fail(c, DPO_E_SHAPE, "%s: key heads must divide query heads, the scale must be finite", who);
         return NULL;
     }
-    memset(&b, 0, sizeof b);
-    memset(&a, 0, sizeof a);
-    b.n_rows = q.shape[0];
-    b.segments = segments;
-    b.n_segments = n_segments;
-    b.tokens = NULL;
-    b.n_rows = 0; /* tokens are not looked at: check the forest alone, then its rows */
     if (!segments || n_segments < 1 || n_segments > q.shape[0]) {
         dpo__fail(c, DPO_E_ARG, "%s: needs 1 to N segments", who);
         return NULL;
     }
     memset(l, 0, sizeof *l);
+    l->max_path = q.shape[0];
+    scratch = dpo__attention_scratch(q.shape[1], k.shape[1], q.shape[2], l->max_path, back);
     for (pass = 0; pass < 2; pass++) {
-        a.used = 0;
         trees = DPO__CARVE(&a, int32_t, n_segments + 1);
         positions = DPO__CARVE(&a, int32_t, q.shape[0]);
-        b.tokens = positions;
-        b.n_rows = q.shape[0];
-        if (pass) memset(positions, 0, (size_t)q.shape[0] * sizeof *positions);
-        if (pass && (dpo__batch_check(c, &b, 1, 0, &s) || dpo__batch_place(c, &b, positions, trees, &l->n_trees))) {
-            dpo__put(c, a.base);
-            return NULL;
-        }
-        l->max_path = q.shape[0];
-        scratch = dpo__attention_scratch(q.shape[1], k.shape[1], q.shape[2], l->max_path, back);
         l->scratch = DPO__CARVE(&a, float *, c->pool.n);
         for (w = 0; w < c->pool.n; w++) {
             float *p = DPO__CARVE(&a, float, scratch);
             if (pass) l->scratch[w] = p;
         }
-        if (!pass && !(a.base = (uint8_t *)dpo__get(c, a.used, "attention"))) return NULL;
+        if (!pass && !dpo__arena_get(c, &a, "attention")) return NULL;
+    }
+    memset(positions, 0, (size_t)q.shape[0] * sizeof *positions); /* they stand for tokens: all are 0 of 1 */
+    memset(&b, 0, sizeof b);
+    b.tokens = positions;
+    b.n_rows = q.shape[0];
+    b.segments = segments;
+    b.n_segments = n_segments;
+    if (dpo__batch_check(c, &b, 1, 0, &s) || dpo__batch_place(c, &b, positions, trees, &l->n_trees)) {
+        dpo__put(c, a.base);
+        return NULL;
     }
     l->c = c;
     l->segments = segments;
@@ -12967,7 +12654,7 @@ DPO_API dpo_result dpo_attention_forward(dpo_context *c, dpo_tensor out, dpo_ten
     dpo__attention l;
     dpo__fpenv env;
     void *block;
-    DPO__READY(c);
+    DPO__READY(c, c);
     block = dpo__attention_open(c, "dpo_attention_forward", &l, out, stats, q, k, v, segments, n_segments, scale,
                                 slopes, 0);
     if (!block) return c->error.code;
@@ -12985,7 +12672,7 @@ DPO_API dpo_result dpo_attention_backward(dpo_context *c, dpo_tensor dq, dpo_ten
     dpo__attention l;
     dpo__fpenv env;
     void *block;
-    DPO__READY(c);
+    DPO__READY(c, c);
     if (!DPO__IS(dq, 3, q.shape[0], q.shape[1], q.shape[2]) || !DPO__IS(dk, 3, q.shape[0], k.shape[1], q.shape[2]) ||
         !DPO__IS(dv, 3, q.shape[0], k.shape[1], q.shape[2]) || !DPO__IS(dout, 3, q.shape[0], q.shape[1], q.shape[2]))
         return c->error.code;
@@ -13025,7 +12712,7 @@ static dpo_result dpo__activation_call(dpo_context *c, const char *who, int kind
                                        int back) {
     dpo__activation a;
     dpo__fpenv env;
-    DPO__READY(c);
+    DPO__READY(c, c);
     if (kind != DPO_GELU && kind != DPO_GELU_TANH && kind != DPO_SWIGLU)
         return dpo__fail(c, DPO_E_ARG, "%s: kind must be DPO_GELU or DPO_GELU_TANH", who);
     if (!dpo__same_shape(c, who, t, n)) return c->error.code;
@@ -13050,33 +12737,20 @@ static dpo_result dpo__activation_call(dpo_context *c, const char *who, int kind
     return DPO_OK;
 }
 DPO_API dpo_result dpo_gelu_forward(dpo_context *c, dpo_tensor y, dpo_tensor x, int kind) {
-    dpo_tensor t[2];
-    t[0] = y;
-    t[1] = x;
+    dpo_tensor t[2] = {y, x};
     return dpo__activation_call(c, "dpo_gelu_forward", kind == DPO_SWIGLU ? -1 : kind, t, 2, 0);
 }
 DPO_API dpo_result dpo_gelu_backward(dpo_context *c, dpo_tensor dx, dpo_tensor dy, dpo_tensor x, int kind) {
-    dpo_tensor t[3];
-    t[0] = dx;
-    t[1] = dy;
-    t[2] = x;
+    dpo_tensor t[3] = {dx, dy, x};
     return dpo__activation_call(c, "dpo_gelu_backward", kind == DPO_SWIGLU ? -1 : kind, t, 3, 1);
 }
 DPO_API dpo_result dpo_swiglu_forward(dpo_context *c, dpo_tensor y, dpo_tensor up, dpo_tensor gate) {
-    dpo_tensor t[3];
-    t[0] = y;
-    t[1] = up;
-    t[2] = gate;
+    dpo_tensor t[3] = {y, up, gate};
     return dpo__activation_call(c, "dpo_swiglu_forward", DPO_SWIGLU, t, 3, 0);
 }
 DPO_API dpo_result dpo_swiglu_backward(dpo_context *c, dpo_tensor dup, dpo_tensor dgate, dpo_tensor dy, dpo_tensor up,
                                        dpo_tensor gate) {
-    dpo_tensor t[5];
-    t[0] = dup;
-    t[1] = dy;
-    t[2] = up;
-    t[3] = gate;
-    t[4] = dgate;
+    dpo_tensor t[5] = {dup, dy, up, gate, dgate};
     return dpo__activation_call(c, "dpo_swiglu_backward", DPO_SWIGLU, t, 5, 1);
 }
 
@@ -13090,7 +12764,7 @@ static dpo_result dpo__head_call(dpo_context *c, const char *who, double *logps,
     int64_t i, rows;
     float *z;
     double *scores;
-    DPO__READY(c);
+    DPO__READY(c, c);
     if (!DPO__IS(x, 2, -1, -1, 0) || !DPO__IS(w, 2, -1, x.shape[1], 0) || !DPO__MAY(dx, 2, x.shape[0], x.shape[1], 0) ||
         !DPO__MAY(dw, 2, w.shape[0], w.shape[1], 0) || dpo__ids_in(c, who, token, x.shape[0], w.shape[0]))
         return c->error.code;
@@ -13137,28 +12811,23 @@ DPO_API dpo_result dpo_head_forward(dpo_context *c, double *logps, dpo_tensor x,
 }
 DPO_API dpo_result dpo_head_backward(dpo_context *c, dpo_tensor dx, dpo_tensor dw, const double *weights, dpo_tensor x,
                                      dpo_tensor w, const int32_t *token, double scale) {
-    DPO__READY(c);
+    DPO__READY(c, c);
     if (!weights) return dpo__fail(c, DPO_E_ARG, "dpo_head_backward: weights must not be NULL");
     return dpo__head_call(c, "dpo_head_backward", NULL, weights, x, w, dx, dw, token, scale);
 }
 
 /* One number through the row kernels' scalar form: the bits every kernel gives. */
-static float dpo__math_lane(float x, int what) {
-    dpo__fpenv env = dpo__fp_enter();
-    dpo__lanes v = dpo__lanes_set(x);
-    float y;
-    v = what == 0   ? dpo__lanes_exp(0, v)
-        : what == 1 ? dpo__lanes_log(0, v)
-        : what == 2 ? dpo__lanes_tanh(0, v)
-                    : dpo__lanes_erf(0, v);
-    y = v.x[0];
-    dpo__fp_leave(env);
-    return y;
-}
-DPO_API float dpo_math_exp(float x) { return dpo__math_lane(x, 0); }
-DPO_API float dpo_math_log(float x) { return dpo__math_lane(x, 1); }
-DPO_API float dpo_math_tanh(float x) { return dpo__math_lane(x, 2); }
-DPO_API float dpo_math_erf(float x) { return dpo__math_lane(x, 3); }
+#define DPO__MATH(name)                                                                                                \
+    DPO_API float dpo_math_##name(float x) {                                                                           \
+        dpo__fpenv env = dpo__fp_enter();                                                                              \
+        dpo__lanes y = dpo__lanes_##name(0, dpo__lanes_set(x));                                                        \
+        dpo__fp_leave(env);                                                                                            \
+        return y.x[0];                                                                                                 \
+    }
+DPO__MATH(exp)
+DPO__MATH(log)
+DPO__MATH(tanh)
+DPO__MATH(erf)
 DPO_API double dpo_math_sin(double x) {
     dpo__fpenv env = dpo__fp_enter();
     x = dpo__num_sin(x);
