@@ -10229,22 +10229,15 @@ DPO_API dpo_result dpo_data_read_text(dpo_data *d, const char *name, const char 
 /* --- tokenized files --------------------------------------------------------------------------------- */
 
 /* All numbers of the rules and of the report, for the metadata. */
+/* clang-format off */
 #define DPO__DATA_RULES(X)                                                                                             \
-    X(max_length)                                                                                                      \
-    X(max_prompt_length) X(truncation) X(prompt_keep_start) X(boundary) X(bos) X(end_of_turn) X(group_prompts)
+    X(max_length) X(max_prompt_length) X(truncation) X(prompt_keep_start) X(boundary) X(bos) X(end_of_turn)            \
+    X(group_prompts)
 #define DPO__DATA_REPORT(X)                                                                                            \
-    X(rows)                                                                                                            \
-    X(kept)                                                                                                            \
-    X(bad_json)                                                                                                        \
-    X(missing_field)                                                                                                   \
-    X(empty_response)                                                                                                  \
-    X(identical)                                                                                                       \
-    X(too_long)                                                                                                        \
-    X(grouped)                                                                                                         \
-    X(truncated_prompts)                                                                                               \
-    X(truncated_responses)                                                                                             \
-    X(lost_eos) X(invalid_utf8) X(boundary_merges) X(first_bad_line) X(prompt_tokens) X(chosen_tokens)                 \
-        X(rejected_tokens) X(pairs) X(chosen_longer) X(same_length)
+    X(rows) X(kept) X(bad_json) X(missing_field) X(empty_response) X(identical) X(too_long) X(grouped)                 \
+    X(truncated_prompts) X(truncated_responses) X(lost_eos) X(invalid_utf8) X(boundary_merges) X(first_bad_line)       \
+    X(prompt_tokens) X(chosen_tokens) X(rejected_tokens) X(pairs) X(chosen_longer) X(same_length)
+/* clang-format on */
 
 #define DPO__DATA_OWN 5 /* keys that stand before the caller's */
 

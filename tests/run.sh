@@ -54,6 +54,12 @@ if [ -d $shared/golden ]; then
 else
     echo "skipped: no $shared/golden beside the checkout"
 fi
+if [ -d $shared/data/stories260K ]; then
+    mkdir -p $out/stories
+    program "a pretrained model's published text" build/tests/stories $shared/data/stories260K $out/stories
+else
+    echo "skipped: no $shared/data/stories260K beside the checkout"
+fi
 program "symbols" sh tests/symbols.sh "${CC:-cc}"
 program "layout" sh tests/check_layout.sh
 program "translation units" sh tests/units.sh
