@@ -664,10 +664,11 @@ static void test_real_hh(void) {
     char path[256];
     if (!real("hh/harmless-base.test.jsonl.gz", path)) return;
     CHECK(!read_path(path, 0) && format() == DATASET_HH && set.file[0].rows == 2312 && count() == 2304);
-    CHECK(dropped("rejected does not begin", 4, 1255) && dropped("a response is empty", 4, 87));
+    CHECK(dropped("rejected does not begin", 4, 1255) && dropped("a response is empty", 6, 87));
     CHECK(dpo_data_repeats(set.train, NULL, 1) == 2);
     opts.row.hh_keep_diverging = 1; /* two of the four are left with an empty rejected answer */
     CHECK(!read_path(path, 0) && count() == 2306 && dropped("a response is empty", 6, 87));
+    opts.row.hh_keep_diverging = 0;
     CHECK(!read_path(path, 1) && count() == 2302 && dpo_data_report_of(set.train).grouped == 2);
 }
 static void test_real_pairs(void) {

@@ -119,7 +119,8 @@ typedef struct dataset_file {
     uint64_t hash, bytes; /* of the text, unpacked */
     struct {
         char why[160];
-        int64_t count, first;
+        int64_t count, first; /* rows, and where the first one is */
+        int64_t shared;       /* of them, counted for another reason too */
     } reason[DATASET_REASONS];
     int reasons;
 } dataset_file;
@@ -174,20 +175,25 @@ static inline const char *dataset_format_words(int format) {
 
 static inline int dataset_fail(const dataset *d) { return cli_die("%s", dpo_error(d->c)); }
 
-/* A row that is not used. Reasons beyond the table are counted with the last. */
-static inline void dataset_drop(dataset_file *f, const char *why, int64_t line) {
+/* A reason for which a row is not used; `shared`: its second. Reasons beyond the table are counted with the last. */
+static inline void dataset_reason(dataset_file *f, const char *why, int64_t line, int shared) {
     int i;
     for (i = 0; i < f->reasons && strcmp(f->reason[i].why, why); i++) {
     }
-    f->bad++;
     if (i == DATASET_REASONS) i--;
     if (i == f->reasons) {
         snprintf(f->reason[i].why, sizeof f->reason[i].why, "%s", i == DATASET_REASONS - 1 ? "other reasons" : why);
-        f->reason[i].count = 0;
+        f->reason[i].count = f->reason[i].shared = 0;
         f->reason[i].first = line;
         f->reasons++;
     }
     f->reason[i].count++;
+    f->reason[i].shared += shared;
+}
+static inline void dataset_drop(dataset_file *f, const char *why, const char *also, int64_t line) {
+    f->bad++;
+    dataset_reason(f, why, line, 0);
+    if (also) dataset_reason(f, also, line, 1);
 }
 
 /* ---- tokenizer -------------------------------------------------------------------------------------------------- */
@@ -387,7 +393,7 @@ static inline void dataset_add(dataset_reader *k, int64_t line) {
     if (b.identical > a.identical)
         why = dataset_same_parts(&r->chosen, &r->rejected) ? hh_status_text(HH_IDENTICAL)
                                                            : "both responses are the same once cut";
-    if (why) dataset_drop(k->f, why, line);
+    if (why) dataset_drop(k->f, why, NULL, line);
 }
 
 static inline int dataset_rows(dataset_reader *k, const char *text, size_t size) {
@@ -406,7 +412,7 @@ static inline int dataset_rows(dataset_reader *k, const char *text, size_t size)
         else if (k->r.no_memory)
             return cli_die("%s, %s %lld: no memory for a row of %s bytes; split the file", f->path,
                            s.array ? "row" : "line", (long long)s.line, cli_count(bytes));
-        else dataset_drop(f, k->r.why, s.line);
+        else dataset_drop(f, k->r.why, k->r.also, s.line);
         if (f->rows % 256 || k->d->quiet || cli_clock() - began < 1) continue;
         snprintf(live, sizeof live, "reading %.80s: %s rows, %s of %s", f->path, cli_count((uint64_t)f->rows),
                  cli_bytes(s.at), cli_bytes(size));
@@ -658,9 +664,13 @@ static inline void dataset_print_file(const dataset_file *f) {
     int i;
     printf("%s: %s, %s rows, %s kept%s%s\n", f->path, dataset_format_words(f->format), cli_count((uint64_t)f->rows),
            cli_count((uint64_t)(f->rows - f->bad)), f->chat ? ", chat format " : "", f->chat ? chat_name(f->chat) : "");
-    for (i = 0; i < f->reasons; i++)
-        printf("    %7s  %s (first in %s %s)\n", cli_count((uint64_t)f->reason[i].count), f->reason[i].why,
+    for (i = 0; i < f->reasons; i++) {
+        printf("    %7s  %s (first in %s %s", cli_count((uint64_t)f->reason[i].count), f->reason[i].why,
                dataset_place(f), cli_count((uint64_t)f->reason[i].first));
+        if (f->reason[i].shared)
+            printf("; %s of them counted for another reason, too", cli_count((uint64_t)f->reason[i].shared));
+        printf(")\n");
+    }
 }
 
 /* The data report, for people. */
@@ -739,6 +749,7 @@ static inline void dataset_json_file(FILE *o, const dataset_file *f) {
         fputs(i ? ", {\"reason\": " : "{\"reason\": ", o);
         cli_json_string(o, f->reason[i].why, strlen(f->reason[i].why));
         dataset_json_count(o, "rows", f->reason[i].count);
+        if (f->reason[i].shared) dataset_json_count(o, "counted_elsewhere_too", f->reason[i].shared);
         dataset_json_count(o, f->array ? "first_row" : "first_line", f->reason[i].first);
         fputc('}', o);
     }

@@ -129,7 +129,8 @@ typedef struct row_data {
     const char *text; /* plain text instead */
     size_t text_bytes;
     int no_memory;
-    char why[160]; /* the row cannot be used */
+    char why[160];    /* the row cannot be used */
+    const char *also; /* and a second reason why, or NULL */
 } row_data;
 
 static inline void row_free(row_data *r) {
@@ -160,6 +161,7 @@ static inline int row_start(row_data *r, const char *text, size_t bytes) {
     size_t want = 2 * bytes + 64; /* once for every string, once more for two that are joined */
     dpo_result code;
     r->used = 0;
+    r->also = NULL;
     r->messages = 0;
     r->prompt.n = r->chosen.n = r->rejected.n = 0;
     r->pair = 0;
