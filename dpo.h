@@ -1432,11 +1432,9 @@ static dpo__hash dpo__hash_start(uint64_t seed) {
     h.length = 0;
     return h;
 }
-DPO__INLINE uint64_t dpo__load_le64(const uint8_t *p) {
-    uint64_t x = 0;
-    int i;
-    for (i = 0; i < 8; i++) x |= (uint64_t)p[i] << (8 * i); /* one load where that is the order */
-    return x;
+DPO__INLINE uint64_t dpo__load_le64(const uint8_t *p) { /* one load where that is the order: compilers know this form */
+    return (uint64_t)p[0] | (uint64_t)p[1] << 8 | (uint64_t)p[2] << 16 | (uint64_t)p[3] << 24 | (uint64_t)p[4] << 32 |
+           (uint64_t)p[5] << 40 | (uint64_t)p[6] << 48 | (uint64_t)p[7] << 56;
 }
 static void dpo__hash_add(dpo__hash *h, const void *data, size_t bytes) {
     const uint8_t *p = (const uint8_t *)data;
@@ -3654,11 +3652,21 @@ static int dpo__utf8_put(uint32_t x, uint8_t *out) {
     out[3] = (uint8_t)(0x80 | (x & 63));
     return 4;
 }
+/* How many bytes from p on are ASCII; looks at eight at a time. */
+DPO__INLINE size_t dpo__utf8_plain(const uint8_t *p, const uint8_t *end) {
+    const uint8_t *q = p;
+    while (end - q >= 8 && !(dpo__load_le64(q) & 0x8080808080808080u)) q += 8;
+    while (q < end && *q < 0x80) q++;
+    return (size_t)(q - p);
+}
 /* Length of the well-formed UTF-8 at the start of a text. */
 static size_t dpo__utf8_valid(const char *text, size_t size) {
     const uint8_t *p = (const uint8_t *)text, *end = p + size;
     int length;
-    while (p < end && (*p < 0x80 || dpo__utf8_get(p, end, &length) != DPO__UTF8_BAD)) p += *p < 0x80 ? 1 : length;
+    for (p += dpo__utf8_plain(p, end); p < end; p += dpo__utf8_plain(p, end)) {
+        if (dpo__utf8_get(p, end, &length) == DPO__UTF8_BAD) break;
+        p += length;
+    }
     return size - (size_t)(end - p);
 }
 
@@ -7879,7 +7887,8 @@ static size_t dpo__nfc_next(const dpo__unicode *u, const uint8_t **at, const uin
     while (p < end) {
         uint32_t c;
         if (*p < 0x80) {
-            before = p++;
+            p += dpo__utf8_plain(p, end);
+            before = p - 1;
             continue;
         }
         c = dpo__utf8_get(p, end, &length);
@@ -8448,7 +8457,7 @@ static void dpo__tok_stretch(const dpo_tokenizer *t, dpo__tok_work *w, uint8_t *
 /* Bytes without an id (of those that UTF-8 never has) become U+FFFD in place; the new length. */
 static size_t dpo__tok_replace(const dpo_tokenizer *t, uint8_t *p, size_t n) {
     size_t from = n, to = n, i;
-    for (i = 0; i < n; i++) to += p[i] >= 0xc0 && t->byte_id[p[i]] == DPO__TOK_NONE ? 2 : 0;
+    for (i = dpo__utf8_plain(p, p + n); i < n; i++) to += p[i] >= 0xc0 && t->byte_id[p[i]] == DPO__TOK_NONE ? 2 : 0;
     n = to;
     while (from < to) { /* from the end on, until there is nothing left to make room for */
         uint8_t x = p[--from];
@@ -8633,6 +8642,13 @@ static void dpo__encode_task(void *arg, int64_t task, int worker) {
     }
     for (i = low; i < j->n && j->place[i] < to; i++) dpo__encode_one(j, i, &j->t->work[worker]);
 }
+/* The ids that one text can have at most, closer: only what is not ASCII grows when it is normalized. */
+static int64_t dpo__encode_room(const dpo_tokenizer *t, const dpo_text *text) {
+    size_t i, more = 0;
+    if (dpo__encode_most(text, 1) < 0) return -1;
+    for (i = 0; (t->nfc || t->missing) && i < text->bytes; i++) more += (unsigned char)text->text[i] >> 7;
+    return (int64_t)(text->bytes + 2 * more) + 3 + (text->special ? (int64_t)text->bytes : 0);
+}
 static dpo_result dpo__encode_all(dpo__encode_job *j, unsigned flags) {
     dpo_context *c = j->t->c;
     int64_t i;
@@ -8668,7 +8684,7 @@ DPO_API dpo_result dpo_encode_batch(const dpo_tokenizer *t, const dpo_text *text
     if (!place) return DPO_E_MEMORY;
     for (i = 0; i < n; i++) {
         place[i] = at;
-        most = dpo__encode_most(texts + i, 1);
+        most = dpo__encode_room(t, texts + i);
         if (most < 0) {
             dpo__put(t->c, place);
             return dpo__fail(t->c, DPO_E_ARG, "dpo_encode_batch: text %ld is NULL or longer than 2 GB", (long)i);
@@ -8676,7 +8692,6 @@ DPO_API dpo_result dpo_encode_batch(const dpo_tokenizer *t, const dpo_text *text
         at += most;
     }
     place[n] = at;
-    /* what is never touched of so much room costs nothing */
     j.ids = (int32_t *)dpo__get(t->c, (size_t)at * sizeof(int32_t) + ((size_t)n + 2) * sizeof(int64_t), "ids of texts");
     j.t = t;
     j.texts = texts;

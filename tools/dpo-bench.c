@@ -122,6 +122,22 @@ static int bench_step(const bench_options *o, int objective) {
     return 0;
 }
 
+/* Adds one after the other, each waiting for the last, as most cores do one in a cycle: the clock at this moment, in GHz. */
+static double bench_clock(void) {
+    double at = cli_clock();
+    volatile uint64_t start = 1;
+    uint64_t x = start;
+    long i;
+    for (i = 0; i < 5000000; i++) {
+#if defined(__GNUC__)
+        __asm__ __volatile__("" : "+r"(x));
+#endif
+        x += 1;
+    }
+    start = x;
+    return 0.005 / (cli_clock() - at);
+}
+
 /* ---- tokenizer -------------------------------------------------------------------------------------------------- */
 
 typedef struct bench_texts {
@@ -170,42 +186,50 @@ static int bench_read(dpo_context *c, const char *path, bench_texts *t) {
     dpo_json_free(j);
     return t->n ? 0 : cli_die("%s: no text in it", path);
 }
-/* MB/s of the median of `steps` passes over all texts, one call a text; ids counted. */
-static double bench_encode(const dpo_tokenizer *t, const bench_texts *x, unsigned flags, int steps, int32_t *ids,
-                           int64_t cap, int64_t *n) {
-    double took[101], at;
+typedef struct bench_rate {
+    double mb_per_s,
+        per_ghz; /* medians; the second of passes that each have their own clock: a shared machine's varies */
+} bench_rate;
+static double bench_median(double *x, int n) {
     int i, k;
-    int64_t m;
-    for (i = 0; i < steps; i++) {
-        at = cli_clock();
-        for (*n = 0, m = 0; m < x->n; m++) *n += dpo_encode_parts(t, x->text + m, 1, flags, ids, cap);
-        at = cli_clock() - at;
-        for (k = i; k > 0 && took[k - 1] > at; k--) took[k] = took[k - 1];
-        took[k] = at;
+    for (i = 1; i < n; i++) {
+        double y = x[i];
+        for (k = i; k > 0 && x[k - 1] > y; k--) x[k] = x[k - 1];
+        x[k] = y;
     }
-    return (double)x->bytes / took[steps / 2] / 1e6;
+    return x[n / 2];
 }
-static double bench_batch(dpo_context *c, const dpo_tokenizer *t, const bench_texts *x, int steps) {
-    double best = 1e30, at;
+/* `steps` passes over all texts, one call a text, or all in one (out NULL); ids counted. */
+static bench_rate bench_encode(dpo_context *c, const dpo_tokenizer *t, const bench_texts *x, unsigned flags, int steps,
+                               int32_t *out, int64_t cap, int64_t *n) {
+    double rate[101], per[101], at, ghz;
+    bench_rate r;
     int32_t *ids;
-    int64_t *first;
+    int64_t *first, m;
     int i;
     for (i = 0; i < steps; i++) {
+        ghz = bench_clock();
         at = cli_clock();
-        if (dpo_encode_batch(t, x->text, x->n, 0, &ids, &first)) return 0;
-        dpo_encode_free(c, ids);
-        at = cli_clock() - at;
-        if (at < best) best = at;
+        for (*n = 0, m = 0; out && m < x->n; m++) *n += dpo_encode_parts(t, x->text + m, 1, flags, out, cap);
+        if (!out && !dpo_encode_batch(t, x->text, x->n, flags, &ids, &first)) {
+            *n = first[x->n];
+            dpo_encode_free(c, ids);
+        }
+        rate[i] = (double)x->bytes / (cli_clock() - at) / 1e6;
+        per[i] = rate[i] / ((ghz + bench_clock()) / 2);
     }
-    return (double)x->bytes / best / 1e6;
+    r.mb_per_s = bench_median(rate, steps);
+    r.per_ghz = bench_median(per, steps);
+    return r;
 }
 static int bench_tokenizer(const bench_options *o) {
     dpo_desc desc;
     dpo_context *c;
     dpo_tokenizer *t;
     bench_texts x;
-    double load, found, merged, all;
-    int64_t n = 0, most = 0, i, same = 0;
+    bench_rate found, merged, all;
+    double load;
+    int64_t n = 0, most = 0, i, same[2];
     int32_t *ids;
     if (!o->tokenizer || !o->text) return cli_die("tokenizer expects --tokenizer FILE and --text FILE");
     if (o->steps > 101) return cli_die("--steps: at most 101 here");
@@ -226,20 +250,26 @@ static int bench_tokenizer(const bench_options *o) {
     most = 3 * most + 3;
     ids = (int32_t *)malloc((size_t)most * sizeof *ids);
     if (!ids) return cli_die("no memory for the ids");
-    found = bench_encode(t, &x, 0, o->steps, ids, most, &n);
-    merged = bench_encode(t, &x, DPO_ENCODE_MERGES, o->steps, ids, most, &same);
-    all = bench_batch(c, t, &x, o->steps);
+    found = bench_encode(c, t, &x, 0, o->steps, ids, most, &n);
+    merged = bench_encode(c, t, &x, DPO_ENCODE_MERGES, o->steps, ids, most, &same[0]);
+    all = bench_encode(c, t, &x, 0, o->steps, NULL, 0, &same[1]);
     if (dpo_status(c)) return cli_die("%s", dpo_error(c));
-    if (n != same) return cli_die("looking words up gives %lld ids, merging them %lld", (long long)n, (long long)same);
+    if (n != same[0] || n != same[1])
+        return cli_die("looking words up gives %lld ids, merging them %lld, all at once %lld", (long long)n,
+                       (long long)same[0], (long long)same[1]);
     if (o->json)
         printf("{\"bench\": \"tokenizer\", \"tokenizer\": \"%s\", \"load_s\": %.6f, \"bytes\": %lld, \"ids\": %lld, "
-               "\"mb_per_s\": %.1f, \"merges_mb_per_s\": %.1f, \"batch_mb_per_s\": %.1f}\n",
-               o->tokenizer, load, (long long)x.bytes, (long long)n, found, merged, all);
+               "\"mb_per_s\": %.1f, \"merges_mb_per_s\": %.1f, \"batch_mb_per_s\": %.1f, \"mb_per_s_per_ghz\": %.1f, "
+               "\"merges_mb_per_s_per_ghz\": %.1f}\n",
+               o->tokenizer, load, (long long)x.bytes, (long long)n, found.mb_per_s, merged.mb_per_s, all.mb_per_s,
+               found.per_ghz, merged.per_ghz);
     else
         printf("%s\n%s: loaded in %.1f ms; %s in %s texts, %s ids, %.2f bytes each\n"
-               "one thread: %.1f MB/s, every word merged: %.1f MB/s; all threads: %.1f MB/s\n",
+               "one thread: %.1f MB/s, every word merged: %.1f MB/s; all threads: %.1f MB/s\n"
+               "for each GHz of the clock at that moment: %.1f, %.1f and %.1f MB/s\n",
                dpo_build_info(c), dpo_tokenizer_info(t), 1e3 * load, cli_bytes((uint64_t)x.bytes),
-               cli_count((uint64_t)x.n), cli_count((uint64_t)n), (double)x.bytes / (double)n, found, merged, all);
+               cli_count((uint64_t)x.n), cli_count((uint64_t)n), (double)x.bytes / (double)n, found.mb_per_s,
+               merged.mb_per_s, all.mb_per_s, found.per_ghz, merged.per_ghz, all.per_ghz);
     free(ids);
     free(x.text);
     free(x.file);

@@ -114,9 +114,9 @@ static inline int hh_row(row_data *r, const row_options *o) {
     if (!j) return 1;
     status = (int)hh_split(c, nc, j, nj, &pair);
     empty = hh_blank(pair.chosen, pair.chosen_len) || hh_blank(pair.rejected, pair.rejected_len);
+    if (status == HH_OTHER_PROMPT && o->hh_keep_diverging) status = empty ? HH_EMPTY : HH_OK;
     if (status == HH_OTHER_PROMPT && empty) r->also = hh_status_text(HH_EMPTY); /* by the reference's cut */
-    if (status != HH_OK && !(status == HH_OTHER_PROMPT && o->hh_keep_diverging && !empty))
-        return row_bad(r, "%s", hh_status_text(status));
+    if (status != HH_OK) return row_bad(r, "%s", hh_status_text(status));
     r->pair = !o->sft;
     if (o->chat == CHAT_HH) {
         if (row_parts(r, &r->prompt, pair.prompt, pair.prompt_len)) return 1;
