@@ -9,16 +9,16 @@
    C99 and C++17, libc and libm, pthreads unless DPO_NO_THREADS; nothing else.
 
    It reads Hugging Face model directories (GPT-NeoX/Pythia, BTLM and muP Cerebras-GPT, GPT-2,
-   Llama, Qwen2; F32, F16, BF16 safetensors, sharded too), trains them whole or through LoRA
-   adapters with supervised fine-tuning (SFT) and Direct Preference Optimization (DPO and its
-   relatives), and writes them back. The result of a run is a function of weights, data, options
+   Llama, Qwen2; F32, F16, BF16 safetensors, sharded too; tokenizer.json as it is), trains the models
+   whole or through LoRA adapters with supervised fine-tuning (SFT) and Direct Preference
+   Optimization (DPO and its relatives), talks to them, and writes them back. The result of a run is a function of weights, data, options
    and seed alone: the same bits for any number of threads, any micro-batch split, any SIMD path.
 
    QUICK START
 
        dpo_context *c = dpo_open(NULL);
        dpo_model *m = dpo_model_load(c, "my-model");
-       dpo_data *d = dpo_data_create(c, dpo_tokenizer_bytes(c), NULL);
+       dpo_data *d = dpo_data_create(c, dpo_tokenizer_load(c, "my-model"), NULL);
        dpo_data_read(d, "pairs.jsonl");           lines of {"prompt","chosen","rejected"}
        dpo_train_config t = dpo_train_defaults(DPO_PREFERENCE);
        dpo_train(m, d, NULL, &t);
@@ -29,9 +29,9 @@
    WHAT IT DOES NOT DO
 
    No GPU, no autograd, no quantised training, no fp16 arithmetic, no dropout, no losses that couple
-   the pairs of a batch (KTO, AOT). This version computes in fp32 only; bf16 arithmetic, tokenizers
-   other than the byte-level one, and checkpoints to resume from are not in it yet.
-   It never prints, exits or aborts.
+   the pairs of a batch (KTO, AOT). Tokenizers are byte-pair encodings: no Unigram, no WordPiece, no
+   chat templates in Jinja. This version computes in fp32 only; bf16 arithmetic and checkpoints to
+   resume from are not in it yet. It never prints, exits or aborts.
 
    CONTENTS: search for ">>NAME"
 
@@ -85,6 +85,10 @@
              are the header's own. Subnormals are flushed to zero while it computes (the caller's
              floating-point state is restored). DPO_NUMERICS is raised when any bit changes.
 
+   TEXT      Any bytes are a text: what is not UTF-8 is encoded byte by byte. Special tokens are what
+             a format writes, never what a user types. Rows of data are never dropped or cut in
+             silence: dpo_data_report_of counts each by its reason.
+
    REFERENCES
        [DPO]    Rafailov et al. 2023, arXiv 2305.18290        [LoRA]  Hu et al. 2021, arXiv 2106.09685
        [IPO]    Azar et al. 2023, arXiv 2310.12036            [SLiC]  Zhao et al. 2023, arXiv 2305.10425
@@ -96,7 +100,7 @@
        [APO]    D'Oosterlinck et al. 2024, arXiv 2408.06266   [Disco] Lu et al. 2024, arXiv 2406.08414
        [rsLoRA] Kalajdzievski 2023, arXiv 2312.03732          [RoPE]  Su et al. 2021, arXiv 2104.09864
        [ALiBi]  Press et al. 2021, arXiv 2108.12409           [muP]   Yang et al. 2022, arXiv 2203.03466
-       [AdamW]  Loshchilov, Hutter 2017, arXiv 1711.05101
+       [AdamW]  Loshchilov, Hutter 2017, arXiv 1711.05101      [BPE]   Sennrich et al. 2016, arXiv 1508.07909
 */
 #if defined(DPO_IMPLEMENTATION) && !defined(_DEFAULT_SOURCE)
 #define _DEFAULT_SOURCE /* mmap hints, fsync and friends under -std=c99; before any system header */
@@ -315,7 +319,7 @@ enum {
 
 /* dpo_encode - text to ids; no special token is added or understood.
  *   text    any bytes: what is not UTF-8 is encoded byte by byte
- *   out     [cap]; receives the first cap ids; NULL to measure. Text of n bytes gives at most 3n + 2 ids
+ *   out     [cap]; receives the first cap ids; NULL to measure. Text of n bytes gives at most 3n + 3 ids
  *   returns how many ids there are, or a negative code
  * dpo_encode_parts - the same for the parts laid end to end: words reach over their borders; flags DPO_ENCODE_*
  * dpo_encode_batch - each text for itself, on all threads: text i's ids are (*ids)[(*first)[i]] ..
