@@ -11,8 +11,9 @@
    It reads Hugging Face model directories (GPT-NeoX/Pythia, BTLM and muP Cerebras-GPT, GPT-2,
    Llama, Qwen2; F32, F16, BF16 safetensors, sharded too; tokenizer.json as it is), trains the models
    whole or through LoRA adapters with supervised fine-tuning (SFT) and Direct Preference
-   Optimization (DPO and its relatives), talks to them, and writes them back. The result of a run is a function of weights, data, options
-   and seed alone: the same bits for any number of threads, any micro-batch split, any SIMD path.
+   Optimization (DPO and its relatives), talks to them, and writes them back. The result of a run is
+   a function of weights, data, options and seed alone: the same bits for any number of threads, any
+   micro-batch split, any SIMD path.
 
    QUICK START
 
