@@ -8,7 +8,7 @@ STD = -std=c99
 LIBS = -lm -lpthread
 B = build
 T = $(B)/tests
-EXAMPLES = hello sft dpo lora step own_loss layers
+EXAMPLES = hello sft dpo lora step own_loss own_data layers
 PROGRAMS = $(B)/dpo-train $(B)/dpo-tokenize $(B)/dpo-chat $(B)/dpo-bench
 FORMATS = $(wildcard tools/*.h tools/formats/*.h)
 

@@ -66,7 +66,7 @@ program "translation units" sh tests/units.sh
 program "programs" sh tests/programs.sh $shared $out
 
 # The examples end in a line that their first comment states.
-for e in hello sft dpo lora step own_loss layers; do
+for e in hello sft dpo lora step own_loss own_data layers; do
     want=$(sed -n 's/^.*Last line: \(.*\) \*\/$/\1/p' examples/$e.c | head -n 1)
     got=$(build/$e 2>$out/log | tail -n 1)
     if [ -n "$want" ] && [ "$want" = "$got" ]; then
