@@ -8610,7 +8610,7 @@ DPO_API int64_t dpo_encode_parts(const dpo_tokenizer *t, const dpo_text *parts, 
     w->cap = out ? cap : 0;
     w->flags = flags;
     dpo__tok_text(t, w, parts, n);
-    return w->more ? DPO_E_MEMORY : w->n;
+    return w->more ? (int64_t)DPO_E_MEMORY : w->n;
 }
 DPO_API int64_t dpo_encode(const dpo_tokenizer *t, const char *text, size_t bytes, int32_t *out, int64_t cap) {
     dpo_text part;
