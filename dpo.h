@@ -10803,7 +10803,7 @@ static void dpo__generation_layout(dpo__arena *a, dpo__generation *t, const dpo_
         s.seen = DPO__CARVE(a, uint8_t, seen);
         if (!a->base) continue;
         t->sampler[i] = s;
-        memset(s.seen, 0, (size_t)seen);
+        if (seen > 0) memset(s.seen, 0, (size_t)seen);
     }
     for (i = 0; i < t->batch; i++) {
         char *tail = DPO__CARVE(a, char, (int64_t)t->tail);
