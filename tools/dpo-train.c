@@ -318,24 +318,34 @@ static int write_chat_format(const char *dir, int chat) {
     return 0;
 }
 
-/* What a model needs besides its weights to be used: its tokenizer, and how its turns are written. */
-static int write_companions(const run *u, const char *dir) {
+/* The tokenizer's files. One that was named as a file goes alone: those beside it may belong to another. */
+static int write_tokenizer(const run *u, const char *dir) {
     static const char *const files[] = {
         "tokenizer.json", "tokenizer_config.json",  "special_tokens_map.json", "vocab.json",
         "merges.txt",     "generation_config.json", "chat_template.jinja"};
-    const char *from = u->tokenizer_dir, *slash = from ? strrchr(from, '/') : NULL;
-    char parent[4096] = ".";
+    static const char vocab[] = "vocab.json";
+    const char *from = u->tokenizer_dir, *slash = from ? strrchr(from, '/') : NULL, *name = slash ? slash + 1 : from;
+    char parent[4096] = ".", merges[4096];
     struct stat st;
-    size_t i;
-    if (from && !stat(from, &st) && !S_ISDIR(st.st_mode)) { /* one file: those beside it may belong to another */
-        const char *name = slash ? slash + 1 : from, *dot = strrchr(name, '.');
-        if (slash) snprintf(parent, sizeof parent, "%.*s", (int)(slash - from), from);
-        if (dot && !strcmp(dot, ".json") && strcmp(name, "vocab.json"))
-            return copy_file(slash == from ? "/" : parent, name, dir, "tokenizer.json");
-        from = slash == from ? "/" : parent;
+    size_t i, n;
+    if (!from) return 0;
+    if (stat(from, &st) || S_ISDIR(st.st_mode)) {
+        for (i = 0; i < sizeof files / sizeof *files; i++)
+            if (copy_file(from, files[i], dir, files[i])) return 1;
+        return 0;
     }
-    for (i = 0; from && i < sizeof files / sizeof *files; i++)
-        if (copy_file(from, files[i], dir, files[i])) return 1;
+    n = strlen(name);
+    if (slash) snprintf(parent, sizeof parent, "%.*s", slash == from ? 1 : (int)(slash - from), from);
+    if (n < 5 || strcmp(name + n - 5, ".json")) return 0; /* a kind that no directory holds */
+    if (n < sizeof vocab - 1 || strcmp(name + n - (sizeof vocab - 1), vocab))
+        return copy_file(parent, name, dir, "tokenizer.json");
+    snprintf(merges, sizeof merges, "%.*smerges.txt", (int)(n - (sizeof vocab - 1)), name); /* gpt2.vocab.json, too */
+    return copy_file(parent, name, dir, vocab) || copy_file(parent, merges, dir, "merges.txt");
+}
+
+/* What a model needs besides its weights to be used: its tokenizer, and how its turns are written. */
+static int write_companions(const run *u, const char *dir) {
+    if (write_tokenizer(u, dir)) return 1;
     if (u->s.model && copy_file(u->s.model, "dpo_chat.json", dir, "dpo_chat.json")) return 1;
     return u->d.file[0].chat ? write_chat_format(dir, u->d.file[0].chat) : 0;
 }
