@@ -454,6 +454,7 @@ static inline int dataset_plain(dataset_reader *k, const char *text, size_t size
 static inline int dataset_text(dataset_reader *k, const char *text, size_t size) {
     dataset *d = k->d;
     dataset_file *f = k->f;
+    const char *end;
     size_t i = 0;
     int plain;
     while (i < size && row_blank(text[i])) i++;
@@ -474,6 +475,10 @@ static inline int dataset_text(dataset_reader *k, const char *text, size_t size)
         d->eval = d->held_out ? dataset_make(d, f->format, f->chat) : NULL;
     }
     if (dpo_status(d->c)) return dataset_fail(d);
+    end = chat_end_of_turn(f->chat);
+    if (end && !d->quiet && dpo_tokenizer_id(d->t, end, strlen(end)) < 0)
+        cli_note("the tokenizer has no id for %s, which ends a turn in the chat format %s: it is spelled", end,
+                 chat_name(f->chat));
     return f->format == DATASET_TEXT && plain ? dataset_plain(k, text, size) : dataset_rows(k, text, size);
 }
 

@@ -106,7 +106,8 @@ typedef struct chat {
     chat_message *turn; /* [turns] user, assistant, user, ...; texts are malloc's */
     int64_t turns, room;
     chat_parts parts;
-    int32_t *ids, *out; /* the prompt; [n, max_new_tokens] */
+    int32_t *ids, *out; /* [n_ids] the prompt; [n, max_new_tokens] */
+    int64_t n_ids;
     int64_t *n_out;
     int *finish;
     answer live;      /* the streamed one */
@@ -205,10 +206,15 @@ static void answer_add(chat *u, answer *a, int32_t id) {
     if (u->streaming) answer_print(a, id < 0 || a->stopped ? a->b.n : a->b.n - answer_held(u, a));
 }
 
-static void answer_clear(answer *a) {
+/* The text goes on from the prompt's last id: behind words, the space that a SentencePiece tokenizer has before its
+ * first one belongs to the answer. */
+static void answer_start(const chat *u, answer *a) {
+    char piece[4096];
     a->b.n = a->begin = a->printed = 0;
     a->stopped = 0;
     memset(&a->decoder, 0, sizeof a->decoder);
+    dpo_decode_next(u->t, &a->decoder, u->ids[u->n_ids - 1], piece, sizeof piece);
+    a->decoder.n_held = 0;
 }
 
 static int on_token(void *user, int64_t sequence, int32_t id) {
@@ -288,7 +294,7 @@ static int chat_answers(chat *u, int64_t most) {
     for (i = 0; i < u->s.n && !bad; i++) {
         answer *a = &u->live;
         if (!u->streaming) {
-            answer_clear(a);
+            answer_start(u, a);
             for (k = 0; k < u->n_out[i]; k++) answer_add(u, a, u->out[i * most + k]);
         }
         answer_add(u, a, -1);
@@ -311,6 +317,7 @@ static int chat_reply(chat *u) {
     const int32_t *ids = u->ids;
     dpo_result code;
     if (n < 0) return 1;
+    u->n_ids = n;
     free(u->out);
     u->out = (int32_t *)malloc((size_t)(most * u->s.n) * sizeof *u->out);
     if (!u->out) return no_memory();
@@ -319,7 +326,7 @@ static int chat_reply(chat *u) {
     g->user = u;
     g->seed = u->s.seed + u->replies++;
     g->finish = u->finish;
-    answer_clear(&u->live);
+    answer_start(u, &u->live);
     if (!u->s.prompt) cli_signals = 0; /* what came before the turn was not meant for it */
     g->max_new_tokens = most;
     code = dpo_generate(u->m, &ids, &n, 1, g, u->out, u->n_out);
