@@ -492,5 +492,6 @@ int main(int argc, char **argv) {
     failed = chat_open(&u);
     if (!failed) failed = u.s.prompt ? chat_turn_of(&u, u.s.prompt, strlen(u.s.prompt)) : chat_loop(&u);
     chat_close(&u);
-    return failed || (fflush(stdout) && cli_die("cannot write the answer: %s", strerror(errno)));
+    if (fflush(stdout) || ferror(stdout)) return cli_die("the answers could not be written");
+    return failed;
 }

@@ -217,10 +217,11 @@ typedef struct run {
     dpo_trainer *t;
     dpo_plan plan;
     FILE *metrics;
-    int lost_metrics;  /* errno of a line that could not be written */
-    int training;      /* steps have a live line of their own */
-    dpo_metrics last;  /* of the last update */
-    int64_t evaluated; /* step of the last evaluation, -1: none */
+    int lost;              /* errno of a line that could not be written */
+    const char *lost_file; /* the file that lacks it */
+    int training;          /* steps have a live line of their own */
+    dpo_metrics last;      /* of the last update */
+    int64_t evaluated;     /* step of the last evaluation, -1: none */
     double train_seconds, began, phase_began;
     const char *phase;
 } run;
@@ -352,6 +353,15 @@ static int write_companions(const run *u, const char *dir) {
 
 /* ---- data ------------------------------------------------------------------------------------------------------- */
 
+/* A tokenized file may have been made for SFT. */
+static int lacks_pairs(const dpo_data *d, const char *path) {
+    int64_t i, n = dpo_data_count(d), rejected = 1;
+    for (i = 0; i < n && rejected; i++) dpo_data_item(d, i, NULL, NULL, NULL, NULL, NULL, &rejected);
+    return !rejected && cli_die("%s: example %s has no rejected answer, and dpo needs pairs; make the file with "
+                                "dpo-tokenize data --objective dpo",
+                                path, cli_count((uint64_t)i));
+}
+
 static int read_data(run *u) {
     settings *s = &u->s;
     u->d = dataset_start(u->c, u->tokenizer, s->t.objective == DPO_SFT);
@@ -363,7 +373,8 @@ static int read_data(run *u) {
     if (!s->quiet && !cli_stopped()) dataset_print(&u->d);
     u->train = u->d.train;
     u->eval = u->d.eval;
-    return 0;
+    if (cli_stopped() || s->t.objective == DPO_SFT) return 0;
+    return lacks_pairs(u->train, s->train) || (u->eval && lacks_pairs(u->eval, s->eval ? s->eval : s->train));
 }
 
 /* ---- model ------------------------------------------------------------------------------------------------------ */
@@ -552,14 +563,20 @@ static void print_step(const run *u, const dpo_metrics *m) {
     cli_live(line);
 }
 
-/* A line of metrics.jsonl, there at once for whoever watches. A full disk must not cost the model: it is noted. */
+/* A line could not be written. A full disk must not cost the model: training ends, and the model is written. */
+static void lose(run *u, const char *file) {
+    u->lost = errno ? errno : EIO;
+    u->lost_file = file;
+}
+
+/* A line of metrics.jsonl, there at once for whoever watches. */
 static void write_metrics(run *u, const dpo_metrics *m) {
     char line[2048];
     size_t n = dpo_metrics_json(m, line, sizeof line - 64);
     if (m->is_eval && u->samples.n && n && n < sizeof line - 64) /* one more, before the closing brace */
         snprintf(line + n - 1, 64, ", \"eval_sampled_length\": %s}", cli_number(u->samples.length));
     errno = 0;
-    if (fprintf(u->metrics, "%s\n", line) < 0 || fflush(u->metrics)) u->lost_metrics = errno ? errno : EIO;
+    if (fprintf(u->metrics, "%s\n", line) < 0 || fflush(u->metrics)) lose(u, "metrics.jsonl");
 }
 
 /* 64 bits over names and values of the adapters (FNV-1a): dpo_model_hash leaves them out. */
@@ -668,9 +685,10 @@ static void samples_field(FILE *f, const char *name, const char *text) {
 }
 
 /* A line of samples.jsonl for each prompt. */
-static int samples_write(run *u, char *const *text, const int64_t *length) {
+static void samples_write(run *u, char *const *text, const int64_t *length) {
     samples *p = &u->samples;
     int64_t i, total = 0;
+    errno = 0;
     for (i = 0; i < p->n; i++) {
         const int32_t *prompt, *chosen;
         int64_t np, nc;
@@ -690,9 +708,7 @@ static int samples_write(run *u, char *const *text, const int64_t *length) {
         total += length[i];
     }
     p->length = (double)total / (double)p->n;
-    return fflush(p->file) || ferror(p->file)
-               ? cli_die("%s/samples.jsonl cannot be written: %s", u->s.output, strerror(errno))
-               : 0;
+    if (fflush(p->file) || ferror(p->file)) lose(u, "samples.jsonl");
 }
 
 /* Answers the prompts and writes them down. Before the first update the model is the reference: with adapters, they are
@@ -708,7 +724,7 @@ static int sample(run *u) {
         if (run_lora(u)) dpo_lora_enable(u->m, 1);
     }
     if (p->n && !failed) failed = samples_answer(u, text, length);
-    if (p->n && !failed) failed = samples_write(u, text, length);
+    if (p->n && !failed) samples_write(u, text, length);
     for (i = 0; text && i < p->n; i++) free(text[i]);
     free(text);
     free(length);
@@ -802,7 +818,7 @@ static int is_due(const run *u, int64_t before) {
 }
 
 static int train(run *u) {
-    while (!dpo_trainer_done(u->t) && !cli_stopped() && !u->lost_metrics) {
+    while (!dpo_trainer_done(u->t) && !cli_stopped() && !u->lost) {
         dpo_metrics m;
         int64_t before = u->last.examples;
         double began = cli_clock();
@@ -826,9 +842,9 @@ static int finish(run *u) {
     uint64_t hash = 0;
     if (u->evaluated != m->step && !cli_stopped() && evaluate(u)) return 1;
     cli_live_clear();
-    if (!m->step && u->lost_metrics)
-        return cli_die("%s/metrics.jsonl cannot be written: %s; nothing was trained", u->s.output,
-                       strerror(u->lost_metrics));
+    if (!m->step && u->lost)
+        return cli_die("%s/%s cannot be written: %s; nothing was trained", u->s.output, u->lost_file,
+                       strerror(u->lost));
     if (!m->step) return cli_die("stopped before the first update; no model was written");
     if (save_result(u, 1)) return 1;
     if (!u->s.quiet) {
@@ -842,9 +858,9 @@ static int finish(run *u) {
     if (!run_lora(u)) hash = dpo_model_hash(u->m);
     else if (adapter_hash(u, &hash)) return cli_die("no memory for the adapters' hash");
     printf("%s hash %016llx\n", run_lora(u) ? "adapter" : "weight", (unsigned long long)hash);
-    if (u->lost_metrics)
-        return cli_die("%s/metrics.jsonl cannot be written: %s; the run ended early, its model is written", u->s.output,
-                       strerror(u->lost_metrics));
+    if (u->lost)
+        return cli_die("%s/%s cannot be written: %s; the run ended early, its model is written", u->s.output,
+                       u->lost_file, strerror(u->lost));
     return 0;
 }
 
