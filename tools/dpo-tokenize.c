@@ -439,7 +439,6 @@ static int write_report(const settings *s, const dataset *d) {
     if (f) bad = fflush(f) || ferror(f);
     if (bad) cli_die("cannot write the report %s: %s", s->report, strerror(errno));
     if (f) fclose(f);
-    if (f && bad) remove(s->report);
     return bad;
 }
 
