@@ -337,7 +337,7 @@ static int write_tokenizer(const run *u, const char *dir) {
     }
     n = strlen(name);
     if (slash) snprintf(parent, sizeof parent, "%.*s", slash == from ? 1 : (int)(slash - from), from);
-    if (n < 5 || strcmp(name + n - 5, ".json")) return 0; /* a kind that no directory holds */
+    if (n < 5 || strcmp(name + n - 5, ".json")) return 0; /* a kind that no directory holds; finish says so */
     if (n < sizeof vocab - 1 || strcmp(name + n - (sizeof vocab - 1), vocab))
         return copy_file(parent, name, dir, "tokenizer.json");
     snprintf(merges, sizeof merges, "%.*smerges.txt", (int)(n - (sizeof vocab - 1)), name); /* gpt2.vocab.json, too */
@@ -364,6 +364,7 @@ static int lacks_pairs(const dpo_data *d, const char *path) {
 
 static int read_data(run *u) {
     settings *s = &u->s;
+    int64_t longest;
     u->d = dataset_start(u->c, u->tokenizer, s->t.objective == DPO_SFT);
     u->d.o = s->d;
     u->d.quiet = s->quiet;
@@ -373,6 +374,11 @@ static int read_data(run *u) {
     if (!s->quiet && !cli_stopped()) dataset_print(&u->d);
     u->train = u->d.train;
     u->eval = u->d.eval;
+    longest = dataset_measure(u->train).whole.most;
+    if (longest > u->config.max_position_embeddings)
+        cli_note("warning: the longest row has %s tokens, the model was made for %s; --max-length %d cuts it",
+                 cli_count((uint64_t)longest), cli_count((uint64_t)u->config.max_position_embeddings),
+                 (int)u->config.max_position_embeddings);
     if (cli_stopped() || s->t.objective == DPO_SFT) return 0;
     return lacks_pairs(u->train, s->train) || (u->eval && lacks_pairs(u->eval, s->eval ? s->eval : s->train));
 }
@@ -837,6 +843,12 @@ static int train(run *u) {
     return 0;
 }
 
+static int has_tokenizer(const run *u) {
+    char dir[4096];
+    int n = snprintf(dir, sizeof dir, "%s%s", u->s.output, run_lora(u) ? "/adapter" : "");
+    return n > 0 && (size_t)n < sizeof dir && (holds(dir, "tokenizer.json") || holds(dir, "vocab.json"));
+}
+
 static int finish(run *u) {
     const dpo_metrics *m = &u->last;
     uint64_t hash = 0;
@@ -854,6 +866,8 @@ static int finish(run *u) {
                cli_count((uint64_t)((double)m->tokens / u->train_seconds)), cli_duration(cli_clock() - u->began));
         printf("peak memory %s, planned %s\nwrote %s%s\n", cli_bytes(cli_peak_memory()), cli_bytes(u->plan.total),
                u->s.output, run_lora(u) && !u->s.merge ? "/adapter" : "");
+        if (u->tokenizer_dir && !has_tokenizer(u))
+            printf("it has no tokenizer: programs need --tokenizer %s with it\n", u->tokenizer_dir);
     }
     if (!run_lora(u)) hash = dpo_model_hash(u->m);
     else if (adapter_hash(u, &hash)) return cli_die("no memory for the adapters' hash");
