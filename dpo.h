@@ -11209,7 +11209,7 @@ static int32_t *dpo__generate_prompt(dpo_context *c, const dpo_tokenizer *t, con
 DPO_API dpo_result dpo_generate_text(dpo_model *m, const dpo_tokenizer *t, const char *prompt,
                                      const dpo_generate_config *g, char *out, size_t cap) {
     dpo_generate_config k;
-    int64_t n, n_out = 0, bytes = 0;
+    int64_t n, n_out = 0, before = 0, bytes = 0;
     int32_t *ids;
     const int32_t *start;
     char *text = NULL;
@@ -11230,16 +11230,17 @@ DPO_API dpo_result dpo_generate_text(dpo_model *m, const dpo_tokenizer *t, const
     if (!ids) return m->c->error.code;
     start = ids;
     code = dpo_generate(m, &start, &n, 1, &k, ids + n, &n_out);
-    if (!code && (bytes = dpo_decode(t, ids + n, n_out, NULL, 0)) < 0)
+    if (!code) before = dpo_decode(t, ids + n - 1, 1, NULL, 0); /* behind a prompt a first space is the answer's */
+    if (!code && (bytes = dpo_decode(t, ids + n - 1, n_out + 1, NULL, 0)) < 0)
         code = dpo__fail(m->c, DPO_E_SHAPE,
                          "dpo_generate_text: the model drew an id that this tokenizer, with %d ids, has not; they do "
                          "not belong together",
                          dpo_tokenizer_vocab(t));
     if (!code && !(text = (char *)dpo__get(m->c, (size_t)bytes + 1, "an answer"))) code = DPO_E_MEMORY;
     if (!code) {
-        dpo_decode(t, ids + n, n_out, text, (size_t)bytes);
-        bytes = (int64_t)dpo__text_cut(text, (size_t)bytes, &k, cap - 1);
-        memcpy(out, text, (size_t)bytes);
+        dpo_decode(t, ids + n - 1, n_out + 1, text, (size_t)bytes);
+        bytes = (int64_t)dpo__text_cut(text + before, (size_t)(bytes - before), &k, cap - 1);
+        memcpy(out, text + before, (size_t)bytes);
         out[bytes] = 0;
     }
     dpo__put(m->c, text);

@@ -5,6 +5,7 @@ shared=$1
 out=$2/programs
 train=build/dpo-train
 tokenize=build/dpo-tokenize
+chat=build/dpo-chat
 rm -rf "$out"
 mkdir -p "$out"
 passed=0
@@ -150,6 +151,64 @@ refuses "evaluation without a place" "eval-output" $tokenize data --tokenizer by
 refuses "a fraction above 1" "eval-fraction" $tokenize data --tokenizer bytes --train "$out/pairs.jsonl" --eval-fraction 1.5 --output "$out/x"
 refuses "an unknown format" "format" $tokenize data --tokenizer bytes --train "$out/pairs.jsonl" --format rows --output "$out/x"
 
+works "half of a short --max-length is for the prompt" $train dpo --model "$out/sft" --output "$out/none" $o --max-length 30 --plan
+refuses "no room for an answer" "max-prompt-length 30 leaves no room" $train dpo --model "$out/sft" --output "$out/x" $o --max-length 30 --max-prompt-length 30
+refuses "a directory as data" "is a directory" $tokenize data --tokenizer bytes --train "$out" --output "$out/x"
+echo '{"question": "a", "good": "b", "bad": "c"}' >"$out/fields.jsonl"
+refuses "unknown fields are named" "its fields are question, good, bad" $tokenize data --tokenizer bytes --train "$out/fields.jsonl" --output "$out/x"
+printf '{\n "prompt": "a",\n "response": "b"\n}\n' >"$out/pretty.json"
+refuses "an object over several lines" "expected a JSON object on each line" $tokenize data --tokenizer bytes --train "$out/pretty.json" --output "$out/x"
+works "tokenized for sft" $tokenize data --tokenizer bytes --train "$out/pairs.jsonl" --objective sft --output "$out/tokens.sft"
+refuses "dpo on it" "tokens.sft: example 1 has no rejected answer" $train dpo --model "$out/sft" --output "$out/x" --train "$out/tokens.sft"
+works "a format whose end is no piece" $tokenize data --tokenizer bytes --train "$out/pairs.jsonl" --chat-format chatml --output "$out/x.tokens"
+grep -q "no id for <|im_end|>" "$out/err" && ok || bad "a format whose end is no piece is spelled, and it says so"
+works "rows longer than the model's positions" $tokenize data --tokenizer bytes --train README.md --output "$out/long.tokens"
+works "they are warned of" $train sft --model "$out/sft" --output "$out/none" --train "$out/long.tokens" --plan
+grep -q "512 tokens, the model was made for 256" "$out/err" && ok || bad "rows longer than the model's positions are warned of"
+if [ -c /dev/full ]; then
+    full() { "$@" >/dev/full 2>"$out/err" </dev/null; [ $? = 1 ] && ok || bad "a full disk: $1 exits with 1"; }
+    full $chat --model "$out/sft" --prompt a --max-new-tokens 4
+    full $tokenize encode --tokenizer bytes
+    full $tokenize data --tokenizer bytes --train "$out/pairs.jsonl" --output "$out/x.tokens"
+    mkdir -p "$out/full"
+    ln -s /dev/full "$out/full/samples.jsonl"
+    refuses "samples on a full disk" "samples.jsonl cannot be written: .*nothing was trained" $train sft --model "$out/sft" --output "$out/full" $o
+fi
+rm -f "$out/fifo"
+mkfifo "$out/fifo"
+$tokenize encode --jsonl --tokenizer bytes <"$out/fifo" >"$out/log" 2>"$out/err" &
+pid=$!
+exec 3>"$out/fifo"
+echo '{"text": "a"}' >&3
+sleep 0.3
+kill -INT $pid
+exec 3>&-
+wait $pid
+[ $? = 1 ] && grep -q "stopped" "$out/err" && ok || bad "an encoding that was stopped exits with 1"
+
+# dpo-chat
+says() { # name, pattern, file, command...: with the file as standard input
+    name=$1
+    word=$2
+    shift 2
+    if from "$@" >"$out/log" 2>"$out/err" && grep -q "$word" "$out/log"; then ok; else bad "$name"; fi
+}
+answers="$chat --model $out/sft --max-new-tokens 12 --seed 7"
+$answers --prompt abc --n 4 --json >"$out/four" 2>"$out/err" </dev/null
+$answers --prompt abc --json >"$out/single" 2>"$out/err" </dev/null
+[ "$(head -n 1 "$out/four")" = "$(cat "$out/single")" ] && ok || bad "the first of four answers is the only one's"
+grep -c '"index":[0-3]}' "$out/four" | grep -q '^4$' && ok || bad "answers say which they are"
+printf 'a\000b\r\nc\n' >"$out/nul"
+says "a line with a zero byte" '"prompt":"a.u0000b"' "$out/nul" $answers --json
+from "$out/nul" $answers --json 2>"$out/err" | grep -c prompt | grep -q '^2$' && ok || bad "it is a line of its own"
+[ "$(from "$out/nul" $answers --json 2>/dev/null | sed -n 's/.*"seed":\([0-9]*\).*/\1/p' | tr '\n' ' ')" = "7 8 " ] && ok || bad "each turn has its seed"
+from "$out" timeout 20 $answers >"$out/log" 2>"$out/err"
+[ $? = 1 ] && grep -q "input cannot be read" "$out/err" && ok || bad "a directory as input ends"
+works "a model without a tokenizer" $train sft --init "$out/no_tokenizer.json" --tokenizer bytes --output "$out/bare" $o --max-steps 1
+refuses "talks not" "tokenizer" $chat --model "$out/bare" --prompt a
+works "but with one" $chat --model "$out/bare" --tokenizer bytes --prompt a --max-new-tokens 4
+refuses "a tokenizer that is not there" "nowhere" $chat --model "$out/bare" --tokenizer "$out/nowhere" --prompt a
+
 # samples, chat formats, tokenizers of models
 grep -q '"prompt": "What is' "$out/t1/samples.jsonl" && ok || bad "samples hold their prompts"
 grep -c '"policy"' "$out/t1/samples.jsonl" | grep -q '^8$' && ok || bad "four samples at each of two evaluations"
@@ -194,7 +253,19 @@ if [ -f "$shared/data/hh/harmless-base.test.jsonl.gz" ]; then
     refuses "another tokenizer's tokens" "another tokenizer" $train dpo --model "$out/neox" --output "$out/x" --train "$out/gpt2.tokens"
     refuses "a tokenizer larger than the model" "50278 ids.*vocabulary of 257" $train sft --init "$out/tiny.json" --tokenizer "$out/pythia" \
         --output "$out/x" $hh
+    sed -e 's/"vocab_size": 257/"vocab_size": 50304/' -e 's/, "eos_token_id": 256, "dpo_tokenizer": "bytes"/, "eos_token_id": 50256/' \
+        "$out/tiny.json" >"$out/gpt2.json"
+    works "vocab.json under another name" $train sft --init "$out/gpt2.json" --tokenizer "$shared/data/tokenizers/gpt2.vocab.json" --output "$out/gpt2" $hh --max-steps 1
+    has "goes with the model under its own" "$out/gpt2/vocab.json" "$out/gpt2/merges.txt"
+    works "which talks with it" $chat --model "$out/gpt2" --prompt a --max-new-tokens 2
     refuses "an end of text that is no piece" "no piece" $tokenize encode --tokenizer "$out/pythia" --eos "<|no such|>"
+    stories=$shared/data/stories260K
+    mkdir -p "$out/stories"
+    if build/tests/stories "$stories" "$out/stories" >/dev/null; then ok; else bad "a model that talks"; fi
+    talks="$chat --model $out/stories --tokenizer $stories/tok512.bin --temperature 0 --max-new-tokens 6"
+    says "a continuation keeps its first space" '^ there was a' /dev/null $talks --prompt "Once upon a time,"
+    works "a tokenizer that no directory holds" $train sft --model "$out/stories" --tokenizer "$stories/tok512.bin" --output "$out/told" $o --max-steps 1
+    grep -q "programs need --tokenizer" "$out/log" && ok || bad "it is said that the model has no tokenizer"
 else
     echo "skipped: no HH data beside the checkout"
 fi

@@ -54,6 +54,7 @@ static inline dataset_options dataset_defaults(void) {
     dataset_options o;
     memset(&o, 0, sizeof o);
     o.data = dpo_data_defaults();
+    o.data.max_prompt_length = 0; /* see dataset_make */
     o.row.prompt = "prompt";
     o.row.chosen = "chosen";
     o.row.rejected = "rejected";
@@ -95,8 +96,8 @@ static inline dataset_options dataset_defaults(void) {
                  "reference code"),                                                                                    \
         CLI_INT("max-length", &(p)->data.max_length, 2, DATASET_LONGEST, "max_seq_length",                             \
                 "tokens of prompt + response"),                                                                        \
-        CLI_INT("max-prompt-length", &(p)->data.max_prompt_length, 1, DATASET_LONGEST, "",                             \
-                "what --truncation ref leaves of a prompt"),                                                           \
+        CLI_INT("max-prompt-length", &(p)->data.max_prompt_length, 0, DATASET_LONGEST, "",                             \
+                "what --truncation ref leaves of a prompt; 0: 256, or half of --max-length where that is less"),       \
         CLI_WORD("truncation", &(p)->data.truncation, "ref|keep_start|keep_end", "truncation_mode",                    \
                  "of long rows: as the DPO reference code (a prompt keeps its end, in shp data its beginning), the "   \
                  "end cut off, or the prompt's beginning"),                                                            \
@@ -262,23 +263,38 @@ static inline int dataset_detect_row(row_data *r, const row_options *o) {
     return row_has(r, o->text, '"') ? DATASET_TEXT : 0;
 }
 
+/* "its fields are question, answer": of a row in no known format. */
+static inline void dataset_fields(const row_data *r, char *why, size_t cap) {
+    int64_t i, n = dpo_json_count(r->json, 0), v;
+    size_t used = (size_t)snprintf(why, cap, n ? "its fields are" : "it has no fields");
+    for (i = 0, v = dpo_json_first(r->json, 0); i < n && used < cap; i++, v = dpo_json_next(r->json, v + 1)) {
+        char name[40] = "?";
+        if (dpo_json_string(r->json, v, name, sizeof name) >= (int64_t)sizeof name)
+            memcpy(name + sizeof name - 4, "...", 4);
+        used += (size_t)snprintf(why + used, cap - used, "%s%s", i ? ", " : " ", name);
+    }
+}
+
 /* By the first hundred rows; -1 after an error. */
 static inline int dataset_detect(const dataset *d, row_data *r, const char *path, const char *text, size_t size) {
     row_source s = row_source_start(text, size);
     const char *json;
     char why[160] = "";
     size_t bytes;
-    int found = 0, rows = 0;
+    int found = 0, rows = 0, bad = 0;
     int64_t line = 0;
     while (!found && rows++ < 100 && row_next(&s, &json, &bytes)) {
         if (!row_start(r, json, bytes)) found = dataset_detect_row(r, &d->o.row);
         if (found || why[0]) continue;
         line = s.line;
-        snprintf(why, sizeof why, "%s", r->why[0] ? r->why : "none of the known fields");
+        if (r->why[0]) snprintf(why, sizeof why, "%s", r->why);
+        else dataset_fields(r, why, sizeof why);
+        bad = r->why[0] != 0;
     }
     if (found) return found;
-    cli_die("%s: no row has the fields of a known format (%s %lld: %s); --format says what it is, --prompt-field and "
-            "others name fields, --implicit-prompt is for chosen and rejected alone",
+    cli_die(bad ? "%s, %s %lld: %s; expected a JSON object on each line, or one array of objects"
+                : "%s: no row has the fields of a known format (%s %lld: %s); --format says what it is, --prompt-field "
+                  "and others name fields, --implicit-prompt is for chosen and rejected alone",
             path, s.array ? "row" : "line", (long long)line, why);
     return -1;
 }
@@ -310,11 +326,13 @@ static inline int dataset_chat(const dataset *d, int format) {
 static inline dpo_data *dataset_make(const dataset *d, int format, int chat) {
     dpo_data_options o = d->o.data;
     const char *end = chat_end_of_turn(chat);
+    int most = dpo_data_defaults().max_prompt_length;
     int reference = format == DATASET_HH || format == DATASET_SHP;
     o.end_of_turn = end ? dpo_tokenizer_id(d->t, end, strlen(end)) : -1;
     if (chat_writes_bos(chat) && o.bos == DPO_BOS_HABIT) o.bos = DPO_BOS_NEVER;
     o.group_prompts = d->sft && (d->o.group == DATASET_GROUP_YES || (d->o.group == DATASET_GROUP_AUTO && reference));
     o.prompt_keep_start = format == DATASET_SHP;
+    if (!o.max_prompt_length) o.max_prompt_length = most < o.max_length / 2 ? most : o.max_length / 2;
     return dpo_data_create(d->c, d->t, &o);
 }
 
@@ -436,6 +454,7 @@ static inline int dataset_plain(dataset_reader *k, const char *text, size_t size
 static inline int dataset_text(dataset_reader *k, const char *text, size_t size) {
     dataset *d = k->d;
     dataset_file *f = k->f;
+    const char *end;
     size_t i = 0;
     int plain;
     while (i < size && row_blank(text[i])) i++;
@@ -456,6 +475,10 @@ static inline int dataset_text(dataset_reader *k, const char *text, size_t size)
         d->eval = d->held_out ? dataset_make(d, f->format, f->chat) : NULL;
     }
     if (dpo_status(d->c)) return dataset_fail(d);
+    end = chat_end_of_turn(f->chat);
+    if (end && !d->quiet && dpo_tokenizer_id(d->t, end, strlen(end)) < 0)
+        cli_note("the tokenizer has no id for %s, which ends a turn in the chat format %s: it is spelled", end,
+                 chat_name(f->chat));
     return f->format == DATASET_TEXT && plain ? dataset_plain(k, text, size) : dataset_rows(k, text, size);
 }
 
@@ -546,6 +569,9 @@ static inline int dataset_read(dataset *d, const char *path, int second) {
     k.o.sft = d->sft;
     f->path = path;
     f->format = d->o.format;
+    if (d->o.data.truncation == DPO_TRUNCATE_REF && d->o.data.max_prompt_length >= d->o.data.max_length)
+        return cli_die("--max-prompt-length %d leaves no room for an answer; expected less than --max-length, %d",
+                       d->o.data.max_prompt_length, d->o.data.max_length);
     if (!second) d->held_out = d->o.eval_fraction > 0;
     k.r.json = dpo_json_create(d->c);
     failed = k.r.json ? dataset_file_read(&k) : dataset_fail(d);

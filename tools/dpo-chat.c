@@ -8,14 +8,14 @@
  * it is clear. Ctrl-C ends the answer, a second one the program. Exit code 1 after one sentence on stderr. */
 #include "cli.h" /* first: it asks the system headers for sigaction and friends */
 #include "../dpo.h"
-#include "formats/chat.h"
+#include "dataset.h"
 
 #define MOST_STOPS 8
 
 /* ---- settings --------------------------------------------------------------------------------------------------- */
 
 typedef struct settings {
-    const char *model, *adapter, *prompt, *system, *stop;
+    const char *model, *adapter, *tokenizer, *prompt, *system, *stop;
     int format, max_new_tokens, top_k, n, threads, json;
     uint64_t seed;
     dpo_generate_config g;
@@ -27,6 +27,8 @@ static int settings_parse(settings *s, cli_program *p, int argc, char **argv) {
         CLI_HEADING("Model and conversation"),
         CLI_STRING("model", &s->model, "DIR", "model_name_or_path", "a Hugging Face directory (safetensors)"),
         CLI_STRING("adapter", &s->adapter, "DIR", "", "a PEFT adapter on it"),
+        CLI_STRING("tokenizer", &s->tokenizer, "PATH", "tokenizer_name",
+                   "a directory, a tokenizer.json, or bytes; without it the model's own"),
         CLI_STRING("prompt", &s->prompt, "TEXT", "", "answer this and stop; without it each line of stdin is a turn"),
         CLI_WORD("chat-format", &s->format, "auto|" CHAT_WORDS, "chat_template",
                  "how turns are written; auto: as the model's directory says"),
@@ -39,12 +41,14 @@ static int settings_parse(settings *s, cli_program *p, int argc, char **argv) {
         CLI_DOUBLE("min-p", &g->min_p, 0, 0.999999, "",
                    "draw from those at least so likely, measured by the likeliest"),
         CLI_DOUBLE("repetition-penalty", &g->repetition_penalty, CLI_ABOVE_0, 1e6, "", "above 1: says less twice"),
-        CLI_UINT64("seed", &s->seed, "", "the first answer's; each further answer takes the next number"),
+        CLI_UINT64(
+            "seed", &s->seed, "",
+            "of the first turn, each further turn takes the next number; the k-th answer is the same for every --n"),
         CLI_INT("n", &s->n, 1, 1000000, "num_return_sequences", "answers to each turn; the first one is remembered"),
         CLI_STRING("stop", &s->stop, "TEXT", "", "end an answer here, besides where its format ends"),
         CLI_HEADING("The run"),
         CLI_INT("threads", &s->threads, 0, 1024, "", "0: one per core. Changes no answer"),
-        CLI_FLAG("json", &s->json, "", "a line of {prompt, response, tokens, finish, seed} for each answer"),
+        CLI_FLAG("json", &s->json, "", "a line of {prompt, response, tokens, finish, seed, index} for each answer"),
     };
     if (cli_parse(p, options, CLI_COUNT(options), argc, argv)) return 1;
     if (!s->model) {
@@ -95,18 +99,19 @@ typedef struct chat {
     dpo_context *c;
     dpo_model *m;
     dpo_tokenizer *t;
-    int format, streaming, no_memory;
+    int format, streaming, no_memory, stopped; /* stopped: the last answer was, by Ctrl-C */
     const char *stop[MOST_STOPS];
     int32_t end_of_turn;
     text_buffer system;
     chat_message *turn; /* [turns] user, assistant, user, ...; texts are malloc's */
     int64_t turns, room;
     chat_parts parts;
-    int32_t *ids, *out; /* the prompt; [n, max_new_tokens] */
+    int32_t *ids, *out; /* [n_ids] the prompt; [n, max_new_tokens] */
+    int64_t n_ids;
     int64_t *n_out;
     int *finish;
     answer live;      /* the streamed one */
-    uint64_t answers; /* so far: each has a seed of its own */
+    uint64_t replies; /* so far: each has a seed of its own */
 } chat;
 
 static int no_memory(void) { return cli_die("out of memory"); }
@@ -201,10 +206,15 @@ static void answer_add(chat *u, answer *a, int32_t id) {
     if (u->streaming) answer_print(a, id < 0 || a->stopped ? a->b.n : a->b.n - answer_held(u, a));
 }
 
-static void answer_clear(answer *a) {
+/* The text goes on from the prompt's last id: behind words, the space that a SentencePiece tokenizer has before its
+ * first one belongs to the answer. */
+static void answer_start(const chat *u, answer *a) {
+    char piece[4096];
     a->b.n = a->begin = a->printed = 0;
     a->stopped = 0;
     memset(&a->decoder, 0, sizeof a->decoder);
+    dpo_decode_next(u->t, &a->decoder, u->ids[u->n_ids - 1], piece, sizeof piece);
+    a->decoder.n_held = 0;
 }
 
 static int on_token(void *user, int64_t sequence, int32_t id) {
@@ -260,34 +270,35 @@ static int64_t chat_fit(chat *u, int64_t *most) {
     return n;
 }
 
-static const char *finish_name(const chat *u, int i, int cancelled, int64_t most) {
+static const char *finish_name(const chat *u, int i, int64_t most) {
     static const char *const names[] = {"length", "eos", "stop"};
     if (u->finish[i] != DPO_FINISH_LENGTH) return names[u->finish[i]];
-    return cancelled && u->n_out[i] < most ? "cancelled" : "length"; /* what had ended already has ended */
+    return u->stopped && u->n_out[i] < most ? "cancelled" : "length"; /* what had ended already has ended */
 }
 
-static void print_json(const chat *u, const char *prompt, const answer *a, int64_t tokens, const char *finish) {
+static void print_json(const chat *u, const chat_message *asked, const answer *a, int i, const char *finish) {
     printf("{\"prompt\":");
-    cli_json_string(stdout, prompt, strlen(prompt));
+    cli_json_string(stdout, asked->text, asked->bytes);
     printf(",\"response\":");
     cli_json_string(stdout, a->b.n ? a->b.text + a->begin : "", a->b.n - a->begin);
-    printf(",\"tokens\":%lld,\"finish\":\"%s\",\"seed\":%llu}\n", (long long)tokens, finish,
-           (unsigned long long)u->s.g.seed);
+    printf(",\"tokens\":%lld,\"finish\":\"%s\",\"seed\":%llu,\"index\":%d}\n", (long long)u->n_out[i], finish,
+           (unsigned long long)u->s.g.seed, i);
     fflush(stdout);
 }
 
 /* Prints all answers; the first one becomes a turn. */
-static int chat_answers(chat *u, const char *prompt, int64_t most, int cancelled) {
+static int chat_answers(chat *u, int64_t most) {
+    const chat_message asked = u->turn[u->turns - 1];
     int i, bad = 0;
     int64_t k;
     for (i = 0; i < u->s.n && !bad; i++) {
         answer *a = &u->live;
         if (!u->streaming) {
-            answer_clear(a);
+            answer_start(u, a);
             for (k = 0; k < u->n_out[i]; k++) answer_add(u, a, u->out[i * most + k]);
         }
         answer_add(u, a, -1);
-        if (u->s.json) print_json(u, prompt, a, u->n_out[i], finish_name(u, i, cancelled, most));
+        if (u->s.json) print_json(u, &asked, a, i, finish_name(u, i, most));
         else {
             answer_print(a, a->b.n);
             putchar('\n');
@@ -295,7 +306,7 @@ static int chat_answers(chat *u, const char *prompt, int64_t most, int cancelled
         }
         if (!i) bad = turn_add(u, "assistant", a->b.n ? a->b.text + a->begin : "", a->b.n - a->begin);
     }
-    if (cancelled && !u->s.json) cli_note("(stopped)");
+    if (u->stopped && !u->s.json) cli_note("(stopped)");
     return bad || (u->no_memory && no_memory());
 }
 
@@ -306,16 +317,17 @@ static int chat_reply(chat *u) {
     const int32_t *ids = u->ids;
     dpo_result code;
     if (n < 0) return 1;
+    u->n_ids = n;
     free(u->out);
     u->out = (int32_t *)malloc((size_t)(most * u->s.n) * sizeof *u->out);
     if (!u->out) return no_memory();
     u->streaming = u->s.n == 1 && !u->s.json;
     g->on_token = u->streaming ? on_token : NULL;
     g->user = u;
-    g->seed = u->s.seed + u->answers++;
+    g->seed = u->s.seed + u->replies++;
     g->finish = u->finish;
-    answer_clear(&u->live);
-    cli_signals = 0;
+    answer_start(u, &u->live);
+    if (!u->s.prompt) cli_signals = 0; /* what came before the turn was not meant for it */
     g->max_new_tokens = most;
     code = dpo_generate(u->m, &ids, &n, 1, g, u->out, u->n_out);
     g->max_new_tokens = asked;
@@ -325,12 +337,13 @@ static int chat_reply(chat *u) {
         return cli_die("%s", dpo_error(u->c));
     }
     dpo_clear(u->c);
-    return chat_answers(u, u->turn[u->turns - 1].text, most, code != DPO_OK);
+    u->stopped = code != DPO_OK;
+    return chat_answers(u, most);
 }
 
 /* A turn that could not be answered is forgotten. */
-static int chat_turn_of(chat *u, const char *text) {
-    if (turn_add(u, "user", text, strlen(text))) return 1;
+static int chat_turn_of(chat *u, const char *text, size_t bytes) {
+    if (turn_add(u, "user", text, bytes)) return 1;
     if (!chat_reply(u)) return 0;
     if (u->turns && !strcmp(u->turn[u->turns - 1].role, "user")) turns_pop(u);
     return 1;
@@ -338,18 +351,17 @@ static int chat_turn_of(chat *u, const char *text) {
 
 /* ---- a conversation --------------------------------------------------------------------------------------------- */
 
-/* One line without its newline, of any length. 0 at the end. */
+/* One line without its newline, of any length and any bytes. 1; 0 at the end; -1 after an error was printed. */
 static int read_line(text_buffer *b) {
-    char piece[4096];
+    int c;
     b->n = 0;
-    while (fgets(piece, sizeof piece, stdin)) {
-        size_t n = strlen(piece);
-        int whole = n && piece[n - 1] == '\n';
-        if (buffer_add(b, piece, n - (size_t)whole)) return 0;
-        if (whole) break;
+    while ((c = getc(stdin)) != EOF && c != '\n') {
+        char byte = (char)c;
+        if (buffer_add(b, &byte, 1)) return -no_memory();
     }
+    if (c == EOF && ferror(stdin)) return -cli_die("the input cannot be read: %s", strerror(errno));
     if (b->n && b->text[b->n - 1] == '\r') b->text[--b->n] = 0;
-    return b->n || !feof(stdin);
+    return b->n || c == '\n';
 }
 
 static int chat_system(chat *u, const char *text) {
@@ -376,23 +388,24 @@ static int chat_command(chat *u, const char *line) {
 
 static int chat_loop(chat *u) {
     text_buffer line;
-    int terminal = cli_terminal(), failed = 0;
+    int terminal = cli_terminal(), failed = 0, more = 0;
 #if CLI_UNIX
     terminal = terminal && isatty(0);
 #endif
     memset(&line, 0, sizeof line);
-    for (;;) {
+    while (!failed || terminal) { /* without a terminal nobody is there to look at an error */
         if (terminal) fputs("> ", stderr);
-        if (!read_line(&line)) break;
+        more = read_line(&line);
+        if (more <= 0) break;
         if (!line.n) continue;
         if (line.text[0] == '/') {
             if (chat_command(u, line.text)) break;
-        } else failed |= chat_turn_of(u, line.text);
-        if (failed && !terminal) break; /* nobody is there to look at it */
+        } else failed |= chat_turn_of(u, line.text, line.n);
+        if (u->stopped && !terminal && !failed) failed = cli_die("stopped; the lines that follow have no answers");
     }
     if (terminal) fputc('\n', stderr);
     free(line.text);
-    return failed && !terminal;
+    return more < 0 || (failed && !terminal);
 }
 
 /* ---- opening ---------------------------------------------------------------------------------------------------- */
@@ -426,6 +439,7 @@ static int chat_ends(chat *u) {
 }
 
 static int chat_open(chat *u) {
+    const char *from = u->s.tokenizer ? u->s.tokenizer : u->s.model;
     dpo_desc desc;
     int vocab;
     memset(&desc, 0, sizeof desc);
@@ -440,12 +454,14 @@ static int chat_open(chat *u) {
     if (!u->c) return cli_die("%s", dpo_error(NULL));
     u->m = dpo_model_load(u->c, u->s.model);
     if (u->m && u->s.adapter) dpo_lora_load(u->m, u->s.adapter);
-    u->t = dpo_tokenizer_load(u->c, u->s.model);
     if (dpo_status(u->c)) return cli_die("%s", dpo_error(u->c));
+    u->t = dataset_tokenizer(u->c, from, NULL);
+    if (!u->t) return 1;
     vocab = dpo_model_config_of(u->m)->vocab_size;
     if (vocab < dpo_tokenizer_vocab(u->t))
-        return cli_die("%s: the tokenizer has %d ids, the model a vocabulary of %d only; they do not belong together",
-                       u->s.model, dpo_tokenizer_vocab(u->t), vocab);
+        return cli_die("the tokenizer %s has %d ids, the model %s a vocabulary of %d; use the tokenizer that the model "
+                       "was trained with",
+                       from, dpo_tokenizer_vocab(u->t), u->s.model, vocab);
     return chat_ends(u);
 }
 
@@ -474,7 +490,8 @@ int main(int argc, char **argv) {
     if (settings_parse(&u.s, &p, argc, argv)) return p.exit_code;
     cli_catch_signals();
     failed = chat_open(&u);
-    if (!failed) failed = u.s.prompt ? chat_turn_of(&u, u.s.prompt) : chat_loop(&u);
+    if (!failed) failed = u.s.prompt ? chat_turn_of(&u, u.s.prompt, strlen(u.s.prompt)) : chat_loop(&u);
     chat_close(&u);
-    return failed || (fflush(stdout) && cli_die("cannot write the answer: %s", strerror(errno)));
+    if (fflush(stdout) || ferror(stdout)) return cli_die("the answers could not be written");
+    return failed;
 }

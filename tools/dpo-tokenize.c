@@ -119,6 +119,9 @@ static int flush_output(void) {
     return cli_die("the output cannot be written: %s", strerror(errno));
 }
 
+/* What was written before Ctrl-C is not all: the exit code says so. */
+static int stopped(void) { return cli_stopped() && cli_die("stopped; the output ends early"); }
+
 /* ---- encode ----------------------------------------------------------------------------------------------------- */
 
 static void print_ids(const int32_t *ids, int64_t n, const char *between) {
@@ -205,7 +208,7 @@ static int encode_jsonl(const settings *s, const dpo_tokenizer *t) {
     if (c) free(c->text);
     free(c);
     free(texts);
-    return flush_output() || failed;
+    return flush_output() || failed || stopped();
 }
 
 /* ---- decode ----------------------------------------------------------------------------------------------------- */
@@ -347,7 +350,7 @@ static int decode_jsonl(const settings *s, const dpo_tokenizer *t) {
     if (c) free(c->text);
     free(c);
     free(l.id);
-    return flush_output() || failed;
+    return flush_output() || failed || stopped();
 }
 
 /* ---- data ------------------------------------------------------------------------------------------------------- */
@@ -431,9 +434,12 @@ static int save_set(const settings *s, const dataset *d, const dpo_data *set, co
 
 static int write_report(const settings *s, const dataset *d) {
     FILE *f = fopen(s->report, "wb");
+    int bad = !f;
     if (f) dataset_json(f, d);
-    if (!f || fclose(f)) return cli_die("cannot write the report %s: %s", s->report, strerror(errno));
-    return 0;
+    if (f) bad = fflush(f) || ferror(f);
+    if (bad) cli_die("cannot write the report %s: %s", s->report, strerror(errno));
+    if (f) fclose(f);
+    return bad;
 }
 
 static int run_data(const settings *s, const dpo_tokenizer *t) {

@@ -217,10 +217,11 @@ typedef struct run {
     dpo_trainer *t;
     dpo_plan plan;
     FILE *metrics;
-    int lost_metrics;  /* errno of a line that could not be written */
-    int training;      /* steps have a live line of their own */
-    dpo_metrics last;  /* of the last update */
-    int64_t evaluated; /* step of the last evaluation, -1: none */
+    int lost;              /* errno of a line that could not be written */
+    const char *lost_file; /* the file that lacks it */
+    int training;          /* steps have a live line of their own */
+    dpo_metrics last;      /* of the last update */
+    int64_t evaluated;     /* step of the last evaluation, -1: none */
     double train_seconds, began, phase_began;
     const char *phase;
 } run;
@@ -318,32 +319,52 @@ static int write_chat_format(const char *dir, int chat) {
     return 0;
 }
 
-/* What a model needs besides its weights to be used: its tokenizer, and how its turns are written. */
-static int write_companions(const run *u, const char *dir) {
+/* The tokenizer's files. One that was named as a file goes alone: those beside it may belong to another. */
+static int write_tokenizer(const run *u, const char *dir) {
     static const char *const files[] = {
         "tokenizer.json", "tokenizer_config.json",  "special_tokens_map.json", "vocab.json",
         "merges.txt",     "generation_config.json", "chat_template.jinja"};
-    const char *from = u->tokenizer_dir, *slash = from ? strrchr(from, '/') : NULL;
-    char parent[4096] = ".";
+    static const char vocab[] = "vocab.json";
+    const char *from = u->tokenizer_dir, *slash = from ? strrchr(from, '/') : NULL, *name = slash ? slash + 1 : from;
+    char parent[4096] = ".", merges[4096];
     struct stat st;
-    size_t i;
-    if (from && !stat(from, &st) && !S_ISDIR(st.st_mode)) { /* one file: those beside it may belong to another */
-        const char *name = slash ? slash + 1 : from, *dot = strrchr(name, '.');
-        if (slash) snprintf(parent, sizeof parent, "%.*s", (int)(slash - from), from);
-        if (dot && !strcmp(dot, ".json") && strcmp(name, "vocab.json"))
-            return copy_file(slash == from ? "/" : parent, name, dir, "tokenizer.json");
-        from = slash == from ? "/" : parent;
+    size_t i, n;
+    if (!from) return 0;
+    if (stat(from, &st) || S_ISDIR(st.st_mode)) {
+        for (i = 0; i < sizeof files / sizeof *files; i++)
+            if (copy_file(from, files[i], dir, files[i])) return 1;
+        return 0;
     }
-    for (i = 0; from && i < sizeof files / sizeof *files; i++)
-        if (copy_file(from, files[i], dir, files[i])) return 1;
+    n = strlen(name);
+    if (slash) snprintf(parent, sizeof parent, "%.*s", slash == from ? 1 : (int)(slash - from), from);
+    if (n < 5 || strcmp(name + n - 5, ".json")) return 0; /* a kind that no directory holds; finish says so */
+    if (n < sizeof vocab - 1 || strcmp(name + n - (sizeof vocab - 1), vocab))
+        return copy_file(parent, name, dir, "tokenizer.json");
+    snprintf(merges, sizeof merges, "%.*smerges.txt", (int)(n - (sizeof vocab - 1)), name); /* gpt2.vocab.json, too */
+    return copy_file(parent, name, dir, vocab) || copy_file(parent, merges, dir, "merges.txt");
+}
+
+/* What a model needs besides its weights to be used: its tokenizer, and how its turns are written. */
+static int write_companions(const run *u, const char *dir) {
+    if (write_tokenizer(u, dir)) return 1;
     if (u->s.model && copy_file(u->s.model, "dpo_chat.json", dir, "dpo_chat.json")) return 1;
     return u->d.file[0].chat ? write_chat_format(dir, u->d.file[0].chat) : 0;
 }
 
 /* ---- data ------------------------------------------------------------------------------------------------------- */
 
+/* A tokenized file may have been made for SFT. */
+static int lacks_pairs(const dpo_data *d, const char *path) {
+    int64_t i, n = dpo_data_count(d), rejected = 1;
+    for (i = 0; i < n && rejected; i++) dpo_data_item(d, i, NULL, NULL, NULL, NULL, NULL, &rejected);
+    return !rejected && cli_die("%s: example %s has no rejected answer, and dpo needs pairs; make the file with "
+                                "dpo-tokenize data --objective dpo",
+                                path, cli_count((uint64_t)i));
+}
+
 static int read_data(run *u) {
     settings *s = &u->s;
+    int64_t longest;
     u->d = dataset_start(u->c, u->tokenizer, s->t.objective == DPO_SFT);
     u->d.o = s->d;
     u->d.quiet = s->quiet;
@@ -353,7 +374,13 @@ static int read_data(run *u) {
     if (!s->quiet && !cli_stopped()) dataset_print(&u->d);
     u->train = u->d.train;
     u->eval = u->d.eval;
-    return 0;
+    longest = dataset_measure(u->train).whole.most;
+    if (longest > u->config.max_position_embeddings)
+        cli_note("warning: the longest row has %s tokens, the model was made for %s; --max-length %d cuts it",
+                 cli_count((uint64_t)longest), cli_count((uint64_t)u->config.max_position_embeddings),
+                 (int)u->config.max_position_embeddings);
+    if (cli_stopped() || s->t.objective == DPO_SFT) return 0;
+    return lacks_pairs(u->train, s->train) || (u->eval && lacks_pairs(u->eval, s->eval ? s->eval : s->train));
 }
 
 /* ---- model ------------------------------------------------------------------------------------------------------ */
@@ -542,14 +569,20 @@ static void print_step(const run *u, const dpo_metrics *m) {
     cli_live(line);
 }
 
-/* A line of metrics.jsonl, there at once for whoever watches. A full disk must not cost the model: it is noted. */
+/* A line could not be written. A full disk must not cost the model: training ends, and the model is written. */
+static void lose(run *u, const char *file) {
+    u->lost = errno ? errno : EIO;
+    u->lost_file = file;
+}
+
+/* A line of metrics.jsonl, there at once for whoever watches. */
 static void write_metrics(run *u, const dpo_metrics *m) {
     char line[2048];
     size_t n = dpo_metrics_json(m, line, sizeof line - 64);
     if (m->is_eval && u->samples.n && n && n < sizeof line - 64) /* one more, before the closing brace */
         snprintf(line + n - 1, 64, ", \"eval_sampled_length\": %s}", cli_number(u->samples.length));
     errno = 0;
-    if (fprintf(u->metrics, "%s\n", line) < 0 || fflush(u->metrics)) u->lost_metrics = errno ? errno : EIO;
+    if (fprintf(u->metrics, "%s\n", line) < 0 || fflush(u->metrics)) lose(u, "metrics.jsonl");
 }
 
 /* 64 bits over names and values of the adapters (FNV-1a): dpo_model_hash leaves them out. */
@@ -658,9 +691,10 @@ static void samples_field(FILE *f, const char *name, const char *text) {
 }
 
 /* A line of samples.jsonl for each prompt. */
-static int samples_write(run *u, char *const *text, const int64_t *length) {
+static void samples_write(run *u, char *const *text, const int64_t *length) {
     samples *p = &u->samples;
     int64_t i, total = 0;
+    errno = 0;
     for (i = 0; i < p->n; i++) {
         const int32_t *prompt, *chosen;
         int64_t np, nc;
@@ -680,9 +714,7 @@ static int samples_write(run *u, char *const *text, const int64_t *length) {
         total += length[i];
     }
     p->length = (double)total / (double)p->n;
-    return fflush(p->file) || ferror(p->file)
-               ? cli_die("%s/samples.jsonl cannot be written: %s", u->s.output, strerror(errno))
-               : 0;
+    if (fflush(p->file) || ferror(p->file)) lose(u, "samples.jsonl");
 }
 
 /* Answers the prompts and writes them down. Before the first update the model is the reference: with adapters, they are
@@ -698,7 +730,7 @@ static int sample(run *u) {
         if (run_lora(u)) dpo_lora_enable(u->m, 1);
     }
     if (p->n && !failed) failed = samples_answer(u, text, length);
-    if (p->n && !failed) failed = samples_write(u, text, length);
+    if (p->n && !failed) samples_write(u, text, length);
     for (i = 0; text && i < p->n; i++) free(text[i]);
     free(text);
     free(length);
@@ -792,7 +824,7 @@ static int is_due(const run *u, int64_t before) {
 }
 
 static int train(run *u) {
-    while (!dpo_trainer_done(u->t) && !cli_stopped() && !u->lost_metrics) {
+    while (!dpo_trainer_done(u->t) && !cli_stopped() && !u->lost) {
         dpo_metrics m;
         int64_t before = u->last.examples;
         double began = cli_clock();
@@ -811,14 +843,20 @@ static int train(run *u) {
     return 0;
 }
 
+static int has_tokenizer(const run *u) {
+    char dir[4096];
+    int n = snprintf(dir, sizeof dir, "%s%s", u->s.output, run_lora(u) ? "/adapter" : "");
+    return n > 0 && (size_t)n < sizeof dir && (holds(dir, "tokenizer.json") || holds(dir, "vocab.json"));
+}
+
 static int finish(run *u) {
     const dpo_metrics *m = &u->last;
     uint64_t hash = 0;
     if (u->evaluated != m->step && !cli_stopped() && evaluate(u)) return 1;
     cli_live_clear();
-    if (!m->step && u->lost_metrics)
-        return cli_die("%s/metrics.jsonl cannot be written: %s; nothing was trained", u->s.output,
-                       strerror(u->lost_metrics));
+    if (!m->step && u->lost)
+        return cli_die("%s/%s cannot be written: %s; nothing was trained", u->s.output, u->lost_file,
+                       strerror(u->lost));
     if (!m->step) return cli_die("stopped before the first update; no model was written");
     if (save_result(u, 1)) return 1;
     if (!u->s.quiet) {
@@ -828,13 +866,15 @@ static int finish(run *u) {
                cli_count((uint64_t)((double)m->tokens / u->train_seconds)), cli_duration(cli_clock() - u->began));
         printf("peak memory %s, planned %s\nwrote %s%s\n", cli_bytes(cli_peak_memory()), cli_bytes(u->plan.total),
                u->s.output, run_lora(u) && !u->s.merge ? "/adapter" : "");
+        if (u->tokenizer_dir && !has_tokenizer(u))
+            printf("it has no tokenizer: programs need --tokenizer %s with it\n", u->tokenizer_dir);
     }
     if (!run_lora(u)) hash = dpo_model_hash(u->m);
     else if (adapter_hash(u, &hash)) return cli_die("no memory for the adapters' hash");
     printf("%s hash %016llx\n", run_lora(u) ? "adapter" : "weight", (unsigned long long)hash);
-    if (u->lost_metrics)
-        return cli_die("%s/metrics.jsonl cannot be written: %s; the run ended early, its model is written", u->s.output,
-                       strerror(u->lost_metrics));
+    if (u->lost)
+        return cli_die("%s/%s cannot be written: %s; the run ended early, its model is written", u->s.output,
+                       u->lost_file, strerror(u->lost));
     return 0;
 }
 

@@ -631,7 +631,8 @@ static inline int gzip_read_file(const char *path, size_t max_bytes, char **text
         return GZIP_E_IO;
     }
     code = gzip_slurp(f, limit + slack, &bytes, &n);
-    if (code && err && errcap)
+    if (code && err && errcap && errno == EISDIR) snprintf(err, errcap, "%s is a directory; name a file in it", path);
+    else if (code && err && errcap)
         snprintf(err, errcap, "cannot read %s after byte %llu: %s; check the file", path, (unsigned long long)n,
                  code == GZIP_E_MEMORY ? "out of memory"
                  : errno               ? strerror(errno)
