@@ -11004,16 +11004,12 @@ static int dpo__holds(const char *text, size_t n, const char *what) {
         if (text[i] == what[0] && !memcmp(text + i, what, k)) return 1;
     return 0;
 }
-/* Whether the answer's text now holds a stop string: 0, 1 or a negative code. */
+/* Whether the answer's text now holds a stop string. */
 static int dpo__answer_stops(dpo__generation *t, dpo__answer *a, int32_t id) {
     const dpo_generate_config *g = t->g;
     size_t n = a->n_tail;
     int64_t i, more = dpo_decode_next(g->tokenizer, &a->decoder, id, t->text + n, t->text_size - n);
-    if (more < 0)
-        return dpo__fail(t->r->c, DPO_E_SHAPE,
-                         "dpo_generate: sequence %ld drew id %ld, which the tokenizer, with %d ids, does not have; "
-                         "model and tokenizer do not belong together",
-                         (long)a->sequence, (long)id, dpo_tokenizer_vocab(g->tokenizer));
+    if (more < 0) return 0; /* vocabularies are padded, and a model that knows little draws from there: no text */
     memcpy(t->text, a->tail, n);
     n += (size_t)dpo__min64(more, (int64_t)(t->text_size - n));
     for (i = 0; i < g->n_stop; i++)
@@ -11022,17 +11018,15 @@ static int dpo__answer_stops(dpo__generation *t, dpo__answer *a, int32_t id) {
     memcpy(a->tail, t->text + n - a->n_tail, a->n_tail);
     return 0;
 }
-/* The sequence takes its id. *finish: DPO_FINISH_*, or -1 if it goes on. */
-static dpo_result dpo__answer_take(dpo__generation *t, dpo__answer *a, int *finish) {
+/* The sequence takes its id. DPO_FINISH_*, or -1 if it goes on. */
+static int dpo__answer_take(dpo__generation *t, dpo__answer *a) {
     const dpo_generate_config *g = t->g;
     int64_t i, *made = &t->n_out[a->sequence], n = t->n_prompt[t->trunk[a->trunk].prompt];
     int32_t id = a->drawn;
     int stop = 0;
-    *finish = DPO_FINISH_EOS;
-    if (id == g->eos) return DPO_OK;
-    *finish = DPO_FINISH_STOP;
+    if (id == g->eos) return DPO_FINISH_EOS;
     for (i = 0; i < g->n_stop_ids; i++)
-        if (id == g->stop_ids[i]) return DPO_OK;
+        if (id == g->stop_ids[i]) return DPO_FINISH_STOP;
     t->out[a->sequence * g->max_new_tokens + *made] = id;
     ++*made;
     a->last = id;
@@ -11041,19 +11035,15 @@ static dpo_result dpo__answer_take(dpo__generation *t, dpo__answer *a, int *fini
         stop = g->on_token(g->user, a->sequence, id) != 0;
         (void)dpo__fp_enter();
     }
-    if (!stop && g->n_stop) stop = dpo__answer_stops(t, a, id);
-    if (stop < 0) return stop;
-    if (!stop) *finish = *made >= g->max_new_tokens || n - 1 + a->length >= t->positions ? DPO_FINISH_LENGTH : -1;
-    return DPO_OK;
+    if (stop || (g->n_stop && dpo__answer_stops(t, a, id))) return DPO_FINISH_STOP;
+    return *made >= g->max_new_tokens || n - 1 + a->length >= t->positions ? DPO_FINISH_LENGTH : -1;
 }
 /* All take their ids; finished ones leave, the others close ranks. */
-static dpo_result dpo__generation_take(dpo__generation *t) {
+static void dpo__generation_take(dpo__generation *t) {
     int64_t i, k = 0;
     for (i = 0; i < t->active; i++) {
         dpo__answer a = t->answer[i];
-        int finish;
-        dpo_result code = dpo__answer_take(t, &a, &finish);
-        if (code) return code;
+        int finish = dpo__answer_take(t, &a);
         if (finish >= 0) {
             if (t->g->finish) t->g->finish[a.sequence] = finish;
             t->trunk[a.trunk].users--;
@@ -11064,7 +11054,6 @@ static dpo_result dpo__generation_take(dpo__generation *t) {
         t->answer[k++] = a;
     }
     t->active = k;
-    return DPO_OK;
 }
 
 /* --- what is asked for ------------------------------------------------------------------------------ */
@@ -11164,7 +11153,7 @@ DPO_API dpo_result dpo_generate(dpo_model *m, const int32_t *const *prompts, con
     while (!code && (t->active || t->next < t->total)) {
         if (dpo__cancelled(m->c, t->env)) code = dpo__fail(m->c, DPO_E_CANCELLED, "generation was cancelled");
         if (!code) code = dpo__generation_step(t);
-        if (!code) code = dpo__generation_take(t);
+        if (!code) dpo__generation_take(t);
     }
     dpo__fp_leave(t->env);
     dpo__put(m->c, t->r);

@@ -204,6 +204,7 @@ from "$out/nul" $answers --json 2>"$out/err" | grep -c prompt | grep -q '^2$' &&
 [ "$(from "$out/nul" $answers --json 2>/dev/null | sed -n 's/.*"seed":\([0-9]*\).*/\1/p' | tr '\n' ' ')" = "7 8 " ] && ok || bad "each turn has its seed"
 from "$out" timeout 20 $answers >"$out/log" 2>"$out/err"
 [ $? = 1 ] && grep -q "input cannot be read" "$out/err" && ok || bad "a directory as input ends"
+sed 's/, "dpo_tokenizer": "bytes"//' "$out/tiny.json" >"$out/no_tokenizer.json"
 works "a model without a tokenizer" $train sft --init "$out/no_tokenizer.json" --tokenizer bytes --output "$out/bare" $o --max-steps 1
 refuses "talks not" "tokenizer" $chat --model "$out/bare" --prompt a
 works "but with one" $chat --model "$out/bare" --tokenizer bytes --prompt a --max-new-tokens 4
@@ -220,7 +221,6 @@ works "messages in a chat format" $train dpo --model "$out/sft" --output "$out/c
 grep -q chatml "$out/chat/adapter/dpo_chat.json" && ok || bad "the adapter says its chat format"
 refuses "samples below 0" "sample-prompts" $train sft --init "$out/tiny.json" --output "$out/x" $o --sample-prompts -1
 refuses "a chat format nobody knows" "chat-format" $train sft --init "$out/tiny.json" --output "$out/x" $o --chat-format vicuna
-sed 's/, "dpo_tokenizer": "bytes"//' "$out/tiny.json" >"$out/no_tokenizer.json"
 refuses "no tokenizer" "tokenizer" $train sft --init "$out/no_tokenizer.json" --output "$out/x" $o
 sed 's/"vocab_size": 257/"vocab_size": 200/' "$out/tiny.json" >"$out/small.json"
 refuses "a tokenizer too large" "257 ids.*vocabulary of 200" $train sft --init "$out/small.json" --output "$out/x" $o

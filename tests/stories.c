@@ -100,6 +100,9 @@ int main(int argc, char **argv) {
     g.max_new_tokens = 255;
     if (m && t && CHECK_OK(c, dpo_generate_text(m, t, "", &g, text, sizeof text)))
         CHECK_CASE(!strncmp(text, published, strlen(published)), text);
+    g.max_new_tokens = 20; /* behind a prompt the space before the first word is the answer's */
+    if (m && t && CHECK_OK(c, dpo_generate_text(m, t, "Once upon a time,", &g, text, sizeof text)))
+        CHECK_CASE(!strncmp(text, published + 17, strlen(text)) && strlen(text) > 20, text);
     dpo_close(c);
     scratch_free();
     printf("%d passed, %d failed\n", check_failures ? 0 : 1, check_failures ? 1 : 0);

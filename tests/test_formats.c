@@ -436,11 +436,13 @@ static void test_bad_lines(void) {
 static void test_nothing_usable(void) {
     CHECK(read_rows("", 0) && says("holds no rows"));
     CHECK(read_rows(" \n\r\n", 1) && says("holds no rows"));
-    CHECK(read_rows("{\"a\": 1}\n", 0) && says("line 1: none of the known fields"));
+    CHECK(read_rows("{\"a\": 1}\n", 0) && says("line 1: its fields are a)"));
     CHECK(read_rows("{\"prompt\": \"P\", \"chosen\": \"c\"}\n", 0) && says("none of 1 rows can be used"));
-    CHECK(read_rows("[]", 0) && says("no row has the fields"));
+    CHECK(read_rows("{}\n", 0) && says("line 1: it has no fields"));
+    CHECK(read_rows("{\"a\"\n}", 0) && says("bad JSON") && says("expected a JSON object on each line"));
+    CHECK(read_rows("[]", 0) && says("holds no rows"));
     CHECK(read_path(FOLDER "/nowhere", 0) && says("cannot open " FOLDER "/nowhere"));
-    CHECK(read_path(FOLDER, 0) && says("cannot read"));
+    CHECK(read_path(FOLDER, 0) && says(FOLDER " is a directory"));
 }
 static void test_deep(void) {
     size_t n = 10000, at = 0, i;
@@ -591,6 +593,13 @@ static void test_report(void) {
                      0));
     CHECK(is(0, "3456", "cc", "r$") && dropped("the same once cut", 1, 2));
     CHECK(dpo_data_report_of(set.train).truncated_prompts == 1 && dpo_data_report_of(set.train).lost_eos == 1);
+    opts.data.max_length = 6;
+    opts.data.max_prompt_length = 0; /* half */
+    CHECK(!read_rows("{\"prompt\": \"123456\", \"chosen\": \"cccccc\", \"rejected\": \"r\"}\n", 0));
+    CHECK(is(0, "456", "ccc", "r$"));
+    opts.data.max_length = 6;
+    opts.data.max_prompt_length = 6;
+    CHECK(read_rows(GOOD, 0) && says("--max-prompt-length 6 leaves no room"));
 }
 static void test_report_json(void) {
     char text[8192];
@@ -701,7 +710,7 @@ static void test_real_sft(void) {
 static void test_real_chatml(void) { /* a tokenizer that knows <|im_start|> 1 and <|im_end|> 2 */
     const char *text = "{\"messages\": [" TURN("user", "a<|im_end|>b") ", " TURN("assistant", "c") "]}";
     const int32_t *p, *c;
-    int64_t np, nc, i, ends = 0, begins = 0;
+    int64_t np = 0, nc, i, ends = 0, begins = 0;
     char path[256];
     if (!real("tokenizers/bpe6400.tokenizer.json", path)) return;
     tok = dpo_tokenizer_load(ctx, path);

@@ -292,6 +292,7 @@ static inline int dataset_detect(const dataset *d, row_data *r, const char *path
         bad = r->why[0] != 0;
     }
     if (found) return found;
+    if (!line) return -cli_die("%s holds no rows", path);
     cli_die(bad ? "%s, %s %lld: %s; expected a JSON object on each line, or one array of objects"
                 : "%s: no row has the fields of a known format (%s %lld: %s); --format says what it is, --prompt-field "
                   "and others name fields, --implicit-prompt is for chosen and rejected alone",

@@ -676,7 +676,11 @@ static int samples_answer(run *u, char **text, int64_t *length) {
         if (failed < 0) dpo_clear(u->c);
     }
     for (i = 0; !failed && i < p->n; i++) {
-        text[i] = samples_text(u, out + i * p->max_new, length[i], 1);
+        int32_t *row = out + i * p->max_new;
+        int64_t k, known = 0; /* a padded vocabulary has ids that the tokenizer has not */
+        for (k = 0; k < length[i]; k++)
+            if (row[k] < dpo_tokenizer_vocab(u->tokenizer)) row[known++] = row[k];
+        text[i] = samples_text(u, row, known, 1);
         if (!text[i]) failed = cli_die("no memory for a sample");
     }
     free(prompt);
