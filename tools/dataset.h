@@ -118,6 +118,7 @@ typedef struct dataset_file {
     int64_t rows, bad;    /* read; not used, whatever the reason */
     int array;            /* of JSON: its rows are counted, not its lines */
     uint64_t hash, bytes; /* of the text, unpacked */
+    char rules[320];      /* of a tokenized file: what options say of tokens is not used */
     struct {
         char why[160];
         int64_t count, first; /* rows, and where the first one is */
@@ -524,6 +525,8 @@ static inline int dataset_tokens(dataset_reader *k) {
     k->f->hash = hash ? strtoull(hash, NULL, 16) : 0;
     k->f->bytes = bytes ? strtoull(bytes, NULL, 10) : 0;
     if (k->f->chat < 0) k->f->chat = CHAT_NONE;
+    if (dpo_data_metadata(all, "rules"))
+        snprintf(k->f->rules, sizeof k->f->rules, "%s", dpo_data_metadata(all, "rules"));
     if (k->second) d->eval = all;
     else if (d->held_out || d->o.max_rows) return dataset_split(d, all);
     else d->train = all;
@@ -691,6 +694,7 @@ static inline void dataset_print_file(const dataset_file *f) {
     int i;
     printf("%s: %s, %s rows, %s kept%s%s\n", f->path, dataset_format_words(f->format), cli_count((uint64_t)f->rows),
            cli_count((uint64_t)(f->rows - f->bad)), f->chat ? ", chat format " : "", f->chat ? chat_name(f->chat) : "");
+    if (f->rules[0]) printf("    tokenized before, by rules of its own: %s\n", f->rules);
     for (i = 0; i < f->reasons; i++) {
         printf("    %7s  %s (first in %s %s", cli_count((uint64_t)f->reason[i].count), f->reason[i].why,
                dataset_place(f), cli_count((uint64_t)f->reason[i].first));
