@@ -8619,7 +8619,7 @@ DPO_API int64_t dpo_encode_parts(const dpo_tokenizer *t, const dpo_text *parts, 
     w->cap = out ? cap : 0;
     w->flags = flags;
     dpo__tok_text(t, w, parts, n);
-    return w->more ? DPO_E_MEMORY : w->n;
+    return w->more ? (int64_t)DPO_E_MEMORY : w->n;
 }
 DPO_API int64_t dpo_encode(const dpo_tokenizer *t, const char *text, size_t bytes, int32_t *out, int64_t cap) {
     dpo_text part = {text, bytes, 0};
@@ -9741,10 +9741,15 @@ static dpo_result dpo__seen_room(dpo_context *c, dpo__seen *s, size_t more) {
     return DPO_OK;
 }
 
+enum { DPO__CUT_PROMPT = 1, DPO__CUT_RESPONSE = 2, DPO__CUT_EOS = 4, DPO__BAD_UTF8 = 8, DPO__BORDER_MERGED = 16 };
+
 typedef struct dpo__item {
     int64_t first;
     int32_t prompt, chosen, rejected; /* counts; rejected 0: none */
+    int32_t marks;                    /* what the report counts it under */
 } dpo__item;
+
+static int64_t dpo__item_ids(const dpo__item *t) { return (int64_t)t->prompt + t->chosen + t->rejected; }
 
 struct dpo_data {
     dpo_context *c;
@@ -9806,13 +9811,12 @@ static const char *dpo__data_options_fault(const dpo_data_options *o) {
 }
 DPO_API dpo_data *dpo_data_create(dpo_context *c, const dpo_tokenizer *t, const dpo_data_options *options) {
     dpo_data_options o = options ? *options : dpo_data_defaults();
-    const char *names[3], *why;
+    const char *names[3] = {o.prompt_field ? o.prompt_field : "prompt", o.chosen_field ? o.chosen_field : "chosen",
+                            o.rejected_field ? o.rejected_field : "rejected"};
+    const char *why;
     dpo_data *d;
     int i;
     if (!c || c->error.code) return NULL;
-    names[0] = o.prompt_field ? o.prompt_field : "prompt";
-    names[1] = o.chosen_field ? o.chosen_field : "chosen";
-    names[2] = o.rejected_field ? o.rejected_field : "rejected";
     why = dpo__data_options_fault(&o);
     for (i = 0; i < 3; i++)
         if (strlen(names[i]) > 63) why = "field names must be shorter than 64 bytes";
@@ -9848,18 +9852,23 @@ static uint64_t dpo__ids_hash(const int32_t *ids, int64_t n) { /* never 0 */
     return dpo__hash_end(&h) | 1;
 }
 
-/* The item at ids `first` on, as item i (i == n: one more); what was computed for the old ones is void. */
-static void dpo__data_item_set(dpo_data *d, int64_t i, int64_t first, int64_t prompt, int64_t chosen,
-                               int64_t rejected) {
-    dpo__item *t = &d->items[i];
+/* Counts an item, or (by -1) takes it out again. */
+static void dpo__report_item(dpo_data_report *r, const dpo__item *t, int by) {
+    r->prompt_tokens += by * t->prompt;
+    r->chosen_tokens += by * t->chosen;
+    r->rejected_tokens += by * t->rejected;
+    r->truncated_prompts += t->marks & DPO__CUT_PROMPT ? by : 0;
+    r->truncated_responses += t->marks & DPO__CUT_RESPONSE ? by : 0;
+    r->lost_eos += t->marks & DPO__CUT_EOS ? by : 0;
+    r->invalid_utf8 += t->marks & DPO__BAD_UTF8 ? by : 0;
+    r->boundary_merges += t->marks & DPO__BORDER_MERGED ? by : 0;
+}
+/* Puts t at item i (i == n: one more); what was computed for the old ones is void. */
+static void dpo__data_item_set(dpo_data *d, int64_t i, const dpo__item *t) {
     if (i == d->n) d->n++;
-    t->first = first;
-    t->prompt = (int32_t)prompt;
-    t->chosen = (int32_t)chosen;
-    t->rejected = (int32_t)rejected;
-    d->report.prompt_tokens += prompt;
-    d->report.chosen_tokens += chosen;
-    d->report.rejected_tokens += rejected;
+    else dpo__report_item(&d->report, &d->items[i], -1);
+    d->items[i] = *t;
+    dpo__report_item(&d->report, t, 1);
     dpo__put(d->c, d->reference);
     d->reference = NULL;
     d->reference_whole = 0;
@@ -9867,7 +9876,7 @@ static void dpo__data_item_set(dpo_data *d, int64_t i, int64_t first, int64_t pr
 /* A row as it lies behind d->n_ids: its counts, and what is known of it. */
 typedef struct dpo__row {
     int64_t prompt, chosen, rejected;
-    int ends, invalid, merged; /* ids that close the answers are there; bad UTF-8; boundary changed */
+    int ends, marks; /* ids that close the answers are there; of bad UTF-8 and of a boundary that changed */
 } dpo__row;
 
 /* What is left of each part; 0 if the row is too long to be used. */
@@ -9892,39 +9901,39 @@ static int dpo__row_cut(const dpo_data_options *o, const dpo__row *row, dpo__row
 /* Cuts the row, keeps or counts it. Room for one more item and one more prompt has been made. */
 static void dpo__data_keep(dpo_data *d, const dpo__row *row) {
     const dpo_data_options *o = &d->options;
+    dpo_data_report *report = &d->report;
     int32_t *p = d->ids + d->n_ids, *c = p + row->prompt, *r = c + row->chosen;
     int64_t at = -1;
     dpo__row cut;
-    int shorter, fits = dpo__row_cut(o, row, &cut);
-    if (!fits) d->report.too_long++;
-    else if (cut.chosen == cut.rejected && !memcmp(c, r, (size_t)cut.chosen * sizeof *c)) d->report.identical++;
+    dpo__item item;
+    if (!dpo__row_cut(o, row, &cut)) report->too_long++;
+    else if (cut.chosen == cut.rejected && !memcmp(c, r, (size_t)cut.chosen * sizeof *c)) report->identical++;
     else if (cut.prompt + cut.chosen < 2 || (cut.rejected && cut.prompt + cut.rejected < 2))
-        d->report.empty_response++; /* nothing before its only id: no target */
+        report->empty_response++; /* nothing before its only id: no target */
     else {
         if (o->group_prompts && !row->rejected && row->prompt)
             at = dpo__seen_put(&d->prompts, dpo__ids_hash(p, row->prompt), d->n);
-        shorter = cut.chosen < row->chosen || cut.rejected < row->rejected;
-        d->report.truncated_prompts += cut.prompt < row->prompt;
-        d->report.truncated_responses += shorter;
-        d->report.lost_eos += row->ends && shorter;
-        d->report.invalid_utf8 += row->invalid;
-        d->report.boundary_merges += row->merged;
-        d->report.pairs += row->rejected > 0;
-        d->report.chosen_longer += row->rejected > 0 && row->chosen > row->rejected;
-        d->report.same_length += row->chosen == row->rejected;
-        if (cut.prompt < row->prompt &&
-            (o->truncation == DPO_TRUNCATE_KEEP_END || (o->truncation == DPO_TRUNCATE_REF && !o->prompt_keep_start)))
-            memmove(p, p + (row->prompt - cut.prompt), (size_t)cut.prompt * sizeof *p);
+        report->pairs += row->rejected > 0;
+        report->chosen_longer += row->rejected > 0 && row->chosen > row->rejected;
+        report->same_length += row->chosen == row->rejected;
+        if (cut.prompt < row->prompt) {
+            cut.marks |= DPO__CUT_PROMPT;
+            if (o->truncation == DPO_TRUNCATE_KEEP_END || (o->truncation == DPO_TRUNCATE_REF && !o->prompt_keep_start))
+                memmove(p, c - cut.prompt, (size_t)cut.prompt * sizeof *p);
+        }
+        if (cut.chosen < row->chosen || cut.rejected < row->rejected)
+            cut.marks |= DPO__CUT_RESPONSE | (row->ends ? DPO__CUT_EOS : 0);
         memmove(p + cut.prompt, c, (size_t)cut.chosen * sizeof *p);
         memmove(p + cut.prompt + cut.chosen, r, (size_t)cut.rejected * sizeof *p);
-        if (at >= 0) { /* the earlier row's ids stay behind, unused */
-            const dpo__item *old = &d->items[at];
-            d->report.grouped++;
-            d->report.prompt_tokens -= old->prompt;
-            d->report.chosen_tokens -= old->chosen;
-        } else d->report.kept++;
-        dpo__data_item_set(d, at >= 0 ? at : d->n, d->n_ids, cut.prompt, cut.chosen, cut.rejected);
-        d->n_ids += cut.prompt + cut.chosen + cut.rejected;
+        item.first = d->n_ids;
+        item.prompt = (int32_t)cut.prompt;
+        item.chosen = (int32_t)cut.chosen;
+        item.rejected = (int32_t)cut.rejected;
+        item.marks = cut.marks;
+        d->n_ids += dpo__item_ids(&item);
+        if (at >= 0) report->grouped++; /* the earlier row's ids stay behind, unused */
+        else report->kept++;
+        dpo__data_item_set(d, at >= 0 ? at : d->n, &item);
     }
 }
 /* Room for so many more ids behind those at `at`, and for items and their prompts. */
@@ -9936,10 +9945,9 @@ static dpo_result dpo__data_room(dpo_data *d, int64_t at, int64_t ids, int64_t i
 
 DPO_API dpo_result dpo_data_add_tokens(dpo_data *d, const int32_t *prompt, int64_t n_prompt, const int32_t *chosen,
                                        int64_t n_chosen, const int32_t *rejected, int64_t n_rejected) {
-    dpo__row row;
+    dpo__row row = {n_prompt, n_chosen, n_rejected, 0, 0};
     int32_t *to;
-    if (!d) return DPO_E_ARG;
-    if (d->c->error.code) return d->c->error.code;
+    DPO__READY(d, d->c);
     if (n_prompt < 0 || n_chosen < 0 || n_rejected < 0 || n_prompt > INT32_MAX / 4 || n_chosen > INT32_MAX / 4 ||
         n_rejected > INT32_MAX / 4 || (n_prompt && !prompt) || (n_chosen && !chosen) || (n_rejected && !rejected))
         return dpo__fail(d->c, DPO_E_ARG, "dpo_data_add_tokens: negative counts or missing pointers");
@@ -9953,10 +9961,6 @@ DPO_API dpo_result dpo_data_add_tokens(dpo_data *d, const int32_t *prompt, int64
     if (n_prompt) memcpy(to, prompt, (size_t)n_prompt * sizeof *to);
     memcpy(to + n_prompt, chosen, (size_t)n_chosen * sizeof *to);
     if (n_rejected) memcpy(to + n_prompt + n_chosen, rejected, (size_t)n_rejected * sizeof *to);
-    memset(&row, 0, sizeof row);
-    row.prompt = n_prompt;
-    row.chosen = n_chosen;
-    row.rejected = n_rejected;
     dpo__data_keep(d, &row);
     return DPO_OK;
 }
@@ -9975,7 +9979,7 @@ static int dpo__parts_blank(const dpo_text *parts, int64_t n) {
 static int dpo__parts_invalid(const dpo_text *parts, int64_t n) {
     int64_t i;
     for (i = 0; i < n; i++)
-        if (dpo__utf8_valid(parts[i].text, parts[i].bytes) < parts[i].bytes) return 1;
+        if (parts[i].bytes && dpo__utf8_valid(parts[i].text, parts[i].bytes) < parts[i].bytes) return DPO__BAD_UTF8;
     return 0;
 }
 /* Ids of the parts into d->ids from `at` on; their number, or a negative code with the error set. */
@@ -10002,7 +10006,8 @@ static int64_t dpo__data_answer(dpo_data *d, int64_t at, const dpo_text *whole, 
         n = dpo__data_encode(d, at, whole, n_prompt + n_answer, dpo__data_bos(d));
         if (n < 0) return n;
         ids = d->ids + at;
-        row->merged |= n < row->prompt || memcmp(ids, d->ids + d->n_ids, (size_t)row->prompt * sizeof *ids) != 0;
+        if (n < row->prompt || memcmp(ids, d->ids + d->n_ids, (size_t)row->prompt * sizeof *ids) != 0)
+            row->marks |= DPO__BORDER_MERGED;
         n = dpo__max64(n - row->prompt, 0);
         memmove(ids, ids + row->prompt, (size_t)n * sizeof *ids);
     } else {
@@ -10022,16 +10027,11 @@ static int64_t dpo__data_answer(dpo_data *d, int64_t at, const dpo_text *whole, 
 DPO_API dpo_result dpo_data_add_parts(dpo_data *d, const dpo_text *prompt, int64_t n_prompt, const dpo_text *chosen,
                                       int64_t n_chosen, const dpo_text *rejected, int64_t n_rejected) {
     dpo_text *parts = NULL;
-    const dpo_text *answer[2];
-    int64_t count[2], n[2] = {0, 0}, most, i;
-    dpo__row row;
-    if (!d) return DPO_E_ARG;
-    if (d->c->error.code) return d->c->error.code;
+    const dpo_text *answer[2] = {chosen, rejected};
+    int64_t count[2] = {n_chosen, n_rejected}, n[2] = {0, 0}, most, i;
+    dpo__row row = {0, 0, 0, 1, 0};
+    DPO__READY(d, d->c);
     if (!d->t) return dpo__fail(d->c, DPO_E_STATE, "dpo_data_add: this data set was made without a tokenizer");
-    answer[0] = chosen;
-    answer[1] = rejected;
-    count[0] = n_chosen;
-    count[1] = n_rejected;
     if (n_prompt < 0 || n_chosen < 1 || n_rejected < 0 || dpo__encode_most(prompt, n_prompt) < 0 ||
         dpo__encode_most(chosen, n_chosen) < 0 || dpo__encode_most(rejected, n_rejected) < 0)
         return dpo__fail(d->c, DPO_E_ARG, "dpo_data_add: a text is NULL, negative in number, or longer than 2 GB");
@@ -10043,10 +10043,8 @@ DPO_API dpo_result dpo_data_add_parts(dpo_data *d, const dpo_text *prompt, int64
     most = n_prompt + dpo__max64(n_chosen, n_rejected);
     parts = (dpo_text *)dpo__get(d->c, (size_t)most * sizeof *parts, "the parts of a row");
     if (!parts) return DPO_E_MEMORY;
-    memset(&row, 0, sizeof row);
-    row.ends = 1;
-    row.invalid = dpo__parts_invalid(prompt, n_prompt) || dpo__parts_invalid(chosen, n_chosen) ||
-                  dpo__parts_invalid(rejected, n_rejected);
+    row.marks = dpo__parts_invalid(prompt, n_prompt) | dpo__parts_invalid(chosen, n_chosen) |
+                dpo__parts_invalid(rejected, n_rejected);
     if (n_prompt) memcpy(parts, prompt, (size_t)n_prompt * sizeof *parts);
     row.prompt = dpo__data_encode(d, d->n_ids, parts, n_prompt, dpo__data_bos(d));
     for (i = 0; row.prompt >= 0 && i < (n_rejected ? 2 : 1); i++) {
@@ -10063,43 +10061,34 @@ DPO_API dpo_result dpo_data_add_parts(dpo_data *d, const dpo_text *prompt, int64
 }
 DPO_API dpo_result dpo_data_add(dpo_data *d, const char *prompt, size_t prompt_bytes, const char *chosen,
                                 size_t chosen_bytes, const char *rejected, size_t rejected_bytes) {
-    dpo_text t[3];
-    memset(t, 0, sizeof t);
-    t[0].text = prompt;
-    t[0].bytes = prompt_bytes;
-    t[1].text = chosen;
-    t[1].bytes = chosen_bytes;
-    t[2].text = rejected;
-    t[2].bytes = rejected_bytes;
+    dpo_text t[3] = {{prompt, prompt_bytes, 0}, {chosen, chosen_bytes, 0}, {rejected, rejected_bytes, 0}};
     return dpo_data_add_parts(d, t, 1, t + 1, 1, t + 2, rejected ? 1 : 0);
 }
 
 DPO_API dpo_result dpo_data_add_text(dpo_data *d, const char *text, size_t bytes) {
-    int64_t n, at, piece;
-    dpo_text part;
-    if (!d) return DPO_E_ARG;
-    if (d->c->error.code) return d->c->error.code;
+    dpo_text part = {text, bytes, 0};
+    dpo__item item = {0, 0, 0, 0, 0};
+    int64_t n, at;
+    DPO__READY(d, d->c);
     if (!d->t) return dpo__fail(d->c, DPO_E_STATE, "dpo_data_add_text: this data set was made without a tokenizer");
-    part.text = text;
-    part.bytes = bytes;
-    part.special = 0;
     if (dpo__encode_most(&part, 1) < 0)
         return dpo__fail(d->c, DPO_E_ARG, "dpo_data_add_text: the text is NULL, or longer than 2 GB");
     d->report.rows++;
-    if (dpo__text_blank(text, bytes)) {
+    n = dpo__text_blank(text, bytes) ? 0
+                                     : dpo__data_encode(d, d->n_ids, &part, 1, dpo__data_bos(d) | DPO_ENCODE_ADD_EOS);
+    if (n < 0) return (dpo_result)n;
+    if (n < 2) {
         d->report.empty_response++;
         return DPO_OK;
     }
-    n = dpo__data_encode(d, d->n_ids, &part, 1, dpo__data_bos(d) | DPO_ENCODE_ADD_EOS);
-    if (n < 0) return (dpo_result)n;
     if (dpo__data_room(d, d->n_ids + n, 0, n / d->options.max_length + 1)) return d->c->error.code;
-    for (at = 0; at < n; at += piece) {
-        piece = dpo__min64(d->options.max_length, n - at);
-        if (piece < 2) break; /* one id alone has no target */
-        dpo__data_item_set(d, d->n, d->n_ids + at, 0, piece, 0);
+    item.marks = dpo__parts_invalid(&part, 1);
+    for (at = 0; n - at >= 2; at += item.chosen, item.marks = 0) { /* one id alone has no target */
+        item.first = d->n_ids + at;
+        item.chosen = (int32_t)dpo__min64(d->options.max_length, n - at);
+        dpo__data_item_set(d, d->n, &item);
     }
     d->n_ids += n;
-    d->report.invalid_utf8 += dpo__parts_invalid(&part, 1);
     d->report.kept++;
     return DPO_OK;
 }
@@ -10137,7 +10126,7 @@ DPO_API uint64_t dpo_data_hash(const dpo_data *d) {
         dpo__hash_number(&h, t->prompt);
         dpo__hash_number(&h, t->chosen);
         dpo__hash_number(&h, t->rejected);
-        for (k = 0; k < (int64_t)t->prompt + t->chosen + t->rejected; k++) dpo__hash_number(&h, ids[k]);
+        for (k = 0; k < dpo__item_ids(t); k++) dpo__hash_number(&h, ids[k]);
     }
     return dpo__hash_end(&h);
 }
@@ -10147,18 +10136,16 @@ static uint64_t dpo__item_key(const dpo_data *d, int64_t i, int prompts_only) {
     const dpo__item *t = &d->items[i];
     const int32_t *ids = d->ids + t->first;
     if (prompts_only) return t->prompt ? dpo__ids_hash(ids, t->prompt) : 0;
-    return dpo__mix(dpo__ids_hash(ids, (int64_t)t->prompt + t->chosen + t->rejected) ^
+    return dpo__mix(dpo__ids_hash(ids, dpo__item_ids(t)) ^
                     ((uint64_t)(uint32_t)t->prompt << 32 | (uint32_t)t->chosen)) |
            1;
 }
 DPO_API int64_t dpo_data_repeats(const dpo_data *d, const dpo_data *other, int prompts_only) {
     const dpo_data *from = other ? other : d;
-    dpo__seen s;
+    dpo__seen s = {NULL, NULL, 0, 0};
     int64_t i, found = 0;
     uint64_t key;
-    if (!d) return DPO_E_ARG;
-    if (d->c->error.code) return d->c->error.code;
-    memset(&s, 0, sizeof s);
+    DPO__READY(d, d->c);
     if (dpo__seen_room(d->c, &s, (size_t)from->n)) return DPO_E_MEMORY;
     for (i = 0; i < from->n; i++)
         if ((key = dpo__item_key(from, i, prompts_only)) != 0) found += dpo__seen_put(&s, key, i) >= 0;
@@ -10236,10 +10223,9 @@ static dpo_result dpo__rows_line(dpo__rows *r, const char *line, size_t n, int64
 DPO_API dpo_result dpo_data_read_text(dpo_data *d, const char *name, const char *text, size_t bytes) {
     dpo__rows r;
     size_t at = 0, end, n;
-    int64_t line = 0, kept, i;
+    int64_t line = 0, kept, used, i;
     dpo_result code = DPO_OK;
-    if (!d) return DPO_E_ARG;
-    if (d->c->error.code) return d->c->error.code;
+    DPO__READY(d, d->c);
     if (!name || (!text && bytes))
         return dpo__fail(d->c, DPO_E_ARG, "dpo_data_read_text: name and text must not be NULL");
     if (bytes >= 2 && (!memcmp(text, "\xff\xfe", 2) || !memcmp(text, "\xfe\xff", 2)))
@@ -10248,6 +10234,7 @@ DPO_API dpo_result dpo_data_read_text(dpo_data *d, const char *name, const char 
     memset(&r, 0, sizeof r);
     r.d = d;
     kept = d->report.kept;
+    used = kept + d->report.grouped;
     if (bytes >= 3 && !memcmp(text, "\xef\xbb\xbf", 3)) at = 3; /* a byte order mark */
     for (; at < bytes && !code; at = end + 1) {
         const char *stop = (const char *)memchr(text + at, '\n', bytes - at);
@@ -10262,7 +10249,7 @@ DPO_API dpo_result dpo_data_read_text(dpo_data *d, const char *name, const char 
     dpo__json_free(d->c, &r.j);
     for (i = 0; i < 3; i++) dpo__put(d->c, r.text[i]);
     if (code) return d->c->error.code ? d->c->error.code : code;
-    if (d->report.kept == kept)
+    if (d->report.kept + d->report.grouped == used)
         return dpo__fail(d->c, DPO_E_FORMAT,
                          "%.400s: no usable row: %ld of bad JSON, %ld without the fields \"%s\" and \"%s\", %ld empty, "
                          "%ld with equal answers, %ld too long%s%s",
@@ -10316,18 +10303,22 @@ DPO_API dpo_result dpo_data_save(const dpo_data *d, const char *path, const char
     dpo_tensor t[2];
     const char **all;
     int32_t *ids, *counts;
-    int64_t i, n, at = 0, pairs = 0;
+    int64_t i, k, n, at = 0, pairs = 0;
     dpo_result r;
-    if (!d) return DPO_E_ARG;
-    if (d->c->error.code) return d->c->error.code;
+    DPO__READY(d, d->c);
     if (!path || !d->n) return dpo__fail(d->c, DPO_E_ARG, "dpo_data_save: needs a path and at least one example");
-    while (metadata && metadata[2 * pairs]) pairs++;
+    for (; metadata && metadata[2 * pairs]; pairs++)
+        for (k = 0; k < DPO__DATA_OWN; k++)
+            if (!strcmp(metadata[2 * pairs], keys[k]))
+                return dpo__fail(d->c, DPO_E_ARG, "dpo_data_save: the metadata's key \"%s\" is the file's own",
+                                 keys[k]);
     dpo__data_describe(d, &h);
-    for (i = 0, n = 0; i < d->n; i++) n += (int64_t)d->items[i].prompt + d->items[i].chosen + d->items[i].rejected;
+    for (i = 0, n = 0; i < d->n; i++) n += dpo__item_ids(&d->items[i]);
     all = (const char **)dpo__get(d->c, (size_t)(2 * (DPO__DATA_OWN + pairs) + 1) * sizeof *all, "metadata");
     ids = (int32_t *)dpo__get(d->c, (size_t)(n + 3 * d->n) * sizeof *ids, "a data set to be written");
     if (!all || !ids) {
         dpo__put(d->c, (void *)all);
+        dpo__put(d->c, ids);
         return DPO_E_MEMORY;
     }
     for (i = 0; i < DPO__DATA_OWN; i++) all[2 * i] = keys[i];
@@ -10340,13 +10331,12 @@ DPO_API dpo_result dpo_data_save(const dpo_data *d, const char *path, const char
     all[2 * (DPO__DATA_OWN + pairs)] = NULL;
     counts = ids + n;
     for (i = 0; i < d->n; i++) {
-        const dpo__item *k = &d->items[i];
-        int64_t count = (int64_t)k->prompt + k->chosen + k->rejected;
-        memcpy(ids + at, d->ids + k->first, (size_t)count * sizeof *ids);
-        at += count;
-        counts[3 * i] = k->prompt;
-        counts[3 * i + 1] = k->chosen;
-        counts[3 * i + 2] = k->rejected;
+        const dpo__item *item = &d->items[i];
+        memcpy(ids + at, d->ids + item->first, (size_t)dpo__item_ids(item) * sizeof *ids);
+        at += dpo__item_ids(item);
+        counts[3 * i] = item->prompt;
+        counts[3 * i + 1] = item->chosen;
+        counts[3 * i + 2] = item->rejected;
     }
     memset(t, 0, sizeof t);
     t[0].dtype = t[1].dtype = DPO_I32;
@@ -10365,38 +10355,43 @@ DPO_API dpo_result dpo_data_save(const dpo_data *d, const char *path, const char
     return r;
 }
 
-/* Rules and report as the file tells them; what is missing or no number stays 0. */
+/* Rules and report as the file tells them, if it does. What no data set has is refused: rows may be added later. */
 static dpo_result dpo__data_take_head(dpo_data *d, const dpo__st *st) {
-    const char *text;
+    static const char *const keys[2] = {"rules", "report"};
+    const char *text, *why = NULL;
     dpo__json j;
-    int64_t x, pass;
-    dpo_result r = DPO_OK;
-    for (pass = 0; pass < 2 && !r; pass++) {
-        text = dpo__st_metadata(st, pass ? "report" : "rules");
-        if (!text) continue;
-        r = dpo__json_parse(d->c, st->path, text, strlen(text), &j);
-        if (r) break;
-#define DPO__TAKE(name)                                                                                                \
-    if (dpo__json_int64(&j, dpo__json_find(&j, 0, #name), &x)) d->report.name = x;
-        if (pass) {
-            DPO__DATA_REPORT(DPO__TAKE)
-        }
-#undef DPO__TAKE
-#define DPO__TAKE(name)                                                                                                \
-    if (dpo__json_int64(&j, dpo__json_find(&j, 0, #name), &x) && x >= INT32_MIN && x <= INT32_MAX)                     \
-        d->options.name = (int)x;
-        if (!pass) {
-            DPO__DATA_RULES(DPO__TAKE)
-        }
-#undef DPO__TAKE
-        dpo__json_free(d->c, &j);
+    int64_t x;
+    int pass;
+    for (pass = 0; pass < 2; pass++) {
+        text = dpo__st_metadata(st, keys[pass]);
+        if (text && !dpo__json_parse(d->c, st->path, text, strlen(text), &j)) {
+#define DPO__TAKE(part, type, name, least, most)                                                                       \
+    if (dpo__json_int64(&j, dpo__json_find(&j, 0, #name), &x)) {                                                       \
+        if (x < (least) || x > (most)) why = #name " is out of range";                                                 \
+        else d->part.name = (type)x;                                                                                   \
     }
-    return r;
+#define DPO__RULE(name)   DPO__TAKE(options, int, name, INT32_MIN, INT32_MAX)
+#define DPO__NUMBER(name) DPO__TAKE(report, int64_t, name, 0, (int64_t)1 << 53)
+            if (pass) {
+                DPO__DATA_REPORT(DPO__NUMBER)
+            } else {
+                DPO__DATA_RULES(DPO__RULE)
+            }
+#undef DPO__NUMBER
+#undef DPO__RULE
+#undef DPO__TAKE
+        }
+        if (text) dpo__json_free(d->c, &j);
+        if (d->c->error.code) return d->c->error.code;
+    }
+    if (!why) why = dpo__data_options_fault(&d->options);
+    return why ? dpo__st_refuse(st, "its rules and report: %s", why) : DPO_OK;
 }
 static dpo_result dpo__data_take_metadata(dpo_data *d, const dpo__st *st) {
     size_t bytes = 1;
     char *to;
     int64_t i;
+    dpo__put(d->c, d->metadata);
     for (i = 0; st->metadata[i]; i++) bytes += strlen(st->metadata[i]) + 1;
     d->metadata = to = (char *)dpo__get(d->c, bytes, "metadata");
     if (!to) return DPO_E_MEMORY;
@@ -10436,26 +10431,29 @@ static dpo_result dpo__data_take_items(dpo_data *d, const dpo__st *st) {
         t->prompt = n[0];
         t->chosen = n[1];
         t->rejected = n[2];
-        at += r ? 0 : (int64_t)n[0] + n[1] + n[2];
+        t->marks = 0;
+        at += r ? 0 : dpo__item_ids(t);
     }
     if (!r && at != ids->elements)
         r = dpo__st_refuse(st, "its examples have %lld ids, it holds %lld", (long long)at, (long long)ids->elements);
-    d->n = r ? 0 : counts->shape[0];
-    d->n_ids = r ? 0 : at;
     dpo__put(d->c, k);
-    return r;
+    if (r) return r;
+    d->n = counts->shape[0];
+    d->n_ids = at;
+    return DPO_OK;
 }
 DPO_API dpo_result dpo_data_load(dpo_data *d, const char *path) {
+    dpo_data_options options;
     dpo__data_head h;
     dpo__st st;
     const char *format, *hash;
     dpo_result r;
-    if (!d) return DPO_E_ARG;
-    if (d->c->error.code) return d->c->error.code;
+    DPO__READY(d, d->c);
     if (!path || d->n || d->report.rows)
         return dpo__fail(d->c, DPO_E_ARG, "dpo_data_load: needs a path and a data set that is empty");
     r = dpo__st_open(d->c, path, &st);
     if (r) return r;
+    options = d->options;
     dpo__data_describe(d, &h);
     format = dpo__st_metadata(&st, "format");
     hash = dpo__st_metadata(&st, "tokenizer_hash");
@@ -10468,9 +10466,13 @@ DPO_API dpo_result dpo_data_load(dpo_data *d, const char *path) {
             "%.400s: was made with another tokenizer (hash %.20s, this one's is %s: %.100s); tokenize the text "
             "again",
             path, hash ? hash : "missing", h.tokenizer, dpo_tokenizer_info(d->t));
-    if (!r) r = dpo__data_take_items(d, &st);
     if (!r) r = dpo__data_take_head(d, &st);
     if (!r) r = dpo__data_take_metadata(d, &st);
+    if (!r) r = dpo__data_take_items(d, &st);
+    if (r) { /* as empty as it was */
+        d->options = options;
+        memset(&d->report, 0, sizeof d->report);
+    }
     dpo__st_close(&st);
     return r;
 }
@@ -10488,8 +10490,7 @@ DPO_API dpo_result dpo_data_read(dpo_data *d, const char *path) {
     char *text;
     size_t bytes;
     dpo_result r;
-    if (!d) return DPO_E_ARG;
-    if (d->c->error.code) return d->c->error.code;
+    DPO__READY(d, d->c);
     if (!path) return dpo__fail(d->c, DPO_E_ARG, "dpo_data_read: the path must not be NULL");
     r = dpo__file_read_all(d->c, path, (uint64_t)16 << 30, &text, &bytes);
     if (r) return r;
@@ -10569,8 +10570,8 @@ static int32_t dpo__builder_segment(dpo__builder *b, int32_t parent, const int32
 /* Adds an item if it fits; an empty builder takes any item the caps were made for. */
 static int dpo__builder_add(dpo__builder *b, const dpo_data *d, int64_t item, int objective) {
     const dpo__item *t = &d->items[item];
-    const int32_t *prompt = d->ids + t->first, *answer[2];
-    int64_t count[2], k, i, row, sequence = b->used.sequences;
+    const int32_t *prompt = d->ids + t->first, *answer[2] = {prompt + t->prompt, prompt + t->prompt + t->chosen};
+    int64_t count[2] = {t->chosen, t->rejected}, k, i, row, sequence = b->used.sequences;
     int32_t root;
     dpo__shape s;
     int answers = objective == DPO_PREFERENCE ? 2 : 1;
@@ -10578,10 +10579,6 @@ static int dpo__builder_add(dpo__builder *b, const dpo_data *d, int64_t item, in
     if (b->used.rows + s.rows > b->cap.rows || b->used.targets + s.targets > b->cap.targets ||
         b->used.segments + s.segments > b->cap.segments || b->used.sequences + s.sequences > b->cap.sequences)
         return 0;
-    answer[0] = prompt + t->prompt;
-    answer[1] = answer[0] + t->chosen;
-    count[0] = t->chosen;
-    count[1] = t->rejected;
     root = dpo__builder_segment(b, -1, prompt, t->prompt);
     if (t->prompt)
         for (k = 0; k < answers; k++) dpo__builder_target(b, b->used.rows - 1, answer[k][0], sequence + k);
