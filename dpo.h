@@ -8082,9 +8082,18 @@ static void dpo__tok_word_add(dpo_tokenizer *t, const uint8_t *p, size_t n, uint
     t->words[i].id = id | DPO__TOK_UNTRIED;
 }
 
+/* Of the tokens low..high, which are equal before byte k and longer: the first whose byte k is not below `least`. */
+static int dpo__added_bound(const dpo__added_set *s, int low, int high, size_t k, int least) {
+    while (low < high) {
+        int mid = (low + high) / 2;
+        if (s->token[mid].text[k] < least) low = mid + 1;
+        else high = mid;
+    }
+    return low;
+}
 /* The longest token of the set at p, or NULL. special: those, too. */
 static const dpo__added *dpo__added_at(const dpo__added_set *s, const uint8_t *p, const uint8_t *end, int special) {
-    int low = 0, high = s->n, mid, top;
+    int low = 0, high = s->n;
     const dpo__added *best = NULL;
     size_t k = 0;
     while (low < high) { /* those from low to high begin with the k bytes at p */
@@ -8094,18 +8103,8 @@ static const dpo__added *dpo__added_at(const dpo__added_set *s, const uint8_t *p
             continue;
         }
         if (p + k == end) break;
-        for (mid = low, top = high; mid < top;) {
-            int m = (mid + top) / 2;
-            if (s->token[m].text[k] < p[k]) mid = m + 1;
-            else top = m;
-        }
-        low = mid;
-        for (top = high; mid < top;) {
-            int m = (mid + top) / 2;
-            if (s->token[m].text[k] <= p[k]) mid = m + 1;
-            else top = m;
-        }
-        high = mid;
+        low = dpo__added_bound(s, low, high, k, p[k]);
+        high = dpo__added_bound(s, low, high, k, p[k] + 1);
         k++;
     }
     return best;
@@ -9081,7 +9080,6 @@ static dpo_result dpo__tok_carve(dpo__tok_reader *r) {
     if (!dpo__arena_get(r->c, &a, "a tokenizer")) return DPO_E_MEMORY;
     t = DPO__CARVE(&a, dpo_tokenizer, 1);
     *t = *r->t;
-    t->c = r->c;
     r->t = t;
     dpo__tok_layout(&a, t, r);
     t->n_merges = (int32_t)r->n_merges;
@@ -9479,24 +9477,28 @@ DPO_API void dpo_tokenizer_free(dpo_tokenizer *t) {
     dpo__put(t->c, t);
 }
 
+/* A reader whose tokenizer is `head` until there is a block for it. */
+static dpo__tok_reader dpo__tok_reader_of(dpo_context *c, const char *name, dpo_tokenizer *head) {
+    dpo__tok_reader r;
+    memset(&r, 0, sizeof r);
+    memset(head, 0, sizeof *head);
+    head->c = r.c = c;
+    head->bos = head->eos = head->unk = -1;
+    r.t = head;
+    r.name = name;
+    r.vocab = r.merge_list = r.added_list = -1;
+    r.hash = dpo__hash_start(3);
+    return r;
+}
 /* From one file's text; merges of vocab.json besides. */
 static dpo_tokenizer *dpo__tok_from(dpo_context *c, const char *name, const char *text, size_t size, const char *merges,
                                     size_t merges_size) {
-    dpo__tok_reader r;
     dpo_tokenizer head, *t;
+    dpo__tok_reader r = dpo__tok_reader_of(c, name, &head);
     size_t at = 0;
     dpo_result code = DPO_OK;
-    memset(&r, 0, sizeof r);
-    memset(&head, 0, sizeof head);
-    head.c = c;
-    head.bos = head.eos = head.unk = -1;
-    r.c = c;
-    r.t = &head;
-    r.name = name;
     r.merges = merges;
     r.merges_size = merges_size;
-    r.vocab = r.merge_list = r.added_list = -1;
-    r.hash = dpo__hash_start(3);
     r.text[0] = (char *)dpo__get(c, 4 * DPO__TOK_PIECE, "a tokenizer's pieces");
     if (!r.text[0]) return NULL;
     r.text[1] = r.text[0] + 2 * DPO__TOK_PIECE;
@@ -9520,24 +9522,16 @@ static dpo_tokenizer *dpo__tok_from(dpo_context *c, const char *name, const char
     return NULL;
 }
 DPO_API dpo_tokenizer *dpo_tokenizer_bytes(dpo_context *c) {
-    dpo__tok_reader r;
     dpo_tokenizer head, *t;
+    dpo__tok_reader r = dpo__tok_reader_of(c, "bytes", &head);
     int32_t i;
     if (!c || c->error.code) return NULL;
-    memset(&r, 0, sizeof r);
-    memset(&head, 0, sizeof head);
     head.vocab = 257;
-    head.bos = head.unk = -1;
     head.eos = 256;
     head.hash = 1;
-    r.c = c;
-    r.t = &head;
     r.blob = 256;
     r.n_special = 8;
-    if (dpo__tok_carve(&r)) {
-        dpo_tokenizer_free(r.t == &head ? NULL : r.t);
-        return NULL;
-    }
+    if (dpo__tok_carve(&r)) return NULL; /* nothing is left of it: a tokenizer of bytes is one block */
     t = r.t;
     for (i = 0; i < 257; i++) {
         t->at[i] = (uint32_t)i & 255;
@@ -9576,6 +9570,10 @@ DPO_API int32_t dpo_tokenizer_id(const dpo_tokenizer *t, const char *piece, size
     return (int32_t)dpo__tok_find(t, p, bytes);
 }
 
+/* Whether dir/name is there; its path. */
+static int dpo__tok_has(dpo_context *c, const char *dir, const char *name, char *path, size_t cap) {
+    return !dpo__file_join(c, dir, name, path, cap) && dpo__file_exists(c, path);
+}
 /* A token's id by its text in tokenizer_config.json: a string, or an object with "content". */
 static int32_t dpo__tok_config_id(const dpo_tokenizer *t, const dpo__json *j, const char *key) {
     char text[256];
@@ -9590,57 +9588,57 @@ static int32_t dpo__tok_config_number(const dpo_tokenizer *t, const dpo__json *j
     if (dpo__json_type(j, v) == '[' && dpo__json_count(j, v)) v = dpo__json_first(j, v);
     return dpo__json_int64(j, v, &x) && x >= 0 && x < t->vocab ? (int32_t)x : -1;
 }
+/* The JSON of dir/name if that file is there: 1, to be freed by dpo__tok_json_free. 0: no file, or the error is set. */
+static int dpo__tok_json(dpo_context *c, const char *dir, const char *name, char **text, dpo__json *j) {
+    char path[4096];
+    size_t size;
+    *text = NULL;
+    if (!dpo__tok_has(c, dir, name, path, sizeof path) || dpo__file_read_all(c, path, (uint64_t)64 << 20, text, &size))
+        return 0;
+    if (!dpo__json_parse(c, path, *text, size, j)) return 1;
+    dpo__json_free(c, j);
+    dpo__put(c, *text);
+    return 0;
+}
+static void dpo__tok_json_free(dpo_context *c, char *text, dpo__json *j) {
+    dpo__json_free(c, j);
+    dpo__put(c, text);
+}
+/* The first of these names that is a token. */
+static int32_t dpo__tok_named(const dpo_tokenizer *t, const char *const *names) {
+    int32_t id = -1;
+    for (; id < 0 && *names; names++) id = dpo_tokenizer_id(t, *names, strlen(*names));
+    return id;
+}
 /* Which ids begin and end texts: by tokenizer_config.json, then config.json, then the usual names. */
 static dpo_result dpo__tok_read_ends(dpo_tokenizer *t, const char *dir) {
-    char path[4096], *text;
-    size_t size;
-    int i, k;
-    dpo_result code = DPO_OK;
-    for (i = 0; dir && i < 2 && !code; i++) {
-        dpo__json j;
-        int value;
-        if (dpo__file_join(t->c, dir, i ? "config.json" : "tokenizer_config.json", path, sizeof path))
-            return t->c->error.code;
-        if (!dpo__file_exists(t->c, path)) continue;
-        code = dpo__file_read_all(t->c, path, (uint64_t)64 << 20, &text, &size);
-        if (code) break;
-        code = dpo__json_parse(t->c, path, text, size, &j);
-        if (!code && !i) {
-            int32_t bos = dpo__tok_config_id(t, &j, "bos_token");
-            t->eos = dpo__tok_config_id(t, &j, "eos_token");
-            if (bos >= 0) t->bos = bos;
-            if (dpo__json_bool(&j, dpo__json_find(&j, 0, "add_bos_token"), &value)) t->adds_bos = value;
-        } else if (!code) {
-            if (t->eos < 0) t->eos = dpo__tok_config_number(t, &j, "eos_token_id");
-            if (t->bos < 0) t->bos = dpo__tok_config_number(t, &j, "bos_token_id");
-        }
-        dpo__json_free(t->c, &j);
-        dpo__put(t->c, text);
-    }
-    for (k = 0; t->eos < 0 && dpo__tok_eos_names[k]; k++)
-        t->eos = dpo_tokenizer_id(t, dpo__tok_eos_names[k], strlen(dpo__tok_eos_names[k]));
-    for (k = 0; t->bos < 0 && dpo__tok_bos_names[k]; k++)
-        t->bos = dpo_tokenizer_id(t, dpo__tok_bos_names[k], strlen(dpo__tok_bos_names[k]));
-    return code;
-}
-
-/* Whether dir/name is there; its path. */
-static int dpo__tok_has(dpo_context *c, const char *dir, const char *name, char *path, size_t cap) {
-    size_t n = strlen(dir);
-    n = dpo__append(path, cap, 0, "%s%s%s", dir, n && dir[n - 1] != '/' ? "/" : "", name);
-    return n < cap && dpo__file_exists(c, path);
-}
-/* config.json of a model that reads bytes. */
-static int dpo__tok_wants_bytes(dpo_context *c, const char *path) {
-    char *text;
-    size_t size;
     dpo__json j;
-    int yes = 0;
-    if (dpo__file_read_all(c, path, (uint64_t)64 << 20, &text, &size)) return 0;
-    if (!dpo__json_parse(c, path, text, size, &j))
-        yes = dpo__json_is(&j, dpo__json_find(&j, 0, "dpo_tokenizer"), "bytes");
-    dpo__json_free(c, &j);
-    dpo__put(c, text);
+    char *text;
+    int value;
+    if (dir && dpo__tok_json(t->c, dir, "tokenizer_config.json", &text, &j)) {
+        int32_t bos = dpo__tok_config_id(t, &j, "bos_token");
+        t->eos = dpo__tok_config_id(t, &j, "eos_token");
+        if (bos >= 0) t->bos = bos;
+        if (dpo__json_bool(&j, dpo__json_find(&j, 0, "add_bos_token"), &value)) t->adds_bos = value;
+        dpo__tok_json_free(t->c, text, &j);
+    }
+    if (dir && dpo__tok_json(t->c, dir, "config.json", &text, &j)) {
+        if (t->eos < 0) t->eos = dpo__tok_config_number(t, &j, "eos_token_id");
+        if (t->bos < 0) t->bos = dpo__tok_config_number(t, &j, "bos_token_id");
+        dpo__tok_json_free(t->c, text, &j);
+    }
+    if (t->eos < 0) t->eos = dpo__tok_named(t, dpo__tok_eos_names);
+    if (t->bos < 0) t->bos = dpo__tok_named(t, dpo__tok_bos_names);
+    return t->c->error.code;
+}
+/* A model's config.json says that it reads bytes. */
+static int dpo__tok_wants_bytes(dpo_context *c, const char *dir) {
+    char *text;
+    dpo__json j;
+    int yes;
+    if (!dpo__tok_json(c, dir, "config.json", &text, &j)) return 0;
+    yes = dpo__json_is(&j, dpo__json_find(&j, 0, "dpo_tokenizer"), "bytes");
+    dpo__tok_json_free(c, text, &j);
     return yes;
 }
 /* vocab.json -> merges.txt beside it: the same path with the end of its name exchanged. */
@@ -9654,13 +9652,13 @@ DPO_API dpo_tokenizer *dpo_tokenizer_load(dpo_context *c, const char *path) {
     const char *dir = path;
     size_t size, merges_size = 0;
     dpo_tokenizer *t = NULL;
-    int bytes = 0;
+    int bytes;
     if (!c || c->error.code) return NULL;
     if (!path || strlen(path) > sizeof file - 64) {
         dpo__fail(c, DPO_E_ARG, "dpo_tokenizer_load: the path must not be NULL, nor longer than 4000 bytes");
         return NULL;
     }
-    if (dpo__tok_has(c, path, "config.json", file, sizeof file)) bytes = dpo__tok_wants_bytes(c, file);
+    bytes = dpo__tok_wants_bytes(c, path);
     if (c->error.code) return NULL;
     if (bytes) return dpo_tokenizer_bytes(c);
     if (!dpo__tok_has(c, path, "tokenizer.json", file, sizeof file) &&
