@@ -338,7 +338,8 @@ typedef struct dpo_decoder {
     uint8_t held[4]; /* of a character that is not complete yet */
     int n_held, begun;
 } dpo_decoder;
-/* dpo_decode_next - what `id` adds; id -1: what is still held, at the end. returns as dpo_decode. */
+/* dpo_decode_next - what `id` adds; id -1: what is still held, at the end. returns as dpo_decode; if that is more than
+   cap, nothing has happened yet. */
 DPO_API int64_t dpo_decode_next(const dpo_tokenizer *t, dpo_decoder *s, int32_t id, char *out, size_t cap);
 
 enum {
