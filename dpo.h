@@ -343,7 +343,8 @@ typedef struct dpo_decoder {
     uint8_t held[4]; /* of a character that is not complete yet */
     int n_held, begun;
 } dpo_decoder;
-/* dpo_decode_next - what `id` adds; id -1: what is still held, at the end. returns as dpo_decode. */
+/* dpo_decode_next - what `id` adds; id -1: what is still held, at the end. returns as dpo_decode; if that is more than
+   cap, nothing has happened yet. */
 DPO_API int64_t dpo_decode_next(const dpo_tokenizer *t, dpo_decoder *s, int32_t id, char *out, size_t cap);
 
 enum {
@@ -7929,6 +7930,8 @@ static size_t dpo__nfc_next(const dpo__unicode *u, const uint8_t **at, const uin
 #define DPO__TOK_SHORT   64                            /* symbols of a word that is merged by looking at all pairs */
 #define DPO__TOK_KEY     15                            /* bytes of a word that is looked up */
 #define DPO__TOK_CACHE   4096                          /* pairs of entries in the cache of words */
+#define DPO__TOK_PROBES  1024                          /* entries of a table that are looked at for one key */
+#define DPO__TOK_ADDED   1024                          /* bytes of an added token, or of a piece of tok*.bin */
 #define DPO__TOK_PAD     16                            /* readable zero bytes behind a text at work */
 enum { DPO__TOK_HERE = 1, DPO__TOK_SPECIAL = 2 };      /* state of an id */
 enum { DPO__TOK_BYTES = 0, DPO__TOK_BYTE_LEVEL = 1, DPO__TOK_SPACES = 2 }; /* kinds */
@@ -7959,14 +7962,17 @@ typedef struct dpo__tok_known { /* a word met lately, and its ids */
     uint32_t id[6], n;
 } dpo__tok_known;
 
+typedef struct dpo__tok_block {
+    void *p;
+    size_t bytes;
+} dpo__tok_block;
+
 /* What one thread works with. Blocks grow on the thread that called the library only: `more` says that a text needs
    larger ones than a worker has. */
 typedef struct dpo__tok_work {
-    dpo_context *c; /* NULL on other threads */
-    uint8_t *text, *normal;
-    size_t cap_text, cap_normal;
-    uint32_t *symbols; /* of long words, and characters of NFC */
-    size_t cap_symbols;
+    dpo_context *c;              /* NULL on other threads */
+    dpo__tok_block text, normal; /* bytes */
+    dpo__tok_block symbols;      /* uint32_t: of long words, and characters of NFC */
     dpo__tok_known *known;
     int32_t *out;
     int64_t cap, n;
@@ -8012,18 +8018,19 @@ static size_t dpo__tok_hash(const uint8_t *p, size_t n) {
     }
     return (size_t)(h ^ h >> 32);
 }
-/* Where in the index a piece is, or would go. */
+/* Where in the index a piece is, or would go; index_mask + 1 if that is too far from its place: a file whose pieces
+   were made to meet there is refused, so that it makes nothing slow. */
 static size_t dpo__tok_slot(const dpo_tokenizer *t, const uint8_t *p, size_t n) {
-    size_t i = dpo__tok_hash(p, n) & t->index_mask;
-    while (t->index[i]) {
-        uint32_t id = t->index[i] - 1;
-        if (t->length[id] == n && !memcmp(t->blob + t->at[id], p, n)) break;
-        i = (i + 1) & t->index_mask;
+    size_t i = dpo__tok_hash(p, n) & t->index_mask, k;
+    for (k = 0; k < DPO__TOK_PROBES; k++, i = (i + 1) & t->index_mask) {
+        uint32_t id = t->index[i] - 1; /* 0 - 1: none */
+        if (id == DPO__TOK_NONE || (t->length[id] == n && !memcmp(t->blob + t->at[id], p, n))) return i;
     }
-    return i;
+    return t->index_mask + 1;
 }
 static uint32_t dpo__tok_find(const dpo_tokenizer *t, const uint8_t *p, size_t n) {
-    return t->index[dpo__tok_slot(t, p, n)] - 1; /* 0 - 1: none */
+    size_t i = dpo__tok_slot(t, p, n);
+    return i > t->index_mask ? DPO__TOK_NONE : t->index[i] - 1;
 }
 
 /* The rank at which two symbols are joined, if they ever are. */
@@ -8036,11 +8043,14 @@ DPO__INLINE uint32_t dpo__tok_rank(const dpo_tokenizer *t, uint32_t left, uint32
         if ((x ^ key) >> DPO__TOK_BITS == 0) return (uint32_t)(x & (uint64_t)(DPO__TOK_IDS - 1)) - 1;
     }
 }
-static void dpo__tok_pair_add(dpo_tokenizer *t, uint32_t left, uint32_t right, uint32_t rank) {
+static int dpo__tok_pair_add(dpo_tokenizer *t, uint32_t left, uint32_t right, uint32_t rank) {
     uint64_t key = ((uint64_t)left << DPO__TOK_BITS | right) << DPO__TOK_BITS;
-    size_t i = (size_t)(key * 0x9e3779b97f4a7c15u >> t->pairs_shift);
-    while (t->pairs[i] && (t->pairs[i] ^ key) >> DPO__TOK_BITS) i = (i + 1) & t->pairs_mask;
-    if (!t->pairs[i]) t->pairs[i] = key | (rank + 1); /* a pair that stands there twice keeps its first rank */
+    size_t k, i = (size_t)(key * 0x9e3779b97f4a7c15u >> t->pairs_shift);
+    for (k = 0; k < DPO__TOK_PROBES; k++, i = (i + 1) & t->pairs_mask) {
+        if (!t->pairs[i]) t->pairs[i] = key | (rank + 1);
+        if ((t->pairs[i] ^ key) >> DPO__TOK_BITS == 0) return 1; /* one that stands there twice keeps its first rank */
+    }
+    return 0;
 }
 
 static void dpo__tok_join(dpo_tokenizer *t, unsigned before, unsigned after) {
@@ -8066,20 +8076,30 @@ DPO__INLINE size_t dpo__tok_key_hash(uint64_t low, uint64_t high) {
 static void dpo__tok_word_add(dpo_tokenizer *t, const uint8_t *p, size_t n, uint32_t id) {
     uint8_t padded[DPO__TOK_KEY + 1];
     uint64_t low, high;
-    size_t i;
+    size_t i, k;
     memset(padded, 0, sizeof padded);
     memcpy(padded, p, n);
     dpo__tok_key(padded, n, &low, &high);
-    for (i = dpo__tok_key_hash(low, high) & t->words_mask; t->words[i].high; i = (i + 1) & t->words_mask) {
-    }
+    i = dpo__tok_key_hash(low, high) & t->words_mask;
+    for (k = 0; t->words[i].high; k++, i = (i + 1) & t->words_mask)
+        if (k == DPO__TOK_PROBES) return; /* it is merged then */
     t->words[i].low = low;
     t->words[i].high = high;
     t->words[i].id = id | DPO__TOK_UNTRIED;
 }
 
+/* Of the tokens low..high, which are equal before byte k and longer: the first whose byte k is not below `least`. */
+static int dpo__added_bound(const dpo__added_set *s, int low, int high, size_t k, int least) {
+    while (low < high) {
+        int mid = (low + high) / 2;
+        if (s->token[mid].text[k] < least) low = mid + 1;
+        else high = mid;
+    }
+    return low;
+}
 /* The longest token of the set at p, or NULL. special: those, too. */
 static const dpo__added *dpo__added_at(const dpo__added_set *s, const uint8_t *p, const uint8_t *end, int special) {
-    int low = 0, high = s->n, mid, top;
+    int low = 0, high = s->n;
     const dpo__added *best = NULL;
     size_t k = 0;
     while (low < high) { /* those from low to high begin with the k bytes at p */
@@ -8089,18 +8109,8 @@ static const dpo__added *dpo__added_at(const dpo__added_set *s, const uint8_t *p
             continue;
         }
         if (p + k == end) break;
-        for (mid = low, top = high; mid < top;) {
-            int m = (mid + top) / 2;
-            if (s->token[m].text[k] < p[k]) mid = m + 1;
-            else top = m;
-        }
-        low = mid;
-        for (top = high; mid < top;) {
-            int m = (mid + top) / 2;
-            if (s->token[m].text[k] <= p[k]) mid = m + 1;
-            else top = m;
-        }
-        high = mid;
+        low = dpo__added_bound(s, low, high, k, p[k]);
+        high = dpo__added_bound(s, low, high, k, p[k] + 1);
         k++;
     }
     return best;
@@ -8235,22 +8245,21 @@ DPO__INLINE void dpo__tok_put(dpo__tok_work *w, uint32_t id) {
     if (w->n < w->cap) w->out[w->n] = (int32_t)id;
     w->n++;
 }
-/* A block of at least n elements. 0: there is no memory, or this is no thread to ask for it on. */
-static int dpo__tok_room(dpo__tok_work *w, void **p, size_t *cap, size_t n, size_t size, const char *what) {
-    size_t to = n + n / 2, bytes;
-    if (n <= *cap) return 1;
+/* A block of at least n elements, or NULL: there is no memory, or this is no thread to ask for it on. */
+static void *dpo__tok_room(dpo__tok_work *w, dpo__tok_block *b, size_t n, size_t size) {
+    size_t bytes, more;
+    if (dpo__mul_size(n, size, &bytes) || dpo__add_size(bytes, bytes / 2, &more)) more = SIZE_MAX;
+    if (more != SIZE_MAX && bytes <= b->bytes) return b->p;
     w->more = 1;
-    if (!w->c) return 0;
-    dpo__put(w->c, *p);
-    *cap = 0;
-    if (dpo__mul_size(to, size, &bytes)) bytes = SIZE_MAX;
-    *p = dpo__get(w->c, bytes, what);
-    if (!*p) return 0;
-    *cap = to;
+    if (!w->c) return NULL;
+    dpo__put(w->c, b->p);
+    b->bytes = 0;
+    b->p = dpo__get(w->c, more, "a text at work");
+    if (!b->p) return NULL;
+    b->bytes = more;
     w->more = 0;
-    return 1;
+    return b->p;
 }
-
 /* A cache of words for one thread. */
 static dpo_result dpo__tok_cache(dpo_context *c, dpo__tok_work *w) {
     size_t bytes = 2 * DPO__TOK_CACHE * sizeof *w->known;
@@ -8377,12 +8386,9 @@ static size_t dpo__tok_plain(const dpo_tokenizer *t, dpo__tok_work *w, const uin
         dpo__tok_put(w, id[0] = x);
         return 1;
     }
-    if (bytes > DPO__TOK_SHORT) {
-        if (!dpo__tok_room(w, (void **)&w->symbols, &w->cap_symbols, bytes * DPO__TOK_LONG + 2, sizeof *w->symbols,
-                           "a long word"))
-            return 0;
-        id = w->symbols;
-    }
+    if (bytes > DPO__TOK_SHORT &&
+        !(id = (uint32_t *)dpo__tok_room(w, &w->symbols, bytes * DPO__TOK_LONG + 2, sizeof *id)))
+        return 0;
     n = dpo__tok_merge(t, p, bytes, id);
     dpo__tok_emit(w, id, n);
     return n;
@@ -8478,13 +8484,13 @@ static size_t dpo__tok_normalize(const dpo_tokenizer *t, dpo__tok_work *w, const
                                  uint8_t *to) {
     const uint8_t *at = p;
     uint8_t *out = to;
+    uint32_t *work;
     size_t n;
     while (t->nfc && (n = dpo__nfc_next(&t->u, &at, end)) != 0) {
-        if (!dpo__tok_room(w, (void **)&w->symbols, &w->cap_symbols, 4 * n, sizeof *w->symbols, "normalizing a text"))
-            return 0;
+        if (!(work = (uint32_t *)dpo__tok_room(w, &w->symbols, 4 * n, sizeof *work))) return 0;
         memcpy(out, p, (size_t)(at - p));
         out += at - p;
-        out += dpo__nfc_region(&t->u, at, at + n, out, w->symbols);
+        out += dpo__nfc_region(&t->u, at, at + n, out, work);
         p = at = at + n;
     }
     while (t->kind == DPO__TOK_SPACES && (at = (const uint8_t *)memchr(p, 0xe2, (size_t)(end - p))) != NULL) {
@@ -8504,8 +8510,8 @@ static void dpo__tok_piece(const dpo_tokenizer *t, dpo__tok_work *w, const uint8
     uint8_t *from, *at, *stop;
     const dpo__added *a;
     int fresh = 1;
-    if (p == end || !dpo__tok_room(w, (void **)&w->normal, &w->cap_normal, room, 1, "a text at work")) return;
-    from = at = w->normal + DPO__TOK_PAD; /* there is a byte before the first one */
+    if (p == end || !(at = (uint8_t *)dpo__tok_room(w, &w->normal, room, 1))) return;
+    from = at = at + DPO__TOK_PAD; /* there is a byte before the first one */
     n = dpo__tok_normalize(t, w, p, end, from);
     if (w->more) return;
     from[-1] = 0;
@@ -8540,36 +8546,43 @@ static const uint8_t *dpo__tok_strip_right(const dpo_tokenizer *t, const uint8_t
     while (p < end && dpo__tok_class(t, p, end, &length) == DPO__SPACE) p += length;
     return p;
 }
-/* Text in which tokens of the raw set are looked for: special ones inside parts that say so. */
+/* The longest token of the raw set at p: special ones inside parts that say so, the others wherever they are. */
+static const dpo__added *dpo__tok_raw_at(const dpo_tokenizer *t, const uint8_t *p, const uint8_t *end,
+                                         const uint8_t *part_end, int special) {
+    const dpo__added *any = dpo__added_at(&t->raw, p, end, 0), *own;
+    own = special ? dpo__added_at(&t->raw, p, part_end, 1) : NULL;
+    return own && (!any || own->n > any->n) ? own : any;
+}
+/* Text in which those are looked for. */
 static void dpo__tok_scan(const dpo_tokenizer *t, dpo__tok_work *w, const dpo_text *parts, int64_t n) {
     const uint8_t *p, *from, *end, *part_end;
+    uint8_t *text;
     size_t bytes = 0;
     int64_t i;
     for (i = 0; i < n; i++) bytes += parts[i].bytes;
-    if (!dpo__tok_room(w, (void **)&w->text, &w->cap_text, bytes + DPO__TOK_PAD, 1, "a text at work")) return;
+    if (!(text = (uint8_t *)dpo__tok_room(w, &w->text, bytes + DPO__TOK_PAD, 1))) return;
     for (i = 0, bytes = 0; i < n; bytes += parts[i++].bytes)
-        if (parts[i].bytes) memcpy(w->text + bytes, parts[i].text, parts[i].bytes);
-    memset(w->text + bytes, 0, DPO__TOK_PAD);
-    p = from = part_end = w->text;
+        if (parts[i].bytes) memcpy(text + bytes, parts[i].text, parts[i].bytes);
+    memset(text + bytes, 0, DPO__TOK_PAD);
+    p = from = part_end = text;
     end = p + bytes;
     i = -1;
     while ((p = dpo__added_next(&t->raw, p, end)) < end && !w->more) {
         const dpo__added *a;
         const uint8_t *stop = p;
         while (p >= part_end) part_end += parts[++i].bytes;
-        a = dpo__added_at(&t->raw, p, end, parts[i].special);
-        if (a && a->special && a->n > (size_t)(part_end - p)) a = dpo__added_at(&t->raw, p, end, 0);
+        a = dpo__tok_raw_at(t, p, end, part_end, parts[i].special);
         if (!a) {
             p++;
             continue;
         }
         if (a->lstrip) stop = dpo__tok_strip_left(t, from, p);
-        dpo__tok_piece(t, w, from, stop, from == w->text);
+        dpo__tok_piece(t, w, from, stop, from == text);
         dpo__tok_put(w, (uint32_t)a->id);
         p += a->n;
         from = p = a->rstrip ? dpo__tok_strip_right(t, p, end) : p;
     }
-    if (!w->more) dpo__tok_piece(t, w, from, end, from == w->text);
+    if (!w->more) dpo__tok_piece(t, w, from, end, from == text);
 }
 static void dpo__tok_text(const dpo_tokenizer *t, dpo__tok_work *w, const dpo_text *parts, int64_t n) {
     int64_t i;
@@ -8584,7 +8597,8 @@ static void dpo__tok_text(const dpo_tokenizer *t, dpo__tok_work *w, const dpo_te
     }
     if (t->kind != DPO__TOK_BYTES) {
         if (n != 1 || t->raw.n_plain || (special && t->raw.n)) dpo__tok_scan(t, w, parts, n);
-        else dpo__tok_piece(t, w, (const uint8_t *)parts->text, (const uint8_t *)parts->text + parts->bytes, 1);
+        else if (parts->bytes)
+            dpo__tok_piece(t, w, (const uint8_t *)parts->text, (const uint8_t *)parts->text + parts->bytes, 1);
     }
     if (w->flags & DPO_ENCODE_ADD_EOS && t->eos >= 0) dpo__tok_put(w, (uint32_t)t->eos);
 }
@@ -8604,7 +8618,7 @@ DPO_API int64_t dpo_encode_parts(const dpo_tokenizer *t, const dpo_text *parts, 
                                  int64_t cap) {
     dpo__tok_work *w;
     if (!t || dpo__encode_most(parts, n) < 0 || cap < 0) return DPO_E_ARG;
-    if (t->c->error.code) return t->c->error.code;
+    DPO__READY(t, t->c);
     w = &t->work[0];
     w->out = out;
     w->cap = out ? cap : 0;
@@ -8613,10 +8627,7 @@ DPO_API int64_t dpo_encode_parts(const dpo_tokenizer *t, const dpo_text *parts, 
     return w->more ? (int64_t)DPO_E_MEMORY : w->n;
 }
 DPO_API int64_t dpo_encode(const dpo_tokenizer *t, const char *text, size_t bytes, int32_t *out, int64_t cap) {
-    dpo_text part;
-    part.text = text;
-    part.bytes = bytes;
-    part.special = 0;
+    dpo_text part = {text, bytes, 0};
     return dpo_encode_parts(t, &part, 1, 0, out, cap);
 }
 
@@ -8647,26 +8658,41 @@ static void dpo__encode_task(void *arg, int64_t task, int worker) {
     }
     for (i = low; i < j->n && j->place[i] < to; i++) dpo__encode_one(j, i, &j->t->work[worker]);
 }
-/* The ids that one text can have at most, closer: only what is not ASCII grows when it is normalized. */
+/* The ids that one text can have at most, closer: only what is not ASCII grows when it is normalized, and a space is
+   put before it more than once only where added tokens cut it. */
 static int64_t dpo__encode_room(const dpo_tokenizer *t, const dpo_text *text) {
+    int cuts = t->prefix && (t->raw.n_plain || t->normal.n || (text->special && t->raw.n));
     size_t i, more = 0;
     if (dpo__encode_most(text, 1) < 0) return -1;
     for (i = 0; (t->nfc || t->missing) && i < text->bytes; i++) more += (unsigned char)text->text[i] >> 7;
-    return (int64_t)(text->bytes + 2 * more) + 3 + (text->special ? (int64_t)text->bytes : 0);
+    return (int64_t)(text->bytes + 2 * more) + 3 + (cuts ? (int64_t)text->bytes : 0);
 }
+#define DPO__ENCODE_LONG                                                                                               \
+    ((size_t)1 << 20) /* bytes of a text that workers have room for; longer ones are the caller's */
 static dpo_result dpo__encode_all(dpo__encode_job *j, unsigned flags) {
     dpo_context *c = j->t->c;
+    size_t most = 0, word;
     int64_t i;
-    int k;
+    int k, ok = 1;
+    for (i = 0; i < j->n; i++)
+        if (j->texts[i].bytes > most) most = j->texts[i].bytes;
+    if (most > DPO__ENCODE_LONG) most = DPO__ENCODE_LONG;
+    word = most < 4096 ? most : 4096;
     for (k = 0; k < c->pool.n; k++) {
         dpo__tok_work *w = &j->t->work[k];
         w->flags = flags;
-        if (j->t->kind != DPO__TOK_BYTES && !w->known && dpo__tok_cache(c, w)) return DPO_E_MEMORY;
+        if (j->t->kind == DPO__TOK_BYTES) continue;
+        w->c = c; /* for as long as no other thread runs */
+        ok = (w->known || !dpo__tok_cache(c, w)) && dpo__tok_room(w, &w->text, most + DPO__TOK_PAD, 1) &&
+             dpo__tok_room(w, &w->normal, 3 * most + 2 * DPO__TOK_PAD, 1) &&
+             dpo__tok_room(w, &w->symbols, word * DPO__TOK_LONG + 2, sizeof(uint32_t));
+        w->c = k ? NULL : c;
+        if (!ok) return DPO_E_MEMORY;
     }
     j->tasks = j->n < 2 ? 1 : dpo__min64(j->n, 4 * (int64_t)c->pool.n);
     dpo__pool_run(&c->pool, j->tasks, dpo__encode_task, j);
     for (i = 0; i < j->n; i++)
-        if (j->count[i] < 0) { /* again, on the thread that may ask for memory; the first such makes room for all */
+        if (j->count[i] < 0) { /* again, on the thread that may ask for memory */
             dpo__encode_one(j, i, &j->t->work[0]);
             if (j->count[i] < 0) return DPO_E_MEMORY;
         }
@@ -8680,8 +8706,7 @@ DPO_API dpo_result dpo_encode_batch(const dpo_tokenizer *t, const dpo_text *text
     dpo_result r;
     if (ids) *ids = NULL;
     if (first) *first = NULL;
-    if (!t) return DPO_E_ARG;
-    if (t->c->error.code) return t->c->error.code;
+    DPO__READY(t, t->c);
     if (n < 0 || n > INT64_MAX / 64 || (n && !texts) || !ids || !first)
         return dpo__fail(t->c, DPO_E_ARG, "dpo_encode_batch: texts, ids and first must not be NULL, nor n negative");
     if (dpo__mul_size((size_t)n + 1, 2 * sizeof *place, &bytes)) bytes = SIZE_MAX;
@@ -8690,7 +8715,7 @@ DPO_API dpo_result dpo_encode_batch(const dpo_tokenizer *t, const dpo_text *text
     for (i = 0; i < n; i++) {
         place[i] = at;
         most = dpo__encode_room(t, texts + i);
-        if (most < 0) {
+        if (most < 0 || at > INT64_MAX / 16) {
             dpo__put(t->c, place);
             return dpo__fail(t->c, DPO_E_ARG, "dpo_encode_batch: text %ld is NULL or longer than 2 GB", (long)i);
         }
@@ -8759,32 +8784,32 @@ static size_t dpo__utf8_open(const uint8_t *p, size_t n) {
     return 0;
 }
 DPO_API int64_t dpo_decode_next(const dpo_tokenizer *t, dpo_decoder *s, int32_t id, char *out, size_t cap) {
-    size_t bytes = 0, cut = 0, open = 0, all;
+    uint8_t last[3]; /* of what is held and the piece, end to end */
+    size_t bytes = 0, open, all, held, give, n, i;
     const char *piece = "";
     int special = 0;
     if (!t || !s || s->n_held < 0 || s->n_held > 3) return DPO_E_ARG;
     if (id != -1 && !(piece = dpo_tokenizer_piece(t, id, &bytes, &special))) return DPO_E_ARG;
     if (special) bytes = 0;
-    cut = !s->begun && t->strip && bytes && piece[0] == ' ';
-    all = (size_t)s->n_held + bytes - cut;
-    if (id != -1 && bytes >= 4 + cut) open = dpo__utf8_open((const uint8_t *)piece, bytes);
-    else if (id != -1) { /* a character may lie in what is held and in the piece */ uint8_t both[8];
-        memcpy(both, s->held, (size_t)s->n_held);
-        memcpy(both + s->n_held, piece + cut, bytes - cut);
-        open = dpo__utf8_open(both, all);
+    if (!s->begun && t->strip && bytes && piece[0] == ' ') {
+        piece++;
+        bytes--;
     }
-    if (!out) cap = 0;
-    if (cap < all - open) return (int64_t)(all - open); /* nothing has happened yet */
-    if (all - open) {
-        size_t held = (size_t)s->n_held < all - open ? (size_t)s->n_held : all - open;
-        memcpy(out, s->held, held);
-        memcpy(out + held, piece + cut, all - open - held);
+    held = (size_t)s->n_held;
+    all = held + bytes;
+    n = all < 3 ? all : 3;
+    for (i = all - n; i < all; i++) last[i - (all - n)] = i < held ? s->held[i] : (uint8_t)piece[i - held];
+    open = id == -1 ? 0 : dpo__utf8_open(last, n);
+    give = all - open;
+    if (give > (out ? cap : 0)) return (int64_t)give; /* nothing has happened yet */
+    if (give) {
+        memcpy(out, s->held, held < give ? held : give);
+        if (give > held) memcpy(out + held, piece, give - held);
     }
-    if (open && open <= bytes - cut) memcpy(s->held, piece + bytes - open, open);
-    else if (open) memcpy(s->held + s->n_held, piece + cut, bytes - cut); /* all of it is still open */
+    memcpy(s->held, last + n - open, open);
     s->n_held = (int)open;
     s->begun |= id != -1 && !special;
-    return (int64_t)(all - open);
+    return (int64_t)give;
 }
 
 /* --- reading tokenizer.json, vocab.json with merges.txt, tok*.bin --------------------------------------- */
@@ -8817,50 +8842,52 @@ static dpo_result dpo__tok_refuse(const dpo__tok_reader *r, dpo_result code, con
                      code == DPO_E_UNSUPPORTED ? "this version does not know it"
                                                : "the file is damaged or no tokenizer: copy or download it again");
 }
-static const char *dpo__tok_string(const dpo__tok_reader *r, int64_t node, char *out, size_t cap) {
-    if (dpo__json_string(&r->j, node, out, cap) < 0) out[0] = 0;
+/* What an object has at a key: a node, a string ("" if it is none), whether it is this string, yes or no. */
+static int64_t dpo__tok_at(const dpo__tok_reader *r, int64_t object, const char *key) {
+    return dpo__json_find(&r->j, object, key);
+}
+static const char *dpo__tok_string(const dpo__tok_reader *r, int64_t object, const char *key, char *out, size_t cap) {
+    if (dpo__json_string(&r->j, dpo__tok_at(r, object, key), out, cap) < 0) out[0] = 0;
     return out;
+}
+static int dpo__tok_is(const dpo__tok_reader *r, int64_t object, const char *key, const char *text) {
+    return dpo__json_is(&r->j, dpo__tok_at(r, object, key), text);
 }
 static int dpo__tok_flag(const dpo__tok_reader *r, int64_t object, const char *key, int otherwise) {
     int value;
-    return dpo__json_bool(&r->j, dpo__json_find(&r->j, object, key), &value) ? value : otherwise;
+    return dpo__json_bool(&r->j, dpo__tok_at(r, object, key), &value) ? value : otherwise;
 }
+/* The parts of a Sequence one after the other, or what stands alone. */
+static dpo_result dpo__tok_each(dpo__tok_reader *r, int64_t node, const char *list_key,
+                                dpo_result (*part)(dpo__tok_reader *, int64_t)) {
+    int64_t i, v, list = dpo__tok_at(r, node, list_key);
+    dpo_result code = DPO_OK;
+    if (node < 0 || dpo__json_null(&r->j, node)) return DPO_OK;
+    if (!dpo__tok_is(r, node, "type", "Sequence")) return part(r, node);
+    v = dpo__json_first(&r->j, list);
+    for (i = dpo__json_count(&r->j, list); i > 0 && !code; i--, v = dpo__json_next(&r->j, v)) code = part(r, v);
+    return code;
+}
+/* One that is not known, or not where it stands: `known` says what is. */
+static dpo_result dpo__tok_unknown(const dpo__tok_reader *r, int64_t node, const char *what, const char *known) {
+    char type[40];
+    dpo__tok_string(r, node, "type", type, sizeof type);
+    return dpo__tok_refuse(r, DPO_E_UNSUPPORTED, "the %s \"%s\" at its place (known: %s)", what,
+                           type[0] ? type : "without a type", known);
+}
+
+#define DPO__TOK_MARK "\xe2\x96\x81" /* U+2581 */
 
 static dpo_result dpo__tok_read_normalizer(dpo__tok_reader *r, int64_t node) {
     dpo_tokenizer *t = r->t;
-    char type[40], a[16], b[16];
-    int64_t i, v, list;
-    dpo_result code = DPO_OK;
-    if (node < 0 || dpo__json_null(&r->j, node)) return DPO_OK;
-    dpo__tok_string(r, dpo__json_find(&r->j, node, "type"), type, sizeof type);
-    if (!strcmp(type, "Sequence")) {
-        list = dpo__json_find(&r->j, node, "normalizers");
-        v = dpo__json_first(&r->j, list);
-        for (i = dpo__json_count(&r->j, list); i > 0 && !code; i--, v = dpo__json_next(&r->j, v)) {
-            if (dpo__json_is(&r->j, dpo__json_find(&r->j, v, "type"), "Sequence"))
-                return dpo__tok_refuse(r, DPO_E_UNSUPPORTED, "a normalizer Sequence inside a Sequence");
-            code = dpo__tok_read_normalizer(r, v);
-        }
-        return code;
-    }
-    if (!strcmp(type, "NFC")) {
-        t->nfc = 1;
-        return DPO_OK;
-    }
-    dpo__tok_string(r, dpo__json_find(&r->j, node, "prepend"), a, sizeof a);
-    if (!strcmp(type, "Prepend") && !strcmp(a, "\xe2\x96\x81")) {
+    if (dpo__tok_is(r, node, "type", "NFC")) t->nfc = 1;
+    else if (dpo__tok_is(r, node, "type", "Prepend") && dpo__tok_is(r, node, "prepend", DPO__TOK_MARK) && !t->prefix)
         t->prefix = DPO__PREFIX_ALWAYS;
+    else if (dpo__tok_is(r, node, "type", "Replace") && dpo__tok_is(r, node, "content", DPO__TOK_MARK) &&
+             dpo__tok_is(r, dpo__tok_at(r, node, "pattern"), "String", " "))
         t->kind = DPO__TOK_SPACES;
-        return DPO_OK;
-    }
-    dpo__tok_string(r, dpo__json_find(&r->j, dpo__json_find(&r->j, node, "pattern"), "String"), a, sizeof a);
-    dpo__tok_string(r, dpo__json_find(&r->j, node, "content"), b, sizeof b);
-    if (!strcmp(type, "Replace") && !strcmp(a, " ") && !strcmp(b, "\xe2\x96\x81")) {
-        t->kind = DPO__TOK_SPACES;
-        return DPO_OK;
-    }
-    return dpo__tok_refuse(r, DPO_E_UNSUPPORTED, "the normalizer \"%s\" (known: NFC, Prepend and Replace of U+2581)",
-                           type[0] ? type : "without a type");
+    else return dpo__tok_unknown(r, node, "normalizer", "NFC, Prepend and Replace of U+2581");
+    return DPO_OK;
 }
 
 /* The splitting patterns in use, as their files have them. */
@@ -8881,8 +8908,8 @@ static int dpo__tok_pattern(dpo_tokenizer *t, const char *p) {
 }
 static dpo_result dpo__tok_read_split(dpo__tok_reader *r, int64_t node) {
     char pattern[512], behavior[32];
-    dpo__tok_string(r, dpo__json_find(&r->j, dpo__json_find(&r->j, node, "pattern"), "Regex"), pattern, sizeof pattern);
-    dpo__tok_string(r, dpo__json_find(&r->j, node, "behavior"), behavior, sizeof behavior);
+    dpo__tok_string(r, dpo__tok_at(r, node, "pattern"), "Regex", pattern, sizeof pattern);
+    dpo__tok_string(r, node, "behavior", behavior, sizeof behavior);
     if (strcmp(behavior, "Isolated") && (strcmp(behavior, "Removed") || !dpo__tok_flag(r, node, "invert", 0)))
         return dpo__tok_refuse(r, DPO_E_UNSUPPORTED, "a Split pre-tokenizer with behavior \"%s\"", behavior);
     if (r->t->split || r->t->digits || !dpo__tok_pattern(r->t, pattern))
@@ -8893,33 +8920,22 @@ static dpo_result dpo__tok_read_split(dpo__tok_reader *r, int64_t node) {
 static dpo_result dpo__tok_read_metaspace(dpo__tok_reader *r, int64_t node) {
     dpo_tokenizer *t = r->t;
     char mark[8], scheme[16];
-    dpo__tok_string(r, dpo__json_find(&r->j, node, "replacement"), mark, sizeof mark);
-    dpo__tok_string(r, dpo__json_find(&r->j, node, "prepend_scheme"), scheme, sizeof scheme);
-    if (strcmp(mark, "\xe2\x96\x81"))
+    dpo__tok_string(r, node, "replacement", mark, sizeof mark);
+    dpo__tok_string(r, node, "prepend_scheme", scheme, sizeof scheme);
+    if (strcmp(mark, DPO__TOK_MARK))
         return dpo__tok_refuse(r, DPO_E_UNSUPPORTED, "a Metaspace pre-tokenizer with replacement \"%s\"", mark);
     if (!scheme[0] && dpo__tok_flag(r, node, "add_prefix_space", 1)) memcpy(scheme, "always", 7);
     t->kind = DPO__TOK_SPACES;
-    t->prefix = !strcmp(scheme, "always")  ? DPO__PREFIX_MISSING
-                : !strcmp(scheme, "first") ? DPO__PREFIX_FIRST
-                                           : DPO__PREFIX_NONE;
-    t->split = dpo__tok_flag(r, node, "split", 1) ? DPO__SPLIT_EACH_SPACE : DPO__SPLIT_NONE;
+    if (!strcmp(scheme, "always")) t->prefix = DPO__PREFIX_MISSING;
+    else if (!strcmp(scheme, "first")) t->prefix = DPO__PREFIX_FIRST;
+    if (dpo__tok_flag(r, node, "split", 1)) t->split = DPO__SPLIT_EACH_SPACE;
     return DPO_OK;
 }
-static dpo_result dpo__tok_read_pretokenizer(dpo__tok_reader *r, int64_t node, int depth) {
+/* Whatever comes after ByteLevel or Metaspace would see other characters than the text's. */
+static dpo_result dpo__tok_read_pretokenizer(dpo__tok_reader *r, int64_t node) {
     dpo_tokenizer *t = r->t;
-    char type[40];
-    int64_t i, v, list;
-    dpo_result code = DPO_OK;
-    if (node < 0 || dpo__json_null(&r->j, node)) return DPO_OK;
-    dpo__tok_string(r, dpo__json_find(&r->j, node, "type"), type, sizeof type);
-    if (!strcmp(type, "Sequence") && !depth) {
-        list = dpo__json_find(&r->j, node, "pretokenizers");
-        v = dpo__json_first(&r->j, list);
-        for (i = dpo__json_count(&r->j, list); i > 0 && !code; i--, v = dpo__json_next(&r->j, v))
-            code = dpo__tok_read_pretokenizer(r, v, 1);
-        return code;
-    }
-    if (!strcmp(type, "ByteLevel") && t->kind == DPO__TOK_BYTES) {
+    int fresh = t->kind == DPO__TOK_BYTES && !t->prefix;
+    if (dpo__tok_is(r, node, "type", "ByteLevel") && fresh) {
         t->kind = DPO__TOK_BYTE_LEVEL;
         if (dpo__tok_flag(r, node, "add_prefix_space", 1)) t->prefix = DPO__PREFIX_MISSING;
         if (!dpo__tok_flag(r, node, "use_regex", 1)) return DPO_OK;
@@ -8928,66 +8944,61 @@ static dpo_result dpo__tok_read_pretokenizer(dpo__tok_reader *r, int64_t node, i
         t->split = DPO__SPLIT_GPT2;
         return DPO_OK;
     }
-    if (!strcmp(type, "Digits") && dpo__tok_flag(r, node, "individual_digits", 0) && !t->split) {
+    if (dpo__tok_is(r, node, "type", "Digits") && dpo__tok_flag(r, node, "individual_digits", 0) && !t->split &&
+        t->kind != DPO__TOK_BYTE_LEVEL) {
         t->digits = 1;
         return DPO_OK;
     }
-    if (!strcmp(type, "Split")) return dpo__tok_read_split(r, node);
-    if (!strcmp(type, "Metaspace") && t->kind == DPO__TOK_BYTES && !t->digits) return dpo__tok_read_metaspace(r, node);
-    return dpo__tok_refuse(r, DPO_E_UNSUPPORTED,
-                           "the pre-tokenizer \"%s\" at its place (known: ByteLevel, Split, single Digits, Metaspace)",
-                           type[0] ? type : "without a type");
+    if (dpo__tok_is(r, node, "type", "Split") && t->kind != DPO__TOK_BYTE_LEVEL) return dpo__tok_read_split(r, node);
+    if (dpo__tok_is(r, node, "type", "Metaspace") && fresh && !t->digits && !t->split)
+        return dpo__tok_read_metaspace(r, node);
+    return dpo__tok_unknown(r, node, "pre-tokenizer", "ByteLevel, Split, single Digits, Metaspace");
 }
 
 /* What the post-processor puts around a text: the id before it is bos. */
-static void dpo__tok_read_template(dpo__tok_reader *r, int64_t node, int depth) {
-    dpo_tokenizer *t = r->t;
-    int64_t i, id, v, special, list = dpo__json_find(&r->j, node, "processors");
+static dpo_result dpo__tok_read_template(dpo__tok_reader *r, int64_t node) {
+    int64_t id, special, list = dpo__tok_at(r, node, "single");
     char name[256];
-    v = dpo__json_first(&r->j, list);
-    for (i = depth ? 0 : dpo__json_count(&r->j, list); i > 0; i--, v = dpo__json_next(&r->j, v))
-        dpo__tok_read_template(r, v, 1);
-    if (!dpo__json_is(&r->j, dpo__json_find(&r->j, node, "type"), "TemplateProcessing")) return;
-    list = dpo__json_find(&r->j, node, "single");
-    special = dpo__json_find(&r->j, dpo__json_first(&r->j, list), "SpecialToken");
-    if (dpo__json_count(&r->j, list) < 1 || special < 0) return;
-    dpo__tok_string(r, dpo__json_find(&r->j, special, "id"), name, sizeof name);
-    list = dpo__json_find(&r->j, dpo__json_find(&r->j, dpo__json_find(&r->j, node, "special_tokens"), name), "ids");
-    if (!dpo__json_count(&r->j, list) || !dpo__json_int64(&r->j, dpo__json_first(&r->j, list), &id) || id < 0 ||
-        id >= t->vocab)
-        return;
-    t->bos = (int32_t)id;
-    t->adds_bos = 1;
+    if (!dpo__tok_is(r, node, "type", "TemplateProcessing") || !dpo__json_count(&r->j, list)) return DPO_OK;
+    special = dpo__tok_at(r, dpo__json_first(&r->j, list), "SpecialToken");
+    if (special < 0) return DPO_OK;
+    dpo__tok_string(r, special, "id", name, sizeof name);
+    list = dpo__tok_at(r, dpo__tok_at(r, dpo__tok_at(r, node, "special_tokens"), name), "ids");
+    if (dpo__json_count(&r->j, list) && dpo__json_int64(&r->j, dpo__json_first(&r->j, list), &id) && id >= 0 &&
+        id < r->t->vocab) {
+        r->t->bos = (int32_t)id;
+        r->t->adds_bos = 1;
+    }
+    return DPO_OK;
 }
 
 /* Finds the lists, and what kind of tokenizer it is. */
 static dpo_result dpo__tok_read_head(dpo__tok_reader *r) {
+    static const char *const affixes[] = {"continuing_subword_prefix", "end_of_word_suffix"};
     dpo_tokenizer *t = r->t;
     const dpo__json *j = &r->j;
-    int64_t model = dpo__json_find(j, 0, "model"), x;
+    int64_t model = dpo__tok_at(r, 0, "model");
     char text[64];
     double dropout;
+    int i;
     dpo_result code;
-    r->vocab = dpo__json_find(j, model, "vocab");
-    r->merge_list = dpo__json_find(j, model, "merges");
-    r->added_list = dpo__json_find(j, 0, "added_tokens");
-    dpo__tok_string(r, dpo__json_find(j, model, "type"), text, sizeof text);
-    if (text[0] && strcmp(text, "BPE"))
+    r->vocab = dpo__tok_at(r, model, "vocab");
+    r->merge_list = dpo__tok_at(r, model, "merges");
+    r->added_list = dpo__tok_at(r, 0, "added_tokens");
+    if (dpo__tok_string(r, model, "type", text, sizeof text)[0] && strcmp(text, "BPE"))
         return dpo__tok_refuse(r, DPO_E_UNSUPPORTED, "its model is \"%s\", expected BPE", text);
     if (dpo__json_type(j, r->vocab) != '{') return dpo__tok_refuse(r, DPO_E_FORMAT, "no object model.vocab in it");
     if (dpo__json_type(j, r->merge_list) != '[') return dpo__tok_refuse(r, DPO_E_FORMAT, "no list model.merges in it");
-    for (x = 0; x < 2; x++) {
-        const char *key = x ? "end_of_word_suffix" : "continuing_subword_prefix";
-        if (dpo__tok_string(r, dpo__json_find(j, model, key), text, sizeof text)[0])
-            return dpo__tok_refuse(r, DPO_E_UNSUPPORTED, "model.%s \"%s\"", key, text);
-    }
-    if (dpo__json_double(j, dpo__json_find(j, model, "dropout"), &dropout) && dropout > 0)
+    for (i = 0; i < 2; i++)
+        if (dpo__tok_string(r, model, affixes[i], text, sizeof text)[0])
+            return dpo__tok_refuse(r, DPO_E_UNSUPPORTED, "model.%s \"%s\"", affixes[i], text);
+    if (dpo__json_double(j, dpo__tok_at(r, model, "dropout"), &dropout) && dropout > 0)
         return dpo__tok_refuse(r, DPO_E_UNSUPPORTED, "model.dropout: merges left out at random");
     t->ignore_merges = dpo__tok_flag(r, model, "ignore_merges", 0);
     t->fuse_unk = dpo__tok_flag(r, model, "fuse_unk", 0);
     r->byte_fallback = dpo__tok_flag(r, model, "byte_fallback", 0);
-    code = dpo__tok_read_normalizer(r, dpo__json_find(j, 0, "normalizer"));
-    if (!code) code = dpo__tok_read_pretokenizer(r, dpo__json_find(j, 0, "pre_tokenizer"), 0);
+    code = dpo__tok_each(r, dpo__tok_at(r, 0, "normalizer"), "normalizers", dpo__tok_read_normalizer);
+    if (!code) code = dpo__tok_each(r, dpo__tok_at(r, 0, "pre_tokenizer"), "pretokenizers", dpo__tok_read_pretokenizer);
     if (code) return code;
     if (t->kind == DPO__TOK_BYTES)
         return dpo__tok_refuse(
@@ -8996,6 +9007,8 @@ static dpo_result dpo__tok_read_head(dpo__tok_reader *r) {
     if (t->kind == DPO__TOK_SPACES &&
         (t->nfc || t->digits || t->split == DPO__SPLIT_GPT2 || t->split == DPO__SPLIT_LLAMA3))
         return dpo__tok_refuse(r, DPO_E_UNSUPPORTED, "U+2581 for spaces together with NFC, Digits or a split pattern");
+    if (t->digits && !t->split)
+        return dpo__tok_refuse(r, DPO_E_UNSUPPORTED, "the pre-tokenizer Digits without the splitting of GPT-2");
     return DPO_OK;
 }
 
@@ -9020,9 +9033,9 @@ static dpo_result dpo__tok_measure(dpo__tok_reader *r) {
         int64_t content = dpo__json_find(j, v, "content");
         if (!dpo__json_int64(j, dpo__json_find(j, v, "id"), &id) || id < 0 || id >= DPO__TOK_IDS - 2 ||
             dpo__json_type(j, content) != '"' || j->nodes[content].end - j->nodes[content].begin < 3 ||
-            j->nodes[content].end - j->nodes[content].begin > DPO__TOK_PIECE)
+            j->nodes[content].end - j->nodes[content].begin > DPO__TOK_ADDED + 2)
             return dpo__tok_refuse(r, DPO_E_FORMAT, "added token %ld has no id, or no content of 1 to %d bytes",
-                                   (long)i, DPO__TOK_PIECE);
+                                   (long)i, DPO__TOK_ADDED);
         r->blob += 3 * (int64_t)(j->nodes[content].end - j->nodes[content].begin);
         top = dpo__max64(top, id);
     }
@@ -9066,18 +9079,14 @@ static void dpo__tok_layout(dpo__arena *a, dpo_tokenizer *t, const dpo__tok_read
 /* The tokenizer's block, all tables empty. r->t is a copy on the caller's stack until then. */
 static dpo_result dpo__tok_carve(dpo__tok_reader *r) {
     dpo_tokenizer *t = r->t;
-    dpo__arena a;
+    dpo__arena a = {NULL, 0};
     int i;
-    memset(&a, 0, sizeof a);
     (void)DPO__CARVE(&a, dpo_tokenizer, 1);
     dpo__tok_layout(&a, t, r);
-    a.base = (uint8_t *)dpo__get(r->c, a.used, "a tokenizer");
-    if (!a.base) return DPO_E_MEMORY;
-    a.used = 0;
-    r->t = DPO__CARVE(&a, dpo_tokenizer, 1);
-    *r->t = *t;
-    t = r->t;
-    t->c = r->c;
+    if (!dpo__arena_get(r->c, &a, "a tokenizer")) return DPO_E_MEMORY;
+    t = DPO__CARVE(&a, dpo_tokenizer, 1);
+    *t = *r->t;
+    r->t = t;
     dpo__tok_layout(&a, t, r);
     t->n_merges = (int32_t)r->n_merges;
     memset(t->state, 0, (size_t)t->vocab);
@@ -9136,6 +9145,16 @@ static int dpo__tok_byte_piece(const char *p, size_t n) {
     low = dpo__json_hex((unsigned char)p[4]);
     return high < 0 || low < 0 ? -1 : high * 16 + low;
 }
+static dpo_result dpo__tok_collide(const dpo__tok_reader *r) {
+    return dpo__tok_refuse(r, DPO_E_FORMAT, "over %d pieces or merges have the same hash", DPO__TOK_PROBES);
+}
+/* The two pieces left and right of `border` are joined. */
+static dpo_result dpo__tok_add_pair(dpo__tok_reader *r, uint32_t left, uint32_t right, uint32_t rank,
+                                    const uint8_t *border) {
+    if (!dpo__tok_pair_add(r->t, left, right, rank)) return dpo__tok_collide(r);
+    dpo__tok_join(r->t, border[-1], border[0]);
+    return DPO_OK;
+}
 /* Piece `id` of these bytes, as the file writes it. */
 static dpo_result dpo__tok_add_piece(dpo__tok_reader *r, uint32_t id, const char *text, size_t n) {
     dpo_tokenizer *t = r->t;
@@ -9152,11 +9171,13 @@ static dpo_result dpo__tok_add_piece(dpo__tok_reader *r, uint32_t id, const char
         size_t slot, bytes = dpo__tok_bytes_of(r, text, n, to);
         t->length[id] = (uint32_t)bytes;
         slot = dpo__tok_slot(t, to, bytes);
+        if (slot > t->index_mask) return dpo__tok_collide(r);
         if (!t->index[slot]) {
             t->index[slot] = id + 1;
             if (bytes && bytes <= DPO__TOK_KEY) dpo__tok_word_add(t, to, bytes, id);
         }
-        if (bytes == 1 && t->kind == DPO__TOK_BYTE_LEVEL) t->byte_id[to[0]] = id;
+        if (bytes == 1 && t->kind == DPO__TOK_BYTE_LEVEL && (n > 1 || r->map[(uint8_t)text[0]] >= 0))
+            t->byte_id[to[0]] = id;
     }
     r->used += t->length[id];
     return DPO_OK;
@@ -9190,35 +9211,33 @@ static dpo_result dpo__tok_add_merge(dpo__tok_reader *r, int64_t rank, const cha
         return dpo__tok_refuse(r, DPO_E_FORMAT,
                                "merge %lld (\"%.*s\" and \"%.*s\") has a part or a result that is no piece",
                                (long long)rank, na < 60 ? (int)na : 60, a, nb < 60 ? (int)nb : 60, b);
-    dpo__tok_pair_add(t, left, right, (uint32_t)rank);
-    dpo__tok_join(t, both[n - 1], both[n]);
     t->merged[rank] = joined;
     dpo__hash_number(&r->hash, (int64_t)((uint64_t)left << 32 | right));
-    return DPO_OK;
+    return dpo__tok_add_pair(r, left, right, (uint32_t)rank, both + n);
 }
+/* "left right", or ["left", "right"]. */
 static dpo_result dpo__tok_add_merges(dpo__tok_reader *r) {
     const dpo__json *j = &r->j;
     int64_t i, k, n[2], v = dpo__json_first(j, r->merge_list);
-    char *text = r->text[0];
+    char *text = r->text[0], *right;
     dpo_result code = DPO_OK;
     for (i = 0; i < r->n_merges && !code; i++, v = dpo__json_next(j, v)) {
-        n[0] = n[1] = 0;
-        if (dpo__json_type(j, v) == '"') { /* "left right" */
-            int64_t all = dpo__json_string(j, v, text, DPO__TOK_PIECE);
-            const char *space = strchr(text, ' ');
-            if (space && all < DPO__TOK_PIECE && strlen(text) == (size_t)all) {
-                n[0] = space - text;
-                n[1] = all - n[0] - 1;
+        n[0] = dpo__json_string(j, v, text, DPO__TOK_PIECE);
+        n[1] = 0;
+        right = text + DPO__TOK_PIECE;
+        if (n[0] >= 0) {
+            char *space = n[0] < DPO__TOK_PIECE ? (char *)memchr(text, ' ', (size_t)n[0]) : NULL;
+            right = space ? space + 1 : text;
+            n[1] = space ? text + n[0] - right : 0;
+            n[0] = space ? space - text : 0;
+        } else {
+            int64_t part = dpo__json_type(j, v) == '[' && dpo__json_count(j, v) == 2 ? dpo__json_first(j, v) : -1;
+            for (k = 0; k < 2; k++, part = dpo__json_next(j, part)) {
+                n[k] = dpo__json_string(j, part, k ? right : text, DPO__TOK_PIECE);
+                if (n[k] < 0 || n[k] >= DPO__TOK_PIECE) n[k] = 0;
             }
-            code = dpo__tok_add_merge(r, i, text, (size_t)n[0], text + n[0] + 1, (size_t)n[1]);
-            continue;
         }
-        for (k = 0; k < 2 && dpo__json_count(j, v) == 2 && dpo__json_type(j, v) == '['; k++) {
-            n[k] = dpo__json_string(j, k ? dpo__json_next(j, dpo__json_first(j, v)) : dpo__json_first(j, v),
-                                    text + k * DPO__TOK_PIECE, DPO__TOK_PIECE);
-            if (n[k] < 0 || n[k] >= DPO__TOK_PIECE) n[k] = 0;
-        }
-        code = dpo__tok_add_merge(r, i, text, (size_t)n[0], text + DPO__TOK_PIECE, (size_t)n[1]);
+        code = dpo__tok_add_merge(r, i, text, (size_t)n[0], right, (size_t)n[1]);
     }
     return code;
 }
@@ -9249,8 +9268,10 @@ static dpo_result dpo__tok_merges_file(dpo__tok_reader *r, int add) {
 static dpo_result dpo__tok_put_added(dpo__tok_reader *r, dpo__added_set *s, int64_t id, size_t n, int special) {
     dpo_tokenizer *t = r->t;
     dpo__added *a = &s->token[s->n++];
-    uint8_t *text = t->blob + r->used;
-    if (t->state[id] && (t->length[id] != n || memcmp(t->blob + t->at[id], text, n)))
+    uint8_t *text = t->blob + r->used, *piece = (uint8_t *)r->text[1];
+    size_t bytes = dpo__tok_bytes_of(r, (const char *)text, n, piece); /* what it is as a piece of the vocabulary */
+    if (t->state[id] && (t->length[id] != n || memcmp(t->blob + t->at[id], text, n)) &&
+        (t->length[id] != bytes || memcmp(t->blob + t->at[id], piece, bytes)))
         return dpo__tok_refuse(r, DPO_E_FORMAT, "id %ld is added token \"%.*s\", and another piece of the vocabulary",
                                (long)id, n < 80 ? (int)n : 80, (const char *)text);
     memset(a, 0, sizeof *a);
@@ -9343,6 +9364,7 @@ static dpo_result dpo__tok_finish(dpo__tok_reader *r) {
                                            s->token[k].rstrip);
     }
     dpo__hash_number(&r->hash, t->kind * 1000 + t->split * 100 + t->digits * 10 + t->nfc);
+    if (t->byte_id[0] == DPO__TOK_NONE) dpo__hash_number(&r->hash, 2 * (int64_t)t->unk + t->fuse_unk);
     dpo__hash_number(&r->hash, t->prefix * 100 + t->ignore_merges * 10 + t->number_run);
     t->hash = dpo__hash_end(&r->hash);
     t->strip = t->kind == DPO__TOK_SPACES && t->prefix != DPO__PREFIX_NONE;
@@ -9374,7 +9396,7 @@ static dpo_result dpo__tok_build(dpo__tok_reader *r) {
     if (!code && r->merges) code = dpo__tok_add_named(r);
     v = dpo__json_first(&r->j, r->added_list);
     for (i = 0; i < r->n_added && !code; i++, v = dpo__json_next(&r->j, v)) code = dpo__tok_add_added(r, v);
-    if (!code) dpo__tok_read_template(r, dpo__json_find(&r->j, 0, "post_processor"), 0);
+    if (!code) code = dpo__tok_each(r, dpo__tok_at(r, 0, "post_processor"), "processors", dpo__tok_read_template);
     return code ? code : dpo__tok_finish(r);
 }
 
@@ -9390,8 +9412,7 @@ static dpo_result dpo__tok_bin_merges(dpo__tok_reader *r, uint32_t id, float sco
         left = dpo__tok_find(t, piece, split);
         right = dpo__tok_find(t, piece + split, t->length[id] - split);
         if (left == DPO__TOK_NONE || right == DPO__TOK_NONE) continue;
-        dpo__tok_pair_add(t, left, right, id);
-        dpo__tok_join(t, piece[split - 1], piece[split]);
+        if (dpo__tok_add_pair(r, left, right, id, piece + split)) return r->c->error.code;
         joins = 1;
     }
     if (joins && !(score < *last))
@@ -9401,6 +9422,9 @@ static dpo_result dpo__tok_bin_merges(dpo__tok_reader *r, uint32_t id, float sco
     if (joins) *last = score;
     return DPO_OK;
 }
+static uint32_t dpo__load_le32(const uint8_t *p) {
+    return p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;
+}
 static dpo_result dpo__tok_read_bin(dpo__tok_reader *r, const uint8_t *p, size_t size) {
     dpo_tokenizer *t = r->t;
     uint32_t id, n = 0, bits;
@@ -9408,10 +9432,8 @@ static dpo_result dpo__tok_read_bin(dpo__tok_reader *r, const uint8_t *p, size_t
     size_t at;
     dpo_result code;
     for (at = 4, t->vocab = 0; at < size; at += 8 + n, t->vocab++) {
-        n = size - at < 8
-                ? 0
-                : p[at + 4] | (uint32_t)p[at + 5] << 8 | (uint32_t)p[at + 6] << 16 | (uint32_t)p[at + 7] << 24;
-        if (size - at < 8 || n > DPO__TOK_PIECE / 2 || n > size - at - 8 || t->vocab >= DPO__TOK_IDS - 3)
+        n = size - at < 8 ? DPO__TOK_NONE : dpo__load_le32(p + at + 4);
+        if (n > DPO__TOK_ADDED || n > size - at - 8 || t->vocab >= DPO__TOK_IDS - 3)
             return dpo__tok_refuse(r, DPO_E_FORMAT, "piece %ld of a llama2.c tokenizer does not end", (long)t->vocab);
         r->blob += n;
     }
@@ -9428,12 +9450,12 @@ static dpo_result dpo__tok_read_bin(dpo__tok_reader *r, const uint8_t *p, size_t
     if (code) return code;
     t = r->t;
     for (at = 4, id = 0; !code && id < (uint32_t)t->vocab; at += 8 + n, id++) {
-        n = p[at + 4] | (uint32_t)p[at + 5] << 8 | (uint32_t)p[at + 6] << 16 | (uint32_t)p[at + 7] << 24;
+        n = dpo__load_le32(p + at + 4);
         code = dpo__tok_add_piece(r, id, (const char *)p + at + 8, n);
     }
     for (at = 4, id = 0; !code && id < (uint32_t)t->vocab; at += 8 + n, id++) {
-        n = p[at + 4] | (uint32_t)p[at + 5] << 8 | (uint32_t)p[at + 6] << 16 | (uint32_t)p[at + 7] << 24;
-        bits = p[at] | (uint32_t)p[at + 1] << 8 | (uint32_t)p[at + 2] << 16 | (uint32_t)p[at + 3] << 24;
+        n = dpo__load_le32(p + at + 4);
+        bits = dpo__load_le32(p + at);
         memcpy(&score, &bits, sizeof score);
         if (id > 2) code = dpo__tok_bin_merges(r, id, score, &last);
     }
@@ -9449,9 +9471,9 @@ static dpo_result dpo__tok_read_bin(dpo__tok_reader *r, const uint8_t *p, size_t
 static void dpo__tok_free_work(dpo_tokenizer *t) {
     int i;
     for (i = 0; i < t->c->pool.n; i++) {
-        dpo__put(t->c, t->work[i].text);
-        dpo__put(t->c, t->work[i].normal);
-        dpo__put(t->c, t->work[i].symbols);
+        dpo__put(t->c, t->work[i].text.p);
+        dpo__put(t->c, t->work[i].normal.p);
+        dpo__put(t->c, t->work[i].symbols.p);
         dpo__put(t->c, t->work[i].known);
     }
 }
@@ -9461,24 +9483,28 @@ DPO_API void dpo_tokenizer_free(dpo_tokenizer *t) {
     dpo__put(t->c, t);
 }
 
+/* A reader whose tokenizer is `head` until there is a block for it. */
+static dpo__tok_reader dpo__tok_reader_of(dpo_context *c, const char *name, dpo_tokenizer *head) {
+    dpo__tok_reader r;
+    memset(&r, 0, sizeof r);
+    memset(head, 0, sizeof *head);
+    head->c = r.c = c;
+    head->bos = head->eos = head->unk = -1;
+    r.t = head;
+    r.name = name;
+    r.vocab = r.merge_list = r.added_list = -1;
+    r.hash = dpo__hash_start(3);
+    return r;
+}
 /* From one file's text; merges of vocab.json besides. */
 static dpo_tokenizer *dpo__tok_from(dpo_context *c, const char *name, const char *text, size_t size, const char *merges,
                                     size_t merges_size) {
-    dpo__tok_reader r;
     dpo_tokenizer head, *t;
+    dpo__tok_reader r = dpo__tok_reader_of(c, name, &head);
     size_t at = 0;
     dpo_result code = DPO_OK;
-    memset(&r, 0, sizeof r);
-    memset(&head, 0, sizeof head);
-    head.c = c;
-    head.bos = head.eos = head.unk = -1;
-    r.c = c;
-    r.t = &head;
-    r.name = name;
     r.merges = merges;
     r.merges_size = merges_size;
-    r.vocab = r.merge_list = r.added_list = -1;
-    r.hash = dpo__hash_start(3);
     r.text[0] = (char *)dpo__get(c, 4 * DPO__TOK_PIECE, "a tokenizer's pieces");
     if (!r.text[0]) return NULL;
     r.text[1] = r.text[0] + 2 * DPO__TOK_PIECE;
@@ -9502,24 +9528,16 @@ static dpo_tokenizer *dpo__tok_from(dpo_context *c, const char *name, const char
     return NULL;
 }
 DPO_API dpo_tokenizer *dpo_tokenizer_bytes(dpo_context *c) {
-    dpo__tok_reader r;
     dpo_tokenizer head, *t;
+    dpo__tok_reader r = dpo__tok_reader_of(c, "bytes", &head);
     int32_t i;
     if (!c || c->error.code) return NULL;
-    memset(&r, 0, sizeof r);
-    memset(&head, 0, sizeof head);
     head.vocab = 257;
-    head.bos = head.unk = -1;
     head.eos = 256;
     head.hash = 1;
-    r.c = c;
-    r.t = &head;
     r.blob = 256;
     r.n_special = 8;
-    if (dpo__tok_carve(&r)) {
-        dpo_tokenizer_free(r.t == &head ? NULL : r.t);
-        return NULL;
-    }
+    if (dpo__tok_carve(&r)) return NULL; /* nothing is left of it: a tokenizer of bytes is one block */
     t = r.t;
     for (i = 0; i < 257; i++) {
         t->at[i] = (uint32_t)i & 255;
@@ -9558,6 +9576,10 @@ DPO_API int32_t dpo_tokenizer_id(const dpo_tokenizer *t, const char *piece, size
     return (int32_t)dpo__tok_find(t, p, bytes);
 }
 
+/* Whether dir/name is there; its path. */
+static int dpo__tok_has(dpo_context *c, const char *dir, const char *name, char *path, size_t cap) {
+    return !dpo__file_join(c, dir, name, path, cap) && dpo__file_exists(c, path);
+}
 /* A token's id by its text in tokenizer_config.json: a string, or an object with "content". */
 static int32_t dpo__tok_config_id(const dpo_tokenizer *t, const dpo__json *j, const char *key) {
     char text[256];
@@ -9572,57 +9594,57 @@ static int32_t dpo__tok_config_number(const dpo_tokenizer *t, const dpo__json *j
     if (dpo__json_type(j, v) == '[' && dpo__json_count(j, v)) v = dpo__json_first(j, v);
     return dpo__json_int64(j, v, &x) && x >= 0 && x < t->vocab ? (int32_t)x : -1;
 }
+/* The JSON of dir/name if that file is there: 1, to be freed by dpo__tok_json_free. 0: no file, or the error is set. */
+static int dpo__tok_json(dpo_context *c, const char *dir, const char *name, char **text, dpo__json *j) {
+    char path[4096];
+    size_t size;
+    *text = NULL;
+    if (!dpo__tok_has(c, dir, name, path, sizeof path) || dpo__file_read_all(c, path, (uint64_t)64 << 20, text, &size))
+        return 0;
+    if (!dpo__json_parse(c, path, *text, size, j)) return 1;
+    dpo__json_free(c, j);
+    dpo__put(c, *text);
+    return 0;
+}
+static void dpo__tok_json_free(dpo_context *c, char *text, dpo__json *j) {
+    dpo__json_free(c, j);
+    dpo__put(c, text);
+}
+/* The first of these names that is a token. */
+static int32_t dpo__tok_named(const dpo_tokenizer *t, const char *const *names) {
+    int32_t id = -1;
+    for (; id < 0 && *names; names++) id = dpo_tokenizer_id(t, *names, strlen(*names));
+    return id;
+}
 /* Which ids begin and end texts: by tokenizer_config.json, then config.json, then the usual names. */
 static dpo_result dpo__tok_read_ends(dpo_tokenizer *t, const char *dir) {
-    char path[4096], *text;
-    size_t size;
-    int i, k;
-    dpo_result code = DPO_OK;
-    for (i = 0; dir && i < 2 && !code; i++) {
-        dpo__json j;
-        int value;
-        if (dpo__file_join(t->c, dir, i ? "config.json" : "tokenizer_config.json", path, sizeof path))
-            return t->c->error.code;
-        if (!dpo__file_exists(t->c, path)) continue;
-        code = dpo__file_read_all(t->c, path, (uint64_t)64 << 20, &text, &size);
-        if (code) break;
-        code = dpo__json_parse(t->c, path, text, size, &j);
-        if (!code && !i) {
-            int32_t bos = dpo__tok_config_id(t, &j, "bos_token");
-            t->eos = dpo__tok_config_id(t, &j, "eos_token");
-            if (bos >= 0) t->bos = bos;
-            if (dpo__json_bool(&j, dpo__json_find(&j, 0, "add_bos_token"), &value)) t->adds_bos = value;
-        } else if (!code) {
-            if (t->eos < 0) t->eos = dpo__tok_config_number(t, &j, "eos_token_id");
-            if (t->bos < 0) t->bos = dpo__tok_config_number(t, &j, "bos_token_id");
-        }
-        dpo__json_free(t->c, &j);
-        dpo__put(t->c, text);
-    }
-    for (k = 0; t->eos < 0 && dpo__tok_eos_names[k]; k++)
-        t->eos = dpo_tokenizer_id(t, dpo__tok_eos_names[k], strlen(dpo__tok_eos_names[k]));
-    for (k = 0; t->bos < 0 && dpo__tok_bos_names[k]; k++)
-        t->bos = dpo_tokenizer_id(t, dpo__tok_bos_names[k], strlen(dpo__tok_bos_names[k]));
-    return code;
-}
-
-/* Whether dir/name is there; its path. */
-static int dpo__tok_has(dpo_context *c, const char *dir, const char *name, char *path, size_t cap) {
-    size_t n = strlen(dir);
-    n = dpo__append(path, cap, 0, "%s%s%s", dir, n && dir[n - 1] != '/' ? "/" : "", name);
-    return n < cap && dpo__file_exists(c, path);
-}
-/* config.json of a model that reads bytes. */
-static int dpo__tok_wants_bytes(dpo_context *c, const char *path) {
-    char *text;
-    size_t size;
     dpo__json j;
-    int yes = 0;
-    if (dpo__file_read_all(c, path, (uint64_t)64 << 20, &text, &size)) return 0;
-    if (!dpo__json_parse(c, path, text, size, &j))
-        yes = dpo__json_is(&j, dpo__json_find(&j, 0, "dpo_tokenizer"), "bytes");
-    dpo__json_free(c, &j);
-    dpo__put(c, text);
+    char *text;
+    int value;
+    if (dir && dpo__tok_json(t->c, dir, "tokenizer_config.json", &text, &j)) {
+        int32_t bos = dpo__tok_config_id(t, &j, "bos_token");
+        t->eos = dpo__tok_config_id(t, &j, "eos_token");
+        if (bos >= 0) t->bos = bos;
+        if (dpo__json_bool(&j, dpo__json_find(&j, 0, "add_bos_token"), &value)) t->adds_bos = value;
+        dpo__tok_json_free(t->c, text, &j);
+    }
+    if (dir && dpo__tok_json(t->c, dir, "config.json", &text, &j)) {
+        if (t->eos < 0) t->eos = dpo__tok_config_number(t, &j, "eos_token_id");
+        if (t->bos < 0) t->bos = dpo__tok_config_number(t, &j, "bos_token_id");
+        dpo__tok_json_free(t->c, text, &j);
+    }
+    if (t->eos < 0) t->eos = dpo__tok_named(t, dpo__tok_eos_names);
+    if (t->bos < 0) t->bos = dpo__tok_named(t, dpo__tok_bos_names);
+    return t->c->error.code;
+}
+/* A model's config.json says that it reads bytes. */
+static int dpo__tok_wants_bytes(dpo_context *c, const char *dir) {
+    char *text;
+    dpo__json j;
+    int yes;
+    if (!dpo__tok_json(c, dir, "config.json", &text, &j)) return 0;
+    yes = dpo__json_is(&j, dpo__json_find(&j, 0, "dpo_tokenizer"), "bytes");
+    dpo__tok_json_free(c, text, &j);
     return yes;
 }
 /* vocab.json -> merges.txt beside it: the same path with the end of its name exchanged. */
@@ -9636,13 +9658,13 @@ DPO_API dpo_tokenizer *dpo_tokenizer_load(dpo_context *c, const char *path) {
     const char *dir = path;
     size_t size, merges_size = 0;
     dpo_tokenizer *t = NULL;
-    int bytes = 0;
+    int bytes;
     if (!c || c->error.code) return NULL;
     if (!path || strlen(path) > sizeof file - 64) {
         dpo__fail(c, DPO_E_ARG, "dpo_tokenizer_load: the path must not be NULL, nor longer than 4000 bytes");
         return NULL;
     }
-    if (dpo__tok_has(c, path, "config.json", file, sizeof file)) bytes = dpo__tok_wants_bytes(c, file);
+    bytes = dpo__tok_wants_bytes(c, path);
     if (c->error.code) return NULL;
     if (bytes) return dpo_tokenizer_bytes(c);
     if (!dpo__tok_has(c, path, "tokenizer.json", file, sizeof file) &&
@@ -9723,10 +9745,15 @@ static dpo_result dpo__seen_room(dpo_context *c, dpo__seen *s, size_t more) {
     return DPO_OK;
 }
 
+enum { DPO__CUT_PROMPT = 1, DPO__CUT_RESPONSE = 2, DPO__CUT_EOS = 4, DPO__BAD_UTF8 = 8, DPO__BORDER_MERGED = 16 };
+
 typedef struct dpo__item {
     int64_t first;
     int32_t prompt, chosen, rejected; /* counts; rejected 0: none */
+    int32_t marks;                    /* what the report counts it under */
 } dpo__item;
+
+static int64_t dpo__item_ids(const dpo__item *t) { return (int64_t)t->prompt + t->chosen + t->rejected; }
 
 struct dpo_data {
     dpo_context *c;
@@ -9788,13 +9815,12 @@ static const char *dpo__data_options_fault(const dpo_data_options *o) {
 }
 DPO_API dpo_data *dpo_data_create(dpo_context *c, const dpo_tokenizer *t, const dpo_data_options *options) {
     dpo_data_options o = options ? *options : dpo_data_defaults();
-    const char *names[3], *why;
+    const char *names[3] = {o.prompt_field ? o.prompt_field : "prompt", o.chosen_field ? o.chosen_field : "chosen",
+                            o.rejected_field ? o.rejected_field : "rejected"};
+    const char *why;
     dpo_data *d;
     int i;
     if (!c || c->error.code) return NULL;
-    names[0] = o.prompt_field ? o.prompt_field : "prompt";
-    names[1] = o.chosen_field ? o.chosen_field : "chosen";
-    names[2] = o.rejected_field ? o.rejected_field : "rejected";
     why = dpo__data_options_fault(&o);
     for (i = 0; i < 3; i++)
         if (strlen(names[i]) > 63) why = "field names must be shorter than 64 bytes";
@@ -9830,18 +9856,23 @@ static uint64_t dpo__ids_hash(const int32_t *ids, int64_t n) { /* never 0 */
     return dpo__hash_end(&h) | 1;
 }
 
-/* The item at ids `first` on, as item i (i == n: one more); what was computed for the old ones is void. */
-static void dpo__data_item_set(dpo_data *d, int64_t i, int64_t first, int64_t prompt, int64_t chosen,
-                               int64_t rejected) {
-    dpo__item *t = &d->items[i];
+/* Counts an item, or (by -1) takes it out again. */
+static void dpo__report_item(dpo_data_report *r, const dpo__item *t, int by) {
+    r->prompt_tokens += by * t->prompt;
+    r->chosen_tokens += by * t->chosen;
+    r->rejected_tokens += by * t->rejected;
+    r->truncated_prompts += t->marks & DPO__CUT_PROMPT ? by : 0;
+    r->truncated_responses += t->marks & DPO__CUT_RESPONSE ? by : 0;
+    r->lost_eos += t->marks & DPO__CUT_EOS ? by : 0;
+    r->invalid_utf8 += t->marks & DPO__BAD_UTF8 ? by : 0;
+    r->boundary_merges += t->marks & DPO__BORDER_MERGED ? by : 0;
+}
+/* Puts t at item i (i == n: one more); what was computed for the old ones is void. */
+static void dpo__data_item_set(dpo_data *d, int64_t i, const dpo__item *t) {
     if (i == d->n) d->n++;
-    t->first = first;
-    t->prompt = (int32_t)prompt;
-    t->chosen = (int32_t)chosen;
-    t->rejected = (int32_t)rejected;
-    d->report.prompt_tokens += prompt;
-    d->report.chosen_tokens += chosen;
-    d->report.rejected_tokens += rejected;
+    else dpo__report_item(&d->report, &d->items[i], -1);
+    d->items[i] = *t;
+    dpo__report_item(&d->report, t, 1);
     dpo__put(d->c, d->reference);
     d->reference = NULL;
     d->reference_whole = 0;
@@ -9849,7 +9880,7 @@ static void dpo__data_item_set(dpo_data *d, int64_t i, int64_t first, int64_t pr
 /* A row as it lies behind d->n_ids: its counts, and what is known of it. */
 typedef struct dpo__row {
     int64_t prompt, chosen, rejected;
-    int ends, invalid, merged; /* ids that close the answers are there; bad UTF-8; boundary changed */
+    int ends, marks; /* ids that close the answers are there; of bad UTF-8 and of a boundary that changed */
 } dpo__row;
 
 /* What is left of each part; 0 if the row is too long to be used. */
@@ -9874,39 +9905,39 @@ static int dpo__row_cut(const dpo_data_options *o, const dpo__row *row, dpo__row
 /* Cuts the row, keeps or counts it. Room for one more item and one more prompt has been made. */
 static void dpo__data_keep(dpo_data *d, const dpo__row *row) {
     const dpo_data_options *o = &d->options;
+    dpo_data_report *report = &d->report;
     int32_t *p = d->ids + d->n_ids, *c = p + row->prompt, *r = c + row->chosen;
     int64_t at = -1;
     dpo__row cut;
-    int shorter, fits = dpo__row_cut(o, row, &cut);
-    if (!fits) d->report.too_long++;
-    else if (cut.chosen == cut.rejected && !memcmp(c, r, (size_t)cut.chosen * sizeof *c)) d->report.identical++;
+    dpo__item item;
+    if (!dpo__row_cut(o, row, &cut)) report->too_long++;
+    else if (cut.chosen == cut.rejected && !memcmp(c, r, (size_t)cut.chosen * sizeof *c)) report->identical++;
     else if (cut.prompt + cut.chosen < 2 || (cut.rejected && cut.prompt + cut.rejected < 2))
-        d->report.empty_response++; /* nothing before its only id: no target */
+        report->empty_response++; /* nothing before its only id: no target */
     else {
         if (o->group_prompts && !row->rejected && row->prompt)
             at = dpo__seen_put(&d->prompts, dpo__ids_hash(p, row->prompt), d->n);
-        shorter = cut.chosen < row->chosen || cut.rejected < row->rejected;
-        d->report.truncated_prompts += cut.prompt < row->prompt;
-        d->report.truncated_responses += shorter;
-        d->report.lost_eos += row->ends && shorter;
-        d->report.invalid_utf8 += row->invalid;
-        d->report.boundary_merges += row->merged;
-        d->report.pairs += row->rejected > 0;
-        d->report.chosen_longer += row->rejected > 0 && row->chosen > row->rejected;
-        d->report.same_length += row->chosen == row->rejected;
-        if (cut.prompt < row->prompt &&
-            (o->truncation == DPO_TRUNCATE_KEEP_END || (o->truncation == DPO_TRUNCATE_REF && !o->prompt_keep_start)))
-            memmove(p, p + (row->prompt - cut.prompt), (size_t)cut.prompt * sizeof *p);
+        report->pairs += row->rejected > 0;
+        report->chosen_longer += row->rejected > 0 && row->chosen > row->rejected;
+        report->same_length += row->chosen == row->rejected;
+        if (cut.prompt < row->prompt) {
+            cut.marks |= DPO__CUT_PROMPT;
+            if (o->truncation == DPO_TRUNCATE_KEEP_END || (o->truncation == DPO_TRUNCATE_REF && !o->prompt_keep_start))
+                memmove(p, c - cut.prompt, (size_t)cut.prompt * sizeof *p);
+        }
+        if (cut.chosen < row->chosen || cut.rejected < row->rejected)
+            cut.marks |= DPO__CUT_RESPONSE | (row->ends ? DPO__CUT_EOS : 0);
         memmove(p + cut.prompt, c, (size_t)cut.chosen * sizeof *p);
         memmove(p + cut.prompt + cut.chosen, r, (size_t)cut.rejected * sizeof *p);
-        if (at >= 0) { /* the earlier row's ids stay behind, unused */
-            const dpo__item *old = &d->items[at];
-            d->report.grouped++;
-            d->report.prompt_tokens -= old->prompt;
-            d->report.chosen_tokens -= old->chosen;
-        } else d->report.kept++;
-        dpo__data_item_set(d, at >= 0 ? at : d->n, d->n_ids, cut.prompt, cut.chosen, cut.rejected);
-        d->n_ids += cut.prompt + cut.chosen + cut.rejected;
+        item.first = d->n_ids;
+        item.prompt = (int32_t)cut.prompt;
+        item.chosen = (int32_t)cut.chosen;
+        item.rejected = (int32_t)cut.rejected;
+        item.marks = cut.marks;
+        d->n_ids += dpo__item_ids(&item);
+        if (at >= 0) report->grouped++; /* the earlier row's ids stay behind, unused */
+        else report->kept++;
+        dpo__data_item_set(d, at >= 0 ? at : d->n, &item);
     }
 }
 /* Room for so many more ids behind those at `at`, and for items and their prompts. */
@@ -9918,10 +9949,9 @@ static dpo_result dpo__data_room(dpo_data *d, int64_t at, int64_t ids, int64_t i
 
 DPO_API dpo_result dpo_data_add_tokens(dpo_data *d, const int32_t *prompt, int64_t n_prompt, const int32_t *chosen,
                                        int64_t n_chosen, const int32_t *rejected, int64_t n_rejected) {
-    dpo__row row;
+    dpo__row row = {n_prompt, n_chosen, n_rejected, 0, 0};
     int32_t *to;
-    if (!d) return DPO_E_ARG;
-    if (d->c->error.code) return d->c->error.code;
+    DPO__READY(d, d->c);
     if (n_prompt < 0 || n_chosen < 0 || n_rejected < 0 || n_prompt > INT32_MAX / 4 || n_chosen > INT32_MAX / 4 ||
         n_rejected > INT32_MAX / 4 || (n_prompt && !prompt) || (n_chosen && !chosen) || (n_rejected && !rejected))
         return dpo__fail(d->c, DPO_E_ARG, "dpo_data_add_tokens: negative counts or missing pointers");
@@ -9935,10 +9965,6 @@ DPO_API dpo_result dpo_data_add_tokens(dpo_data *d, const int32_t *prompt, int64
     if (n_prompt) memcpy(to, prompt, (size_t)n_prompt * sizeof *to);
     memcpy(to + n_prompt, chosen, (size_t)n_chosen * sizeof *to);
     if (n_rejected) memcpy(to + n_prompt + n_chosen, rejected, (size_t)n_rejected * sizeof *to);
-    memset(&row, 0, sizeof row);
-    row.prompt = n_prompt;
-    row.chosen = n_chosen;
-    row.rejected = n_rejected;
     dpo__data_keep(d, &row);
     return DPO_OK;
 }
@@ -9957,7 +9983,7 @@ static int dpo__parts_blank(const dpo_text *parts, int64_t n) {
 static int dpo__parts_invalid(const dpo_text *parts, int64_t n) {
     int64_t i;
     for (i = 0; i < n; i++)
-        if (dpo__utf8_valid(parts[i].text, parts[i].bytes) < parts[i].bytes) return 1;
+        if (parts[i].bytes && dpo__utf8_valid(parts[i].text, parts[i].bytes) < parts[i].bytes) return DPO__BAD_UTF8;
     return 0;
 }
 /* Ids of the parts into d->ids from `at` on; their number, or a negative code with the error set. */
@@ -9984,7 +10010,8 @@ static int64_t dpo__data_answer(dpo_data *d, int64_t at, const dpo_text *whole, 
         n = dpo__data_encode(d, at, whole, n_prompt + n_answer, dpo__data_bos(d));
         if (n < 0) return n;
         ids = d->ids + at;
-        row->merged |= n < row->prompt || memcmp(ids, d->ids + d->n_ids, (size_t)row->prompt * sizeof *ids) != 0;
+        if (n < row->prompt || memcmp(ids, d->ids + d->n_ids, (size_t)row->prompt * sizeof *ids) != 0)
+            row->marks |= DPO__BORDER_MERGED;
         n = dpo__max64(n - row->prompt, 0);
         memmove(ids, ids + row->prompt, (size_t)n * sizeof *ids);
     } else {
@@ -10004,16 +10031,11 @@ static int64_t dpo__data_answer(dpo_data *d, int64_t at, const dpo_text *whole, 
 DPO_API dpo_result dpo_data_add_parts(dpo_data *d, const dpo_text *prompt, int64_t n_prompt, const dpo_text *chosen,
                                       int64_t n_chosen, const dpo_text *rejected, int64_t n_rejected) {
     dpo_text *parts = NULL;
-    const dpo_text *answer[2];
-    int64_t count[2], n[2] = {0, 0}, most, i;
-    dpo__row row;
-    if (!d) return DPO_E_ARG;
-    if (d->c->error.code) return d->c->error.code;
+    const dpo_text *answer[2] = {chosen, rejected};
+    int64_t count[2] = {n_chosen, n_rejected}, n[2] = {0, 0}, most, i;
+    dpo__row row = {0, 0, 0, 1, 0};
+    DPO__READY(d, d->c);
     if (!d->t) return dpo__fail(d->c, DPO_E_STATE, "dpo_data_add: this data set was made without a tokenizer");
-    answer[0] = chosen;
-    answer[1] = rejected;
-    count[0] = n_chosen;
-    count[1] = n_rejected;
     if (n_prompt < 0 || n_chosen < 1 || n_rejected < 0 || dpo__encode_most(prompt, n_prompt) < 0 ||
         dpo__encode_most(chosen, n_chosen) < 0 || dpo__encode_most(rejected, n_rejected) < 0)
         return dpo__fail(d->c, DPO_E_ARG, "dpo_data_add: a text is NULL, negative in number, or longer than 2 GB");
@@ -10025,10 +10047,8 @@ DPO_API dpo_result dpo_data_add_parts(dpo_data *d, const dpo_text *prompt, int64
     most = n_prompt + dpo__max64(n_chosen, n_rejected);
     parts = (dpo_text *)dpo__get(d->c, (size_t)most * sizeof *parts, "the parts of a row");
     if (!parts) return DPO_E_MEMORY;
-    memset(&row, 0, sizeof row);
-    row.ends = 1;
-    row.invalid = dpo__parts_invalid(prompt, n_prompt) || dpo__parts_invalid(chosen, n_chosen) ||
-                  dpo__parts_invalid(rejected, n_rejected);
+    row.marks = dpo__parts_invalid(prompt, n_prompt) | dpo__parts_invalid(chosen, n_chosen) |
+                dpo__parts_invalid(rejected, n_rejected);
     if (n_prompt) memcpy(parts, prompt, (size_t)n_prompt * sizeof *parts);
     row.prompt = dpo__data_encode(d, d->n_ids, parts, n_prompt, dpo__data_bos(d));
     for (i = 0; row.prompt >= 0 && i < (n_rejected ? 2 : 1); i++) {
@@ -10045,43 +10065,34 @@ DPO_API dpo_result dpo_data_add_parts(dpo_data *d, const dpo_text *prompt, int64
 }
 DPO_API dpo_result dpo_data_add(dpo_data *d, const char *prompt, size_t prompt_bytes, const char *chosen,
                                 size_t chosen_bytes, const char *rejected, size_t rejected_bytes) {
-    dpo_text t[3];
-    memset(t, 0, sizeof t);
-    t[0].text = prompt;
-    t[0].bytes = prompt_bytes;
-    t[1].text = chosen;
-    t[1].bytes = chosen_bytes;
-    t[2].text = rejected;
-    t[2].bytes = rejected_bytes;
+    dpo_text t[3] = {{prompt, prompt_bytes, 0}, {chosen, chosen_bytes, 0}, {rejected, rejected_bytes, 0}};
     return dpo_data_add_parts(d, t, 1, t + 1, 1, t + 2, rejected ? 1 : 0);
 }
 
 DPO_API dpo_result dpo_data_add_text(dpo_data *d, const char *text, size_t bytes) {
-    int64_t n, at, piece;
-    dpo_text part;
-    if (!d) return DPO_E_ARG;
-    if (d->c->error.code) return d->c->error.code;
+    dpo_text part = {text, bytes, 0};
+    dpo__item item = {0, 0, 0, 0, 0};
+    int64_t n, at;
+    DPO__READY(d, d->c);
     if (!d->t) return dpo__fail(d->c, DPO_E_STATE, "dpo_data_add_text: this data set was made without a tokenizer");
-    part.text = text;
-    part.bytes = bytes;
-    part.special = 0;
     if (dpo__encode_most(&part, 1) < 0)
         return dpo__fail(d->c, DPO_E_ARG, "dpo_data_add_text: the text is NULL, or longer than 2 GB");
     d->report.rows++;
-    if (dpo__text_blank(text, bytes)) {
+    n = dpo__text_blank(text, bytes) ? 0
+                                     : dpo__data_encode(d, d->n_ids, &part, 1, dpo__data_bos(d) | DPO_ENCODE_ADD_EOS);
+    if (n < 0) return (dpo_result)n;
+    if (n < 2) {
         d->report.empty_response++;
         return DPO_OK;
     }
-    n = dpo__data_encode(d, d->n_ids, &part, 1, dpo__data_bos(d) | DPO_ENCODE_ADD_EOS);
-    if (n < 0) return (dpo_result)n;
     if (dpo__data_room(d, d->n_ids + n, 0, n / d->options.max_length + 1)) return d->c->error.code;
-    for (at = 0; at < n; at += piece) {
-        piece = dpo__min64(d->options.max_length, n - at);
-        if (piece < 2) break; /* one id alone has no target */
-        dpo__data_item_set(d, d->n, d->n_ids + at, 0, piece, 0);
+    item.marks = dpo__parts_invalid(&part, 1);
+    for (at = 0; n - at >= 2; at += item.chosen, item.marks = 0) { /* one id alone has no target */
+        item.first = d->n_ids + at;
+        item.chosen = (int32_t)dpo__min64(d->options.max_length, n - at);
+        dpo__data_item_set(d, d->n, &item);
     }
     d->n_ids += n;
-    d->report.invalid_utf8 += dpo__parts_invalid(&part, 1);
     d->report.kept++;
     return DPO_OK;
 }
@@ -10119,7 +10130,7 @@ DPO_API uint64_t dpo_data_hash(const dpo_data *d) {
         dpo__hash_number(&h, t->prompt);
         dpo__hash_number(&h, t->chosen);
         dpo__hash_number(&h, t->rejected);
-        for (k = 0; k < (int64_t)t->prompt + t->chosen + t->rejected; k++) dpo__hash_number(&h, ids[k]);
+        for (k = 0; k < dpo__item_ids(t); k++) dpo__hash_number(&h, ids[k]);
     }
     return dpo__hash_end(&h);
 }
@@ -10129,18 +10140,16 @@ static uint64_t dpo__item_key(const dpo_data *d, int64_t i, int prompts_only) {
     const dpo__item *t = &d->items[i];
     const int32_t *ids = d->ids + t->first;
     if (prompts_only) return t->prompt ? dpo__ids_hash(ids, t->prompt) : 0;
-    return dpo__mix(dpo__ids_hash(ids, (int64_t)t->prompt + t->chosen + t->rejected) ^
+    return dpo__mix(dpo__ids_hash(ids, dpo__item_ids(t)) ^
                     ((uint64_t)(uint32_t)t->prompt << 32 | (uint32_t)t->chosen)) |
            1;
 }
 DPO_API int64_t dpo_data_repeats(const dpo_data *d, const dpo_data *other, int prompts_only) {
     const dpo_data *from = other ? other : d;
-    dpo__seen s;
+    dpo__seen s = {NULL, NULL, 0, 0};
     int64_t i, found = 0;
     uint64_t key;
-    if (!d) return DPO_E_ARG;
-    if (d->c->error.code) return d->c->error.code;
-    memset(&s, 0, sizeof s);
+    DPO__READY(d, d->c);
     if (dpo__seen_room(d->c, &s, (size_t)from->n)) return DPO_E_MEMORY;
     for (i = 0; i < from->n; i++)
         if ((key = dpo__item_key(from, i, prompts_only)) != 0) found += dpo__seen_put(&s, key, i) >= 0;
@@ -10218,10 +10227,9 @@ static dpo_result dpo__rows_line(dpo__rows *r, const char *line, size_t n, int64
 DPO_API dpo_result dpo_data_read_text(dpo_data *d, const char *name, const char *text, size_t bytes) {
     dpo__rows r;
     size_t at = 0, end, n;
-    int64_t line = 0, kept, i;
+    int64_t line = 0, kept, used, i;
     dpo_result code = DPO_OK;
-    if (!d) return DPO_E_ARG;
-    if (d->c->error.code) return d->c->error.code;
+    DPO__READY(d, d->c);
     if (!name || (!text && bytes))
         return dpo__fail(d->c, DPO_E_ARG, "dpo_data_read_text: name and text must not be NULL");
     if (bytes >= 2 && (!memcmp(text, "\xff\xfe", 2) || !memcmp(text, "\xfe\xff", 2)))
@@ -10230,6 +10238,7 @@ DPO_API dpo_result dpo_data_read_text(dpo_data *d, const char *name, const char 
     memset(&r, 0, sizeof r);
     r.d = d;
     kept = d->report.kept;
+    used = kept + d->report.grouped;
     if (bytes >= 3 && !memcmp(text, "\xef\xbb\xbf", 3)) at = 3; /* a byte order mark */
     for (; at < bytes && !code; at = end + 1) {
         const char *stop = (const char *)memchr(text + at, '\n', bytes - at);
@@ -10244,7 +10253,7 @@ DPO_API dpo_result dpo_data_read_text(dpo_data *d, const char *name, const char 
     dpo__json_free(d->c, &r.j);
     for (i = 0; i < 3; i++) dpo__put(d->c, r.text[i]);
     if (code) return d->c->error.code ? d->c->error.code : code;
-    if (d->report.kept == kept)
+    if (d->report.kept + d->report.grouped == used)
         return dpo__fail(d->c, DPO_E_FORMAT,
                          "%.400s: no usable row: %ld of bad JSON, %ld without the fields \"%s\" and \"%s\", %ld empty, "
                          "%ld with equal answers, %ld too long%s%s",
@@ -10298,18 +10307,22 @@ DPO_API dpo_result dpo_data_save(const dpo_data *d, const char *path, const char
     dpo_tensor t[2];
     const char **all;
     int32_t *ids, *counts;
-    int64_t i, n, at = 0, pairs = 0;
+    int64_t i, k, n, at = 0, pairs = 0;
     dpo_result r;
-    if (!d) return DPO_E_ARG;
-    if (d->c->error.code) return d->c->error.code;
+    DPO__READY(d, d->c);
     if (!path || !d->n) return dpo__fail(d->c, DPO_E_ARG, "dpo_data_save: needs a path and at least one example");
-    while (metadata && metadata[2 * pairs]) pairs++;
+    for (; metadata && metadata[2 * pairs]; pairs++)
+        for (k = 0; k < DPO__DATA_OWN; k++)
+            if (!strcmp(metadata[2 * pairs], keys[k]))
+                return dpo__fail(d->c, DPO_E_ARG, "dpo_data_save: the metadata's key \"%s\" is the file's own",
+                                 keys[k]);
     dpo__data_describe(d, &h);
-    for (i = 0, n = 0; i < d->n; i++) n += (int64_t)d->items[i].prompt + d->items[i].chosen + d->items[i].rejected;
+    for (i = 0, n = 0; i < d->n; i++) n += dpo__item_ids(&d->items[i]);
     all = (const char **)dpo__get(d->c, (size_t)(2 * (DPO__DATA_OWN + pairs) + 1) * sizeof *all, "metadata");
     ids = (int32_t *)dpo__get(d->c, (size_t)(n + 3 * d->n) * sizeof *ids, "a data set to be written");
     if (!all || !ids) {
         dpo__put(d->c, (void *)all);
+        dpo__put(d->c, ids);
         return DPO_E_MEMORY;
     }
     for (i = 0; i < DPO__DATA_OWN; i++) all[2 * i] = keys[i];
@@ -10322,13 +10335,12 @@ DPO_API dpo_result dpo_data_save(const dpo_data *d, const char *path, const char
     all[2 * (DPO__DATA_OWN + pairs)] = NULL;
     counts = ids + n;
     for (i = 0; i < d->n; i++) {
-        const dpo__item *k = &d->items[i];
-        int64_t count = (int64_t)k->prompt + k->chosen + k->rejected;
-        memcpy(ids + at, d->ids + k->first, (size_t)count * sizeof *ids);
-        at += count;
-        counts[3 * i] = k->prompt;
-        counts[3 * i + 1] = k->chosen;
-        counts[3 * i + 2] = k->rejected;
+        const dpo__item *item = &d->items[i];
+        memcpy(ids + at, d->ids + item->first, (size_t)dpo__item_ids(item) * sizeof *ids);
+        at += dpo__item_ids(item);
+        counts[3 * i] = item->prompt;
+        counts[3 * i + 1] = item->chosen;
+        counts[3 * i + 2] = item->rejected;
     }
     memset(t, 0, sizeof t);
     t[0].dtype = t[1].dtype = DPO_I32;
@@ -10347,38 +10359,43 @@ DPO_API dpo_result dpo_data_save(const dpo_data *d, const char *path, const char
     return r;
 }
 
-/* Rules and report as the file tells them; what is missing or no number stays 0. */
+/* Rules and report as the file tells them, if it does. What no data set has is refused: rows may be added later. */
 static dpo_result dpo__data_take_head(dpo_data *d, const dpo__st *st) {
-    const char *text;
+    static const char *const keys[2] = {"rules", "report"};
+    const char *text, *why = NULL;
     dpo__json j;
-    int64_t x, pass;
-    dpo_result r = DPO_OK;
-    for (pass = 0; pass < 2 && !r; pass++) {
-        text = dpo__st_metadata(st, pass ? "report" : "rules");
-        if (!text) continue;
-        r = dpo__json_parse(d->c, st->path, text, strlen(text), &j);
-        if (r) break;
-#define DPO__TAKE(name)                                                                                                \
-    if (dpo__json_int64(&j, dpo__json_find(&j, 0, #name), &x)) d->report.name = x;
-        if (pass) {
-            DPO__DATA_REPORT(DPO__TAKE)
-        }
-#undef DPO__TAKE
-#define DPO__TAKE(name)                                                                                                \
-    if (dpo__json_int64(&j, dpo__json_find(&j, 0, #name), &x) && x >= INT32_MIN && x <= INT32_MAX)                     \
-        d->options.name = (int)x;
-        if (!pass) {
-            DPO__DATA_RULES(DPO__TAKE)
-        }
-#undef DPO__TAKE
-        dpo__json_free(d->c, &j);
+    int64_t x;
+    int pass;
+    for (pass = 0; pass < 2; pass++) {
+        text = dpo__st_metadata(st, keys[pass]);
+        if (text && !dpo__json_parse(d->c, st->path, text, strlen(text), &j)) {
+#define DPO__TAKE(part, type, name, least, most)                                                                       \
+    if (dpo__json_int64(&j, dpo__json_find(&j, 0, #name), &x)) {                                                       \
+        if (x < (least) || x > (most)) why = #name " is out of range";                                                 \
+        else d->part.name = (type)x;                                                                                   \
     }
-    return r;
+#define DPO__RULE(name)   DPO__TAKE(options, int, name, INT32_MIN, INT32_MAX)
+#define DPO__NUMBER(name) DPO__TAKE(report, int64_t, name, 0, (int64_t)1 << 53)
+            if (pass) {
+                DPO__DATA_REPORT(DPO__NUMBER)
+            } else {
+                DPO__DATA_RULES(DPO__RULE)
+            }
+#undef DPO__NUMBER
+#undef DPO__RULE
+#undef DPO__TAKE
+        }
+        if (text) dpo__json_free(d->c, &j);
+        if (d->c->error.code) return d->c->error.code;
+    }
+    if (!why) why = dpo__data_options_fault(&d->options);
+    return why ? dpo__st_refuse(st, "its rules and report: %s", why) : DPO_OK;
 }
 static dpo_result dpo__data_take_metadata(dpo_data *d, const dpo__st *st) {
     size_t bytes = 1;
     char *to;
     int64_t i;
+    dpo__put(d->c, d->metadata);
     for (i = 0; st->metadata[i]; i++) bytes += strlen(st->metadata[i]) + 1;
     d->metadata = to = (char *)dpo__get(d->c, bytes, "metadata");
     if (!to) return DPO_E_MEMORY;
@@ -10418,26 +10435,29 @@ static dpo_result dpo__data_take_items(dpo_data *d, const dpo__st *st) {
         t->prompt = n[0];
         t->chosen = n[1];
         t->rejected = n[2];
-        at += r ? 0 : (int64_t)n[0] + n[1] + n[2];
+        t->marks = 0;
+        at += r ? 0 : dpo__item_ids(t);
     }
     if (!r && at != ids->elements)
         r = dpo__st_refuse(st, "its examples have %lld ids, it holds %lld", (long long)at, (long long)ids->elements);
-    d->n = r ? 0 : counts->shape[0];
-    d->n_ids = r ? 0 : at;
     dpo__put(d->c, k);
-    return r;
+    if (r) return r;
+    d->n = counts->shape[0];
+    d->n_ids = at;
+    return DPO_OK;
 }
 DPO_API dpo_result dpo_data_load(dpo_data *d, const char *path) {
+    dpo_data_options options;
     dpo__data_head h;
     dpo__st st;
     const char *format, *hash;
     dpo_result r;
-    if (!d) return DPO_E_ARG;
-    if (d->c->error.code) return d->c->error.code;
+    DPO__READY(d, d->c);
     if (!path || d->n || d->report.rows)
         return dpo__fail(d->c, DPO_E_ARG, "dpo_data_load: needs a path and a data set that is empty");
     r = dpo__st_open(d->c, path, &st);
     if (r) return r;
+    options = d->options;
     dpo__data_describe(d, &h);
     format = dpo__st_metadata(&st, "format");
     hash = dpo__st_metadata(&st, "tokenizer_hash");
@@ -10450,9 +10470,13 @@ DPO_API dpo_result dpo_data_load(dpo_data *d, const char *path) {
             "%.400s: was made with another tokenizer (hash %.20s, this one's is %s: %.100s); tokenize the text "
             "again",
             path, hash ? hash : "missing", h.tokenizer, dpo_tokenizer_info(d->t));
-    if (!r) r = dpo__data_take_items(d, &st);
     if (!r) r = dpo__data_take_head(d, &st);
     if (!r) r = dpo__data_take_metadata(d, &st);
+    if (!r) r = dpo__data_take_items(d, &st);
+    if (r) { /* as empty as it was */
+        d->options = options;
+        memset(&d->report, 0, sizeof d->report);
+    }
     dpo__st_close(&st);
     return r;
 }
@@ -10470,8 +10494,7 @@ DPO_API dpo_result dpo_data_read(dpo_data *d, const char *path) {
     char *text;
     size_t bytes;
     dpo_result r;
-    if (!d) return DPO_E_ARG;
-    if (d->c->error.code) return d->c->error.code;
+    DPO__READY(d, d->c);
     if (!path) return dpo__fail(d->c, DPO_E_ARG, "dpo_data_read: the path must not be NULL");
     r = dpo__file_read_all(d->c, path, (uint64_t)16 << 30, &text, &bytes);
     if (r) return r;
@@ -10551,8 +10574,8 @@ static int32_t dpo__builder_segment(dpo__builder *b, int32_t parent, const int32
 /* Adds an item if it fits; an empty builder takes any item the caps were made for. */
 static int dpo__builder_add(dpo__builder *b, const dpo_data *d, int64_t item, int objective) {
     const dpo__item *t = &d->items[item];
-    const int32_t *prompt = d->ids + t->first, *answer[2];
-    int64_t count[2], k, i, row, sequence = b->used.sequences;
+    const int32_t *prompt = d->ids + t->first, *answer[2] = {prompt + t->prompt, prompt + t->prompt + t->chosen};
+    int64_t count[2] = {t->chosen, t->rejected}, k, i, row, sequence = b->used.sequences;
     int32_t root;
     dpo__shape s;
     int answers = objective == DPO_PREFERENCE ? 2 : 1;
@@ -10560,10 +10583,6 @@ static int dpo__builder_add(dpo__builder *b, const dpo_data *d, int64_t item, in
     if (b->used.rows + s.rows > b->cap.rows || b->used.targets + s.targets > b->cap.targets ||
         b->used.segments + s.segments > b->cap.segments || b->used.sequences + s.sequences > b->cap.sequences)
         return 0;
-    answer[0] = prompt + t->prompt;
-    answer[1] = answer[0] + t->chosen;
-    count[0] = t->chosen;
-    count[1] = t->rejected;
     root = dpo__builder_segment(b, -1, prompt, t->prompt);
     if (t->prompt)
         for (k = 0; k < answers; k++) dpo__builder_target(b, b->used.rows - 1, answer[k][0], sequence + k);

@@ -17,9 +17,10 @@
 #include "test_losses.h"
 #include "test_model.h"
 #include "test_memory.h"
+#include "test_data.h"
 #include "test_generate.h"
 
-#define FLOOR 74 /* so many tests there are at least */
+#define FLOOR 85 /* so many tests there are at least */
 
 typedef struct test {
     const char *name;
@@ -86,6 +87,17 @@ static const test tests[] = {T(math_floats),
                              T(data_truncation),
                              T(data_rows),
                              T(data_text),
+                             T(data_boundary),
+                             T(data_bos),
+                             T(data_end_of_turn),
+                             T(data_keep_end),
+                             T(data_grouped),
+                             T(data_invalid_utf8),
+                             T(data_text_short),
+                             T(data_repeats),
+                             T(data_file),
+                             T(data_file_hostile),
+                             T(data_file_memory),
                              T(generate_filters),
                              T(generate_cached),
                              T(generate_logits),

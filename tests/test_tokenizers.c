@@ -8,7 +8,7 @@
 #include "memfs.h"
 #include "../tools/formats/gzip.h"
 
-#define FLOOR   20 /* so many tests there are, skipped ones among them */
+#define FLOOR   23 /* so many tests there are, skipped ones among them */
 #define IDS_MAX 400000
 
 static memfs *fs;
@@ -622,6 +622,96 @@ static void batches(void) {
         dpo_close(other);
     }
 }
+/* Added tokens that are no special ones cut a text wherever they stand, and each piece gets its space. */
+static void batch_of_cuts(void) {
+    enum { TEXTS = 9, LONG = 300 };
+    static const char one[] =
+        "\"added_tokens\":[{\"id\":900,\"content\":\"x\",\"special\":false,\"normalized\":false},";
+    char *json = golden_tokenizer("metaspace always", NULL), *at = strstr(json, "\"added_tokens\":["), *other;
+    char s[LONG];
+    dpo_text part[TEXTS];
+    int32_t *all = NULL;
+    int64_t *first = NULL, i, n;
+    dpo_tokenizer *t;
+    if (!CHECK(at != NULL)) return;
+    other = SCRATCH(char, strlen(json) + sizeof one);
+    sprintf(other, "%.*s%s%s", (int)(at - json), json, one, at + strlen("\"added_tokens\":["));
+    t = load_text(other);
+    if (!CHECK_CASE(t != NULL, dpo_error(c))) return;
+    for (i = 0; i < LONG; i++) s[i] = i % 2 ? 'x' : '!';
+    for (i = 0; i < TEXTS; i++) {
+        part[i].text = s;
+        part[i].bytes = LONG;
+        part[i].special = i == 4;
+    }
+    n = encode(t, s, LONG, 0, 0, ids);
+    CHECK(n > LONG + LONG / 4); /* more ids than bytes */
+    if (CHECK_OK(c, dpo_encode_batch(t, part, TEXTS, 0, &all, &first)))
+        for (i = 0; i < TEXTS; i++)
+            CHECK(first[i + 1] - first[i] == n && !memcmp(all + first[i], ids, (size_t)n * sizeof *ids));
+    dpo_encode_free(c, all);
+    dpo_tokenizer_free(t);
+}
+/* Where no token of a part fits, a shorter one may; pieces and added tokens may be written in two ways. */
+static void special_short(void) {
+    static const char json[] =
+        "{\"added_tokens\":[{\"id\":3,\"content\":\"<|a|>\",\"special\":true},"
+        "{\"id\":4,\"content\":\"<|a|>b\",\"special\":true},"
+        "{\"id\":5,\"content\":\"\xe2\x96\x81<P>\",\"special\":true,\"normalized\":false}],"
+        "\"normalizer\":{\"type\":\"Replace\",\"pattern\":{\"String\":\" \"},\"content\":\"\xe2\x96\x81\"},"
+        "\"model\":{\"type\":\"BPE\",\"unk_token\":\"u\",\"vocab\":{\"u\":0,\"b\":1,\"c\":2,"
+        "\"\xe2\x96\x81<P>\":5},\"merges\":[]}}";
+    dpo_text part[2] = {{"<|a|>", 5, 1}, {"bc", 2, 0}};
+    dpo_tokenizer *t = load_text(json);
+    dpo_decoder d;
+    char out[8];
+    if (!CHECK_CASE(t != NULL, dpo_error(c))) return;
+    CHECK(dpo_encode_parts(t, part, 2, 0, ids, 9) == 3 && ids[0] == 3 && ids[1] == 1 && ids[2] == 2);
+    part[1].special = 1; /* still another part */
+    CHECK(dpo_encode_parts(t, part, 2, 0, ids, 9) == 3 && ids[0] == 3);
+    part[0].text = "<|a|>bc";
+    part[0].bytes = 7;
+    CHECK(dpo_encode_parts(t, part, 1, 0, ids, 9) == 2 && ids[0] == 4 && ids[1] == 2);
+    CHECK(dpo_encode(t, NULL, 0, ids, 9) == 0 && dpo_encode_parts(t, NULL, 0, 0, ids, 9) == 0);
+    dpo_tokenizer_free(t);
+    /* a decoder's state that nobody made is no way out of it */
+    t = dpo_tokenizer_bytes(c);
+    memset(&d, 'x', sizeof d);
+    d.n_held = 3;
+    d.held[2] = 0xf0;
+    CHECK(dpo_decode_next(t, &d, 0x80, out, sizeof out) == 2 && d.n_held == 2 && d.held[0] == 0xf0);
+    d.n_held = 4;
+    CHECK(dpo_decode_next(t, &d, 0x80, out, sizeof out) == DPO_E_ARG);
+    dpo_tokenizer_free(t);
+}
+/* The place of a pair of ids in a table of 2^bits, as the library computes it. */
+static uint64_t pair_place(uint64_t left, uint64_t right, int bits) {
+    return ((left << 21 | right) << 21) * 0x9e3779b97f4a7c15u >> (64 - bits);
+}
+/* Ids chosen so that all merges meet at one place of their table: refused, or quick. */
+static void hostile_collisions(void) {
+    enum { PAIRS = 3000 };
+    char *json = SCRATCH(char, 400000);
+    size_t n = (size_t)sprintf(json, "{\"normalizer\":{\"type\":\"Replace\",\"pattern\":{\"String\":\" \"},\"content\":"
+                                     "\"\xe2\x96\x81\"},\"model\":{\"type\":\"BPE\",\"unk_token\":\"u\",\"vocab\":{"
+                                     "\"u\":0,\"a\":1");
+    uint64_t id = 10000, place = pair_place(1, 0, 13);
+    dpo_tokenizer *t;
+    int i;
+    for (i = 0; i < PAIRS; i++) {
+        while (id < 2000000 && pair_place(1, id, 13) != place) id++;
+        n += (size_t)sprintf(json + n, ",\"b%d\":%lu,\"ab%d\":%d", i,
+                             (unsigned long)(id < 2000000 ? id : 2000000 + (uint64_t)i), i, i + 2);
+        id++;
+    }
+    n += (size_t)sprintf(json + n, "},\"merges\":[\"a b0\"");
+    for (i = 1; i < PAIRS; i++) n += (size_t)sprintf(json + n, ",\"a b%d\"", i);
+    sprintf(json + n, "]}}");
+    t = load_text(json);
+    if (!t) CHECK_CASE(dpo_status(c) == DPO_E_FORMAT && strstr(dpo_error(c), "same hash"), dpo_error(c));
+    dpo_clear(c);
+    dpo_tokenizer_free(t);
+}
 /* The k-th request for memory fails: an error and nothing lost, wherever it is. */
 static void fault_memory(void) {
     static const char *const names[] = {"gpt2 nfc, merges as strings", "llama2"};
@@ -687,6 +777,12 @@ static void hostile_edits(void) {
         {"gpt2", "\"type\":\"ByteLevel\"", "\"type\":\"Whitespace\"", DPO_E_UNSUPPORTED, "Whitespace"},
         {"llama3", "\\\\p{N}{1,3}", "\\\\p{N}{1,4}", DPO_E_UNSUPPORTED, "split pattern"},
         {"llama3", "\"Isolated\"", "\"Contiguous\"", DPO_E_UNSUPPORTED, "Contiguous"},
+        {"digits", "\"use_regex\":true", "\"use_regex\":false", DPO_E_UNSUPPORTED, "Digits"},
+        {"llama3", "\"pretokenizers\":[", "\"pretokenizers\":[{\"type\":\"ByteLevel\",\"use_regex\":false},",
+         DPO_E_UNSUPPORTED, "Split"},
+        {"llama3", "{\"type\":\"ByteLevel\"", "{\"type\":\"Metaspace\",\"replacement\":\"\xe2\x96\x81\"",
+         DPO_E_UNSUPPORTED, "Metaspace"},
+        {"llama2", "\"type\":\"Replace\"", "\"type\":\"Prepend\"", DPO_E_UNSUPPORTED, "Prepend"},
         {"digits", "\"individual_digits\":true", "\"individual_digits\":false", DPO_E_UNSUPPORTED, "Digits"},
         {"added", "\"single_word\":false", "\"single_word\":true", DPO_E_UNSUPPORTED, "single_word"},
         {"added", "\"content\":\"<L>\"", "\"content\":\"\"", DPO_E_FORMAT, "added token 0"},
@@ -977,6 +1073,9 @@ int main(int argc, char **argv) {
     TEST(normal_forms);
     TEST(long_texts);
     TEST(batches);
+    TEST(batch_of_cuts);
+    TEST(special_short);
+    TEST(hostile_collisions);
     TEST(fault_memory);
     TEST(hostile_edits);
     TEST(hostile_files);
