@@ -9434,11 +9434,14 @@ static dpo_result dpo__tok_read_bin(dpo__tok_reader *r, const uint8_t *p, size_t
     for (at = 4, t->vocab = 0; at < size; at += 8 + n, t->vocab++) {
         n = size - at < 8 ? DPO__TOK_NONE : dpo__load_le32(p + at + 4);
         if (n > DPO__TOK_ADDED || n > size - at - 8 || t->vocab >= DPO__TOK_IDS - 3)
-            return dpo__tok_refuse(r, DPO_E_FORMAT, "piece %ld of a llama2.c tokenizer does not end", (long)t->vocab);
+            return dpo__tok_refuse(r, DPO_E_FORMAT, "it is no JSON, and piece %ld of a llama2.c tokenizer does not end",
+                                   (long)t->vocab);
         r->blob += n;
     }
     if (t->vocab < 259)
-        return dpo__tok_refuse(r, DPO_E_FORMAT, "only %ld pieces, expected at least 259", (long)t->vocab);
+        return dpo__tok_refuse(r, DPO_E_FORMAT,
+                               "it is no JSON, and a llama2.c tokenizer of %ld pieces, expected at least 259",
+                               (long)t->vocab);
     r->n_pieces = r->n_merges = t->vocab;
     r->n_pairs = r->blob;
     r->n_special = 8;

@@ -104,6 +104,10 @@ printf '{"text": "one"}\n{"text": "t\\u00e4t\\u0000"}\n' >"$out/text.jsonl"
 $tokenize encode --jsonl --tokenizer bytes <"$out/text.jsonl" >"$out/ids.jsonl" 2>"$out/err"
 [ "$(head -n 1 "$out/ids.jsonl")" = '{"ids": [111, 110, 101]}' ] && ok || bad "encode --jsonl"
 [ "$($tokenize decode --jsonl --tokenizer bytes <"$out/ids.jsonl" | head -n 1)" = '{"text": "one"}' ] && ok || bad "decode --jsonl"
+[ "$(printf '{"text": "a\377"}\n' | $tokenize encode --jsonl --tokenizer bytes 2>"$out/err")" = '{"ids": [97, 255]}' ] &&
+    grep -q "1 text holds bytes that are no UTF-8" "$out/err" && ok || bad "bytes that are no UTF-8 are encoded and said"
+printf '{"text": "a"}\n{"no": 1}\n' | $tokenize encode --jsonl --tokenizer bytes >"$out/log" 2>"$out/err"
+[ "$(cat "$out/log")" = '{"ids": [97]}' ] && ok || bad "lines before a bad one are encoded"
 [ "$(printf x | $tokenize encode --add-special --tokenizer bytes)" = "120 256" ] && ok || bad "encode --add-special"
 i=0
 while [ $i -lt 10000 ]; do echo "{\"text\": \"line $i\"}"; i=$((i + 1)); done >"$out/long.jsonl"

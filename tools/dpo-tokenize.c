@@ -137,31 +137,57 @@ static unsigned encode_flags(const settings *s) {
     return s->add_special ? (unsigned)DPO_ENCODE_ADD_BOS | (unsigned)DPO_ENCODE_ADD_EOS : 0u;
 }
 
+static int is_utf8(const char *text, size_t n) {
+    size_t i;
+    int len;
+    for (i = 0; i < n; i += (size_t)len)
+        if ((len = cli_utf8((const unsigned char *)text + i, n - i)) == 0) return 0;
+    return 1;
+}
+
+/* Texts with bytes that are no UTF-8 lose nothing, but whoever made them should know. */
+typedef struct broken_texts {
+    int64_t n, first;
+} broken_texts;
+static void broken_look(broken_texts *b, const dpo_text *text, int64_t line) {
+    if (!is_utf8(text->text, text->bytes) && !b->n++) b->first = line;
+}
+static void broken_note(const broken_texts *b, const char *what) {
+    if (b->n)
+        cli_note("%s %s bytes that are no UTF-8 (first in line %s); %s", cli_count((uint64_t)b->n),
+                 b->n == 1 ? "text holds" : "texts hold", cli_count((uint64_t)b->first), what);
+}
+static const char bytes_encoded[] = "each is encoded by itself, or as U+FFFD if the tokenizer has no piece for it";
+
 static int encode_plain(const settings *s, const dpo_tokenizer *t) {
     int32_t *ids = NULL;
     int64_t *first = NULL;
     dpo_text text;
+    broken_texts broken = {0, 0};
     char *input = NULL;
     int failed;
     memset(&text, 0, sizeof text);
     failed = read_input(&input, &text.bytes);
     text.text = input ? input : "";
+    broken_look(&broken, &text, 1);
     text.special = s->parse_special;
     if (!failed && dpo_encode_batch(t, &text, 1, encode_flags(s), &ids, &first)) failed = fail();
     if (!failed) {
         print_ids(ids, first[1], " ");
         putchar('\n');
         failed = flush_output();
+        broken_note(&broken, bytes_encoded);
     }
     dpo_encode_free(context, ids);
     free(input);
     return failed;
 }
 
-/* The texts of a chunk's lines, unescaped over the lines themselves: a string is never longer than its JSON. */
-static int encode_lines(const settings *s, chunk *c, dpo_json *json, dpo_text *texts) {
+/* The texts of a chunk's lines, unescaped over the lines themselves: a string is never longer than its JSON. *n: how many
+ * there are before one that is none. */
+static int encode_lines(const settings *s, chunk *c, dpo_json *json, dpo_text *texts, int64_t *n_texts) {
     int64_t i;
-    for (i = 0; i < c->lines; i++) {
+    for (i = *n_texts = 0; i < c->lines; i++, ++*n_texts) {
         size_t from = i ? c->end[i - 1] : 0, n = c->end[i] - from;
         long long line = (long long)(c->before + i + 1);
         const char *why = "no JSON";
@@ -187,15 +213,20 @@ static int encode_jsonl(const settings *s, const dpo_tokenizer *t) {
     chunk *c = (chunk *)calloc(1, sizeof *c);
     dpo_text *texts = (dpo_text *)calloc(CHUNK_LINES, sizeof *texts);
     dpo_json *json = dpo_json_create(context);
+    broken_texts broken = {0, 0};
     int failed = !c || !texts || !json ? cli_die("no memory to begin with") : 0;
     while (!failed && !cli_stopped()) {
         int32_t *ids = NULL;
-        int64_t *first = NULL, i;
+        int64_t *first = NULL, i, n = 0;
         failed = chunk_next(c);
         if (failed || !c->lines) break;
-        failed = encode_lines(s, c, json, texts);
-        if (!failed && dpo_encode_batch(t, texts, c->lines, encode_flags(s), &ids, &first)) failed = fail();
-        for (i = 0; !failed && i < c->lines; i++) {
+        failed = encode_lines(s, c, json, texts, &n); /* what stands before a bad line is encoded yet */
+        if (dpo_encode_batch(t, texts, n, encode_flags(s), &ids, &first)) {
+            failed = fail();
+            break;
+        }
+        for (i = 0; i < n; i++) {
+            broken_look(&broken, &texts[i], c->before + i + 1);
             fputs("{\"ids\": [", stdout);
             print_ids(ids + first[i], first[i + 1] - first[i], ", ");
             fputs("]}\n", stdout);
@@ -204,6 +235,7 @@ static int encode_jsonl(const settings *s, const dpo_tokenizer *t) {
         if (!failed) live("encoding", (uint64_t)(c->before + c->lines), c->total);
     }
     cli_live_clear();
+    if (!failed) broken_note(&broken, bytes_encoded);
     dpo_json_free(json);
     if (c) free(c->text);
     free(c);
@@ -306,19 +338,12 @@ static int decode_line(const dpo_tokenizer *t, const dpo_json *json, id_list *l,
     return 0;
 }
 
-static int is_utf8(const char *text, size_t n) {
-    size_t i;
-    int len;
-    for (i = 0; i < n; i += (size_t)len)
-        if ((len = cli_utf8((const unsigned char *)text + i, n - i)) == 0) return 0;
-    return 1;
-}
-
 static int decode_jsonl(const settings *s, const dpo_tokenizer *t) {
     chunk *c = (chunk *)calloc(1, sizeof *c);
     dpo_json *json = dpo_json_create(context);
     id_list l = {NULL, 0, 0};
-    int64_t i, broken = 0, first_broken = 0;
+    broken_texts broken = {0, 0};
+    int64_t i;
     int failed = !c || !json ? cli_die("no memory to begin with") : 0;
     while (!failed && !cli_stopped()) {
         failed = chunk_next(c);
@@ -328,13 +353,16 @@ static int decode_jsonl(const settings *s, const dpo_tokenizer *t) {
             long long line = (long long)(c->before + i + 1);
             const char *why = "no JSON";
             char *text = NULL;
+            dpo_text view;
             if (dpo_json_parse(json, c->text + from, c->end[i] - from, &why, NULL))
                 failed = cli_die("line %lld: bad JSON: %s", line, why);
             else failed = decode_line(t, json, &l, line);
             if (!failed && (text = decode_ids(s, t, l.id, l.n, &bytes)) == NULL)
                 failed = cli_die("line %lld: no memory for its text", line);
             if (failed) break;
-            if (!is_utf8(text, bytes) && !broken++) first_broken = line;
+            view.text = text;
+            view.bytes = bytes;
+            broken_look(&broken, &view, c->before + i + 1);
             fputs("{\"text\": ", stdout);
             cli_json_string(stdout, text, bytes);
             fputs("}\n", stdout);
@@ -343,9 +371,7 @@ static int decode_jsonl(const settings *s, const dpo_tokenizer *t) {
         if (!failed) live("decoding", (uint64_t)(c->before + c->lines), c->total);
     }
     cli_live_clear();
-    if (broken)
-        cli_note("%s lines hold bytes that are no UTF-8, written as U+FFFD (first in line %s)",
-                 cli_count((uint64_t)broken), cli_count((uint64_t)first_broken));
+    broken_note(&broken, "written as U+FFFD");
     dpo_json_free(json);
     if (c) free(c->text);
     free(c);
