@@ -7984,6 +7984,7 @@ struct dpo_tokenizer {
     dpo_context *c;
     int kind, split, digits, nfc, prefix, ignore_merges, fuse_unk, strip, adds_bos;
     int missing;    /* bytes that UTF-8 never has are without an id */
+    int marked;     /* spaces are U+2581 when added tokens are looked for: no white space to them */
     int number_run; /* numbers that stand together at most, with the splitting of Llama-3 and Qwen2 */
     int32_t vocab, bos, eos, unk;
     int32_t n_merges;
@@ -8444,14 +8445,13 @@ DPO__INLINE void dpo__tok_word_put(const dpo_tokenizer *t, dpo__tok_work *w, con
 
 /* --- texts ------------------------------------------------------------------------------------------- */
 
-/* Words of p..end, a stretch without added tokens of a text at work. `fresh`: it begins a normalized text, `first`: the
-   whole text. The bytes before p and at end may be written, and get back what they were. */
-static void dpo__tok_stretch(const dpo_tokenizer *t, dpo__tok_work *w, uint8_t *p, uint8_t *end, int fresh, int first) {
+/* Words of p..end, a stretch without added tokens of a text at work; `first`: it begins the text. The bytes before p
+   and at end may be written, and get back what they were. */
+static void dpo__tok_stretch(const dpo_tokenizer *t, dpo__tok_work *w, uint8_t *p, uint8_t *end, int first) {
     const uint8_t *q, *at = p;
     uint8_t before = p[-1], after = *end;
     if (p == end) return;
-    if ((t->prefix == DPO__PREFIX_ALWAYS && fresh) || (t->prefix == DPO__PREFIX_MISSING && *p != ' ') ||
-        (t->prefix == DPO__PREFIX_FIRST && first && *p != ' ')) {
+    if (*p != ' ' && (t->prefix == DPO__PREFIX_MISSING || (t->prefix == DPO__PREFIX_FIRST && first))) {
         p[-1] = ' ';
         at--;
     }
@@ -8504,47 +8504,49 @@ static size_t dpo__tok_normalize(const dpo_tokenizer *t, dpo__tok_work *w, const
     n = (size_t)(out - to) + (size_t)(end - p);
     return t->missing ? dpo__tok_replace(t, to, n) : n;
 }
+/* Past white space on the left (from p down to `from`) or on the right (up to end), spaces as well unless marked. */
+static const uint8_t *dpo__tok_strip_left(const dpo_tokenizer *t, const uint8_t *from, const uint8_t *p, int marked) {
+    int length;
+    while (p > from) {
+        const uint8_t *q = p - 1;
+        while (q > from && p - q < 4 && (*q & 0xc0) == 0x80) q--;
+        if (dpo__tok_class(t, q, p, &length) != DPO__SPACE || q + length != p || (marked && *q == ' ')) break;
+        p = q;
+    }
+    return p;
+}
+static const uint8_t *dpo__tok_strip_right(const dpo_tokenizer *t, const uint8_t *p, const uint8_t *end, int marked) {
+    int length;
+    while (p < end && dpo__tok_class(t, p, end, &length) == DPO__SPACE && !(marked && *p == ' ')) p += length;
+    return p;
+}
 /* A piece of text between special tokens. */
 static void dpo__tok_piece(const dpo_tokenizer *t, dpo__tok_work *w, const uint8_t *p, const uint8_t *end, int first) {
     size_t n = (size_t)(end - p), room = (t->nfc || t->missing ? 3 * n : n) + 2 * DPO__TOK_PAD;
     uint8_t *from, *at, *stop;
     const dpo__added *a;
-    int fresh = 1;
     if (p == end || !(at = (uint8_t *)dpo__tok_room(w, &w->normal, room, 1))) return;
     from = at = at + DPO__TOK_PAD; /* there is a byte before the first one */
     n = dpo__tok_normalize(t, w, p, end, from);
     if (w->more) return;
-    from[-1] = 0;
     memset(from + n, 0, DPO__TOK_PAD);
     stop = from + n;
+    if (t->prefix == DPO__PREFIX_ALWAYS) *(from = --at) = ' ';
+    from[-1] = 0;
     while (t->normal.n && (at += dpo__added_next(&t->normal, at, stop) - at) < stop) {
         a = dpo__added_at(&t->normal, at, stop, 1);
         if (!a) {
             at++;
             continue;
         }
-        dpo__tok_stretch(t, w, from, at, fresh, first && fresh);
+        dpo__tok_stretch(t, w, from, a->lstrip ? at - (at - dpo__tok_strip_left(t, from, at, t->marked)) : at, first);
         dpo__tok_put(w, (uint32_t)a->id);
-        from = at = at + a->n;
-        fresh = 0;
+        at += a->n;
+        if (a->rstrip) at += dpo__tok_strip_right(t, at, stop, t->marked) - at;
+        from = at;
+        first = 0;
     }
-    dpo__tok_stretch(t, w, from, stop, fresh, first && fresh);
-}
-/* Past white space on the left (from p down to `from`) or on the right (up to end). */
-static const uint8_t *dpo__tok_strip_left(const dpo_tokenizer *t, const uint8_t *from, const uint8_t *p) {
-    int length;
-    while (p > from) {
-        const uint8_t *q = p - 1;
-        while (q > from && p - q < 4 && (*q & 0xc0) == 0x80) q--;
-        if (dpo__tok_class(t, q, p, &length) != DPO__SPACE || q + length != p) break;
-        p = q;
-    }
-    return p;
-}
-static const uint8_t *dpo__tok_strip_right(const dpo_tokenizer *t, const uint8_t *p, const uint8_t *end) {
-    int length;
-    while (p < end && dpo__tok_class(t, p, end, &length) == DPO__SPACE) p += length;
-    return p;
+    dpo__tok_stretch(t, w, from, stop, first);
 }
 /* The longest token of the raw set at p: special ones inside parts that say so, the others wherever they are. */
 static const dpo__added *dpo__tok_raw_at(const dpo_tokenizer *t, const uint8_t *p, const uint8_t *end,
@@ -8576,11 +8578,11 @@ static void dpo__tok_scan(const dpo_tokenizer *t, dpo__tok_work *w, const dpo_te
             p++;
             continue;
         }
-        if (a->lstrip) stop = dpo__tok_strip_left(t, from, p);
+        if (a->lstrip) stop = dpo__tok_strip_left(t, from, p, 0);
         dpo__tok_piece(t, w, from, stop, from == text);
         dpo__tok_put(w, (uint32_t)a->id);
         p += a->n;
-        from = p = a->rstrip ? dpo__tok_strip_right(t, p, end) : p;
+        from = p = a->rstrip ? dpo__tok_strip_right(t, p, end, 0) : p;
     }
     if (!w->more) dpo__tok_piece(t, w, from, end, from == text);
 }
@@ -8884,9 +8886,10 @@ static dpo_result dpo__tok_read_normalizer(dpo__tok_reader *r, int64_t node) {
     else if (dpo__tok_is(r, node, "type", "Prepend") && dpo__tok_is(r, node, "prepend", DPO__TOK_MARK) && !t->prefix)
         t->prefix = DPO__PREFIX_ALWAYS;
     else if (dpo__tok_is(r, node, "type", "Replace") && dpo__tok_is(r, node, "content", DPO__TOK_MARK) &&
-             dpo__tok_is(r, dpo__tok_at(r, node, "pattern"), "String", " "))
+             dpo__tok_is(r, dpo__tok_at(r, node, "pattern"), "String", " ")) {
         t->kind = DPO__TOK_SPACES;
-    else return dpo__tok_unknown(r, node, "normalizer", "NFC, Prepend and Replace of U+2581");
+        t->marked = 1;
+    } else return dpo__tok_unknown(r, node, "normalizer", "NFC, Prepend and Replace of U+2581");
     return DPO_OK;
 }
 
@@ -9264,33 +9267,36 @@ static dpo_result dpo__tok_merges_file(dpo__tok_reader *r, int add) {
     return DPO_OK;
 }
 
-/* An added token: n bytes of text, which lie at the end of the blob. */
-static dpo_result dpo__tok_put_added(dpo__tok_reader *r, dpo__added_set *s, int64_t id, size_t n, int special) {
+/* An added token: n bytes of text, which lie at the end of the blob, behind `lead` more that it is looked for with. */
+static dpo_result dpo__tok_put_added(dpo__tok_reader *r, dpo__added_set *s, int64_t id, size_t lead, size_t n,
+                                     int special) {
     dpo_tokenizer *t = r->t;
     dpo__added *a = &s->token[s->n++];
-    uint8_t *text = t->blob + r->used, *piece = (uint8_t *)r->text[1];
+    uint8_t *text = t->blob + r->used + lead, *piece = (uint8_t *)r->text[1];
     size_t bytes = dpo__tok_bytes_of(r, (const char *)text, n, piece); /* what it is as a piece of the vocabulary */
     if (t->state[id] && (t->length[id] != n || memcmp(t->blob + t->at[id], text, n)) &&
         (t->length[id] != bytes || memcmp(t->blob + t->at[id], piece, bytes)))
         return dpo__tok_refuse(r, DPO_E_FORMAT, "id %ld is added token \"%.*s\", and another piece of the vocabulary",
                                (long)id, n < 80 ? (int)n : 80, (const char *)text);
     memset(a, 0, sizeof *a);
-    a->text = text;
-    a->n = (uint32_t)n;
+    a->text = text - lead;
+    a->n = (uint32_t)(lead + n);
     a->id = (int32_t)id;
     a->special = (uint8_t)special;
-    t->at[id] = (uint32_t)r->used;
+    t->at[id] = (uint32_t)((size_t)r->used + lead);
     t->length[id] = (uint32_t)n;
     t->state[id] = (uint8_t)(DPO__TOK_HERE | (special ? DPO__TOK_SPECIAL : 0));
-    r->used += (int64_t)n;
+    r->used += (int64_t)(lead + n);
     return DPO_OK;
 }
-/* Special ones are looked for as they are written; others that are "normalized" in normalized text. */
+/* Special ones are looked for as they are written; others that are "normalized" in normalized text, as that would make
+   them: with the space that it begins with, if it always does. */
 static dpo_result dpo__tok_add_added(dpo__tok_reader *r, int64_t node) {
     const dpo__json *j = &r->j;
     dpo_tokenizer *t = r->t;
     int special = dpo__tok_flag(r, node, "special", 0), raw = special || !dpo__tok_flag(r, node, "normalized", 1);
     dpo__added_set *s = raw ? &t->raw : &t->normal;
+    size_t lead = !raw && t->prefix == DPO__PREFIX_ALWAYS;
     uint8_t *text = (uint8_t *)r->text[0], *to = t->blob + r->used;
     dpo__added *a = &s->token[s->n];
     int64_t id;
@@ -9298,9 +9304,10 @@ static dpo_result dpo__tok_add_added(dpo__tok_reader *r, int64_t node) {
     (void)dpo__json_int64(j, dpo__json_find(j, node, "id"), &id);
     if (dpo__tok_flag(r, node, "single_word", 0))
         return dpo__tok_refuse(r, DPO_E_UNSUPPORTED, "added token \"%.80s\" with single_word", r->text[0]);
+    to[0] = ' ';
     if (raw) memcpy(to, text, n);
-    else if (!(n = dpo__tok_normalize(t, &t->work[0], text, text + n, to))) return r->c->error.code;
-    if (dpo__tok_put_added(r, s, id, n, special)) return r->c->error.code;
+    else if (!(n = dpo__tok_normalize(t, &t->work[0], text, text + n, to + lead))) return r->c->error.code;
+    if (dpo__tok_put_added(r, s, id, lead, n, special)) return r->c->error.code;
     a->lstrip = (uint8_t)dpo__tok_flag(r, node, "lstrip", 0);
     a->rstrip = (uint8_t)dpo__tok_flag(r, node, "rstrip", 0);
     return DPO_OK;
@@ -9319,7 +9326,7 @@ static dpo_result dpo__tok_add_named(dpo__tok_reader *r) {
         size_t n = strlen(names[i]);
         uint32_t id = dpo__tok_find(r->t, (const uint8_t *)names[i], n);
         memcpy(r->t->blob + r->used, names[i], n);
-        if (id != DPO__TOK_NONE) code = dpo__tok_put_added(r, &r->t->raw, (int64_t)id, n, 1);
+        if (id != DPO__TOK_NONE) code = dpo__tok_put_added(r, &r->t->raw, (int64_t)id, 0, n, 1);
     }
     return code;
 }
@@ -9574,7 +9581,7 @@ DPO_API int32_t dpo_tokenizer_id(const dpo_tokenizer *t, const char *piece, size
     if (t->kind == DPO__TOK_BYTES) return bytes == 1 ? p[0] : -1;
     for (i = 0; i < t->raw.n + t->normal.n; i++) {
         const dpo__added *a = i < t->raw.n ? &t->raw.token[i] : &t->normal.token[i - t->raw.n];
-        if (a->n == bytes && !memcmp(a->text, p, bytes)) return a->id;
+        if (t->length[a->id] == bytes && !memcmp(t->blob + t->at[a->id], p, bytes)) return a->id;
     }
     return (int32_t)dpo__tok_find(t, p, bytes);
 }

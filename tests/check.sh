@@ -83,7 +83,7 @@ for unit in plain-gcc plain-clang native-gcc native-clang; do
     ${CC:-cc} -std=c99 -O1 -I. $out/bits.c $out/$unit.o -o $out/bits -lm -lpthread || echo "$unit does not link" >>$out/hashes
     for simd in 1 2 3; do
         $out/bits $simd >>$out/hashes 2>/dev/null
-        [ $? != 2 ] || lacking=" (not AVX-512 or AVX2, which this CPU lacks)"
+        [ $? != 2 ] || lacking=" (this CPU lacks AVX-512$([ $simd = 2 ] && echo ' and AVX2'))"
     done
 done
 sort -u $out/hashes >$out/distinct
