@@ -53,7 +53,7 @@ static void settings_start(settings *s, int objective) {
         used += (size_t)snprintf(s->losses + used, sizeof s->losses - used, "%s%s", i ? "|" : "", dpo_loss_name(i));
 }
 
-/* The named sets of reference/algorithms.md 1.2. */
+/* The named sets: what the reference code, the paper [DPO] and TRL begin with. */
 static void settings_recipe(settings *s) {
     int sft = s->t.objective == DPO_SFT;
     s->t.optimizer = DPO_RMSPROP;
