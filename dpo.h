@@ -8523,7 +8523,7 @@ static const uint8_t *dpo__tok_strip_right(const dpo_tokenizer *t, const uint8_t
 /* A piece of text between special tokens. */
 static void dpo__tok_piece(const dpo_tokenizer *t, dpo__tok_work *w, const uint8_t *p, const uint8_t *end, int first) {
     size_t n = (size_t)(end - p), room = (t->nfc || t->missing ? 3 * n : n) + 2 * DPO__TOK_PAD;
-    uint8_t *from, *at, *stop;
+    uint8_t *from, *at, *stop, *cut;
     const dpo__added *a;
     if (p == end || !(at = (uint8_t *)dpo__tok_room(w, &w->normal, room, 1))) return;
     from = at = at + DPO__TOK_PAD; /* there is a byte before the first one */
@@ -8539,7 +8539,9 @@ static void dpo__tok_piece(const dpo_tokenizer *t, dpo__tok_work *w, const uint8
             at++;
             continue;
         }
-        dpo__tok_stretch(t, w, from, a->lstrip ? at - (at - dpo__tok_strip_left(t, from, at, t->marked)) : at, first);
+        cut = at;
+        if (a->lstrip) cut -= at - dpo__tok_strip_left(t, from, at, t->marked);
+        dpo__tok_stretch(t, w, from, cut, first);
         dpo__tok_put(w, (uint32_t)a->id);
         at += a->n;
         if (a->rstrip) at += dpo__tok_strip_right(t, at, stop, t->marked) - at;
