@@ -166,7 +166,7 @@ works "tokenized for sft" $tokenize data --tokenizer bytes --train "$out/pairs.j
 refuses "dpo on it" "tokens.sft: example 1 has no rejected answer" $train dpo --model "$out/sft" --output "$out/x" --train "$out/tokens.sft"
 works "a format whose end is no piece" $tokenize data --tokenizer bytes --train "$out/pairs.jsonl" --chat-format chatml --output "$out/x.tokens"
 grep -q "no id for <|im_end|>" "$out/err" && ok || bad "a format whose end is no piece is spelled, and it says so"
-works "rows longer than the model's positions" $tokenize data --tokenizer bytes --train README.md --output "$out/long.tokens"
+works "rows longer than the model's positions" $tokenize data --tokenizer bytes --train tests/programs.sh --output "$out/long.tokens"
 works "they are warned of" $train sft --model "$out/sft" --output "$out/none" --train "$out/long.tokens" --plan
 grep -q "512 tokens, the model was made for 256" "$out/err" && ok || bad "rows longer than the model's positions are warned of"
 if [ -c /dev/full ]; then
