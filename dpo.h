@@ -86,8 +86,9 @@
              are the header's own. Subnormals are flushed to zero while it computes (the caller's
              floating-point state is restored). DPO_NUMERICS is raised when any bit changes.
 
-   TEXT      Any bytes are a text: what is not UTF-8 is encoded byte by byte. Special tokens are what
-             a format writes, never what a user types. Rows of data are never dropped or cut in
+   TEXT      Any bytes are a text: what is not UTF-8 is encoded byte by byte (as U+FFFD where a
+             vocabulary has no piece for a byte, as GPT-NeoX's for 0xff). Special tokens are what a
+             format writes, never what a user types. Rows of data are never dropped or cut in
              silence: dpo_data_report_of counts each by its reason.
 
    REFERENCES
@@ -319,7 +320,7 @@ enum {
 };
 
 /* dpo_encode - text to ids; no special token is added or understood.
- *   text    any bytes: what is not UTF-8 is encoded byte by byte
+ *   text    any bytes: what is not UTF-8 is encoded byte by byte, or as U+FFFD if there is no piece for the byte
  *   out     [cap]; receives the first cap ids; NULL to measure. Text of n bytes gives at most 3n + 3 ids
  *   returns how many ids there are, or a negative code
  * dpo_encode_parts - the same for the parts laid end to end: words reach over their borders; flags DPO_ENCODE_*
@@ -749,7 +750,7 @@ typedef struct dpo_generate_config {
     const dpo_tokenizer *tokenizer;
     int64_t batch; /* sequences computed at a time; 0 = planned */
     int *finish;   /* [n * num_return_sequences] DPO_FINISH_*, or NULL */
-    /* Called with each id as it is drawn (not for one that ends a sequence); non-zero ends that sequence. */
+    /* Called with each id that goes into the output, as it is drawn; non-zero ends that sequence. */
     int (*on_token)(void *user, int64_t sequence, int32_t id);
     void *user;
 } dpo_generate_config;
