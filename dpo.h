@@ -150,6 +150,12 @@ enum { DPO_F32 = 1, DPO_BF16 = 2, DPO_F16 = 3, DPO_I32 = 4, DPO_F64 = 5 };
 enum { DPO_SIMD_AUTO = 0, DPO_SIMD_SCALAR = 1, DPO_SIMD_AVX2 = 2, DPO_SIMD_AVX512 = 3 };
 enum { DPO_LOG_INFO = 0, DPO_LOG_WARNING = 1 };
 
+/* How a model computes. fp32: all in F32. mixed: F32 weights; every operand of a linear product is rounded to bf16, and
+   so is each linear output that is neither added to the residual stream nor a logit. bf16: the same arithmetic, and
+   matrices kept in bf16, which updates round stochastically. Norms, softmax, attention's products, losses and the
+   gradients of parameters are F32 in all of them. */
+enum { DPO_PRECISION_FP32 = 0, DPO_PRECISION_MIXED = 1, DPO_PRECISION_BF16 = 2 };
+
 typedef struct dpo_context dpo_context;     /* owns everything below */
 typedef struct dpo_tokenizer dpo_tokenizer; /* text <-> token ids */
 typedef struct dpo_data dpo_data;           /* tokenized examples, and their reference log-probs */
@@ -2238,6 +2244,25 @@ DPO__INLINE double dpo__row_squares(int fused, int64_t n, const float *x) {
 DPO__INLINE void dpo__row_add(int fused, int64_t n, float *y, const float *x) {
     DPO__BLOCKS(n, i, m, dpo__lanes_put(y + i, dpo__lanes_add(dpo__lanes_get(y + i, m), dpo__lanes_get(x + i, m)), m););
 }
+/* bf16 to float: y (+)= x */
+DPO__INLINE void dpo__row_expand(int fused, int64_t n, float *y, const uint16_t *x, int add) {
+    int64_t i;
+    (void)fused;
+    for (i = 0; i < n; i++) {
+        float v = dpo__num_bf16_to(x[i]);
+        y[i] = add ? y[i] + v : v;
+    }
+}
+/* float to bf16, to nearest even; `to` receives the two bytes, `y` the same value as a float; either may be NULL */
+DPO__INLINE void dpo__row_narrow(int fused, int64_t n, uint16_t *to, float *y, const float *x) {
+    int64_t i;
+    (void)fused;
+    for (i = 0; i < n; i++) {
+        uint16_t h = dpo__num_bf16_from(x[i]);
+        if (to) to[i] = h;
+        if (y) y[i] = dpo__num_bf16_to(h);
+    }
+}
 /* y += a x */
 DPO__INLINE void dpo__row_axpy(int fused, int64_t n, float *y, float a, const float *x) {
     dpo__lanes f = dpo__lanes_set(a);
@@ -2460,6 +2485,8 @@ typedef void (*dpo__pack_fn)(float *dst, int width, const float *src, int64_t ld
     X(float, return, variance, (int64_t n, const float *x, float mean), n, x, mean)                                    \
     X(double, return, squares, (int64_t n, const float *x), n, x)                                                      \
     X(void, , add, (int64_t n, float *y, const float *x), n, y, x)                                                     \
+    X(void, , expand, (int64_t n, float *y, const uint16_t *x, int add), n, y, x, add)                                 \
+    X(void, , narrow, (int64_t n, uint16_t * to, float *y, const float *x), n, to, y, x)                               \
     X(void, , axpy, (int64_t n, float *y, float a, const float *x), n, y, a, x)                                        \
     X(void, , scale, (int64_t n, float *y, const float *x, float a), n, y, x, a)                                       \
     X(void, , norm, (int64_t n, float *y, const float *x, const float *stats, const float *w, const float *b), n, y,   \
@@ -2925,26 +2952,51 @@ static void dpo__split_run(dpo_context *c, int64_t n, int64_t align, dpo__range_
    products a linear layer needs from one routine.
    =========================================================================================== */
 
+/* An operand as it lies in memory, F32 or BF16: element (i,j) is data[i*row + j*col]; one of the strides is 1. */
+typedef struct dpo__operand {
+    const void *data;
+    int64_t row, col;
+    int dtype;
+} dpo__operand;
+
 typedef struct dpo__gemm {
     int64_t m, n, k;
-    const float *a; /* element (i,p) at a[i*a_row + p*a_col]; one of the strides is 1 */
-    int64_t a_row, a_col;
-    const float *b; /* element (p,j) at b[p*b_row + j*b_col]; one of the strides is 1 */
-    int64_t b_row, b_col;
-    float *c; /* element (i,j) at c[i*c_row + j] */
+    dpo__operand a, b; /* A [m,k], B [k,n] */
+    float *c;          /* element (i,j) at c[i*c_row + j] */
     int64_t c_row;
     const float *bias; /* [n] or NULL: where the chains begin, unless they */
     int accumulate;    /* continue from C's stored values */
+    int bf16;          /* F32 operands are rounded to bf16 on their way in */
 } dpo__gemm;
 
+static const void *dpo__operand_at(const dpo__operand *o, int64_t i, int64_t j) {
+    int64_t at = i * o->row + j * o->col;
+    return o->dtype == DPO_BF16 ? (const void *)((const uint16_t *)o->data + at)
+                                : (const void *)((const float *)o->data + at);
+}
+/* bf16 values as floats */
+static void dpo__gemm_pack_slow(float *to, int width, const void *src, int64_t across, int64_t along, int dtype,
+                                int valid, int64_t k) {
+    int64_t p;
+    int i;
+    for (p = 0; p < k; p++)
+        for (i = 0; i < width; i++) {
+            int64_t at = i * across + p * along;
+            to[p * width + i] = i >= valid          ? 0.0f
+                                : dtype == DPO_BF16 ? dpo__num_bf16_to(((const uint16_t *)src)[at])
+                                                    : dpo__num_bf16_to(dpo__num_bf16_from(((const float *)src)[at]));
+        }
+}
 static void dpo__gemm_pack_a(const dpo__kernels *k, const dpo__gemm *g, float *to, int64_t i0, int64_t i1, int64_t p0,
                              int64_t kc) {
     int64_t i;
     for (i = i0; i < i1; i += k->mr, to += kc * k->mr) {
         int valid = (int)dpo__min64(k->mr, i1 - i);
-        const float *src = g->a + i * g->a_row + p0 * g->a_col;
-        if (g->a_col == 1) k->pack_along(to, k->mr, src, g->a_row, valid, kc);
-        else k->pack_across(to, k->mr, src, g->a_col, valid, kc);
+        const void *src = dpo__operand_at(&g->a, i, p0);
+        if (g->a.dtype == DPO_BF16 || g->bf16)
+            dpo__gemm_pack_slow(to, k->mr, src, g->a.row, g->a.col, g->a.dtype, valid, kc);
+        else if (g->a.col == 1) k->pack_along(to, k->mr, (const float *)src, g->a.row, valid, kc);
+        else k->pack_across(to, k->mr, (const float *)src, g->a.col, valid, kc);
     }
 }
 static void dpo__gemm_pack_b(const dpo__kernels *k, const dpo__gemm *g, float *to, int64_t j0, int64_t j1, int64_t p0,
@@ -2952,9 +3004,11 @@ static void dpo__gemm_pack_b(const dpo__kernels *k, const dpo__gemm *g, float *t
     int64_t j;
     for (j = j0; j < j1; j += k->nr, to += kc * k->nr) {
         int valid = (int)dpo__min64(k->nr, j1 - j);
-        const float *src = g->b + j * g->b_col + p0 * g->b_row;
-        if (g->b_col == 1) k->pack_across(to, k->nr, src, g->b_row, valid, kc);
-        else k->pack_along(to, k->nr, src, g->b_col, valid, kc);
+        const void *src = dpo__operand_at(&g->b, p0, j);
+        if (g->b.dtype == DPO_BF16 || g->bf16)
+            dpo__gemm_pack_slow(to, k->nr, src, g->b.col, g->b.row, g->b.dtype, valid, kc);
+        else if (g->b.col == 1) k->pack_across(to, k->nr, (const float *)src, g->b.row, valid, kc);
+        else k->pack_along(to, k->nr, (const float *)src, g->b.col, valid, kc);
     }
 }
 
@@ -3040,14 +3094,15 @@ static void dpo__gemm_run(dpo_context *c, const dpo__gemm *g) {
     dpo__pool_run(&c->pool, s.parts_m * s.parts_n, dpo__gemm_task, &s);
 }
 
-static dpo__gemm dpo__gemm_of(int64_t m, int64_t n, int64_t k, const float *a, int64_t a_row, int64_t a_col,
-                              const float *b, int64_t b_row, int64_t b_col, float *c, int64_t c_row) {
-    dpo__gemm g = {m, n, k, a, a_row, a_col, b, b_row, b_col, c, c_row, NULL, 0};
+static dpo__gemm dpo__gemm_of(int64_t m, int64_t n, int64_t k, const void *a, int64_t a_row, int64_t a_col,
+                              const void *b, int64_t b_row, int64_t b_col, float *c, int64_t c_row) {
+    dpo__gemm g = {m, n, k, {a, a_row, a_col, DPO_F32}, {b, b_row, b_col, DPO_F32}, c, c_row, NULL, 0, 0};
     return g;
 }
 /* C += A B */
-static void dpo__gemm_add(dpo_context *c, dpo__gemm g) {
+static void dpo__gemm_add(dpo_context *c, dpo__gemm g, int bf16) {
     g.accumulate = 1;
+    g.bf16 = bf16;
     dpo__gemm_run(c, &g);
 }
 
@@ -3068,21 +3123,30 @@ typedef struct dpo__embedding {
     dpo_context *c;
     const int32_t *ids, *positions; /* positions NULL: no P */
     int64_t n, d;
-    const float *table, *position_table;
+    const void *table, *position_table;
+    int dtype, position_dtype; /* of the tables: DPO_F32, DPO_BF16 */
     float *x;
     const float *dx;
     float *dtable, *dposition_table;
     float scale;
 } dpo__embedding;
 
+/* x (+)= a row of a table */
+static void dpo__embedding_take(const dpo__embedding *e, float *x, const void *table, int dtype, int64_t row, int add) {
+    const dpo__kernels *k = &e->c->kernels;
+    const float *from = (const float *)table + row * e->d;
+    if (dtype == DPO_BF16) k->expand(e->d, x, (const uint16_t *)table + row * e->d, add);
+    else if (add) k->add(e->d, x, from);
+    else memcpy(x, from, (size_t)e->d * sizeof(float));
+}
 static void dpo__embedding_rows(void *arg, int64_t first, int64_t last, int worker) {
     const dpo__embedding *e = (const dpo__embedding *)arg;
     int64_t n;
     (void)worker;
     for (n = first; n < last; n++) {
         float *x = e->x + n * e->d;
-        memcpy(x, e->table + (int64_t)e->ids[n] * e->d, (size_t)e->d * sizeof(float));
-        if (e->positions) e->c->kernels.add(e->d, x, e->position_table + (int64_t)e->positions[n] * e->d);
+        dpo__embedding_take(e, x, e->table, e->dtype, e->ids[n], 0);
+        if (e->positions) dpo__embedding_take(e, x, e->position_table, e->position_dtype, e->positions[n], 1);
         if (e->scale != 1.0f) e->c->kernels.scale(e->d, x, x, e->scale);
     }
 }
@@ -3178,10 +3242,13 @@ static void dpo__norm_backward(dpo__norm *l) {
    one chain: bias, then k, then the adapter's r. */
 
 typedef struct dpo__linear {
-    const float *w, *b, *lora_a, *lora_b;
+    const void *w;
+    const float *b, *lora_a, *lora_b;
     int64_t in, out, r;
     float scale;
     int conv1d;
+    int dtype; /* of w: DPO_F32, DPO_BF16 */
+    int bf16;  /* operands of all its products are rounded to bf16 */
 } dpo__linear;
 typedef struct dpo__linear_grad { /* NULL: not wanted */
     float *w, *b, *lora_a, *lora_b;
@@ -3191,6 +3258,7 @@ typedef struct dpo__linear_grad { /* NULL: not wanted */
 static void dpo__linear_adapter(dpo_context *c, const dpo__linear *l, float *h, const float *x, int64_t x_row,
                                 int64_t n) {
     dpo__gemm g = dpo__gemm_of(n, l->r, l->in, x, x_row, 1, l->lora_a, 1, l->in, h, l->r);
+    g.bf16 = l->bf16;
     dpo__gemm_run(c, &g);
     c->kernels.scale(n * l->r, h, h, l->scale);
 }
@@ -3199,10 +3267,12 @@ static void dpo__linear_forward(dpo_context *c, const dpo__linear *l, float *y, 
     dpo__gemm g =
         dpo__gemm_of(n, l->out, l->in, x, x_row, 1, l->w, l->conv1d ? l->out : 1, l->conv1d ? 1 : l->in, y, y_row);
     g.bias = l->b;
+    g.b.dtype = l->dtype;
+    g.bf16 = l->bf16;
     dpo__gemm_run(c, &g);
     if (!l->r) return;
     dpo__linear_adapter(c, l, h, x, x_row, n);
-    dpo__gemm_add(c, dpo__gemm_of(n, l->out, l->r, h, l->r, 1, l->lora_b, 1, l->r, y, y_row));
+    dpo__gemm_add(c, dpo__gemm_of(n, l->out, l->r, h, l->r, 1, l->lora_b, 1, l->r, y, y_row), l->bf16);
 }
 
 typedef struct dpo__column_sum {
@@ -3226,8 +3296,10 @@ static void dpo__linear_backward(dpo_context *c, const dpo__linear *l, const dpo
     float *dh = h ? h + n * l->r : NULL;
     dpo__gemm g;
     if (grad->w)
-        dpo__gemm_add(c, l->conv1d ? dpo__gemm_of(l->in, l->out, n, x, 1, x_row, dy, dy_row, 1, grad->w, l->out)
-                                   : dpo__gemm_of(l->out, l->in, n, dy, 1, dy_row, x, x_row, 1, grad->w, l->in));
+        dpo__gemm_add(c,
+                      l->conv1d ? dpo__gemm_of(l->in, l->out, n, x, 1, x_row, dy, dy_row, 1, grad->w, l->out)
+                                : dpo__gemm_of(l->out, l->in, n, dy, 1, dy_row, x, x_row, 1, grad->w, l->in),
+                      l->bf16);
     if (grad->b) {
         dpo__column_sum s = {c, grad->b, dy, dy_row, n};
         dpo__split_run(c, l->out, DPO__COLUMNS, dpo__column_sum_columns, &s);
@@ -3236,18 +3308,22 @@ static void dpo__linear_backward(dpo_context *c, const dpo__linear *l, const dpo
         g = dpo__gemm_of(n, l->in, l->out, dy, dy_row, 1, l->w, l->conv1d ? 1 : l->in, l->conv1d ? l->out : 1, dx,
                          dx_row);
         g.accumulate = add;
+        g.b.dtype = l->dtype;
+        g.bf16 = l->bf16;
         dpo__gemm_run(c, &g);
     }
     if (!l->r) return;
     if (grad->lora_b) {
         dpo__linear_adapter(c, l, h, x, x_row, n);
-        dpo__gemm_add(c, dpo__gemm_of(l->out, l->r, n, dy, 1, dy_row, h, l->r, 1, grad->lora_b, l->r));
+        dpo__gemm_add(c, dpo__gemm_of(l->out, l->r, n, dy, 1, dy_row, h, l->r, 1, grad->lora_b, l->r), l->bf16);
     }
     g = dpo__gemm_of(n, l->r, l->out, dy, dy_row, 1, l->lora_b, l->r, 1, dh, l->r);
+    g.bf16 = l->bf16;
     dpo__gemm_run(c, &g);
     c->kernels.scale(n * l->r, dh, dh, l->scale);
-    if (grad->lora_a) dpo__gemm_add(c, dpo__gemm_of(l->r, l->in, n, dh, 1, l->r, x, x_row, 1, grad->lora_a, l->in));
-    if (dx) dpo__gemm_add(c, dpo__gemm_of(n, l->in, l->r, dh, l->r, 1, l->lora_a, l->in, 1, dx, dx_row));
+    if (grad->lora_a)
+        dpo__gemm_add(c, dpo__gemm_of(l->r, l->in, n, dh, 1, l->r, x, x_row, 1, grad->lora_a, l->in), l->bf16);
+    if (dx) dpo__gemm_add(c, dpo__gemm_of(n, l->in, l->r, dh, l->r, 1, l->lora_a, l->in, 1, dx, dx_row), l->bf16);
 }
 
 /* --- Rotary positions [RoPE]:  (a, b) -> (a cos t - b sin t, b cos t + a sin t) -------------------
@@ -5306,10 +5382,14 @@ enum { DPO__EMBEDDING, DPO__GAIN, DPO__BIAS, DPO__MATRIX, DPO__HEADMATRIX };
 
 typedef struct dpo__param {
     char name[112]; /* the Hugging Face name */
-    float *data;
+    void *data;
+    int dtype;                    /* DPO_F32; a frozen model's matrices may be DPO_BF16, in a mapped file */
     int64_t rows, columns, count; /* as stored; columns 0: a vector */
     int id, layer, kind;
 } dpo__param;
+
+/* of vectors, adapters, and all that is F32 */
+DPO__INLINE float *dpo__param_f32(const dpo__param *p) { return (float *)p->data; }
 
 typedef struct dpo__lora {
     dpo_lora_config config; /* target_modules points into the block */
@@ -5323,6 +5403,8 @@ typedef struct dpo__lora {
 struct dpo_model {
     dpo_context *c;
     dpo_model_config config;
+    int precision; /* DPO_PRECISION_* */
+    int frozen;    /* the weights are not to move */
     int64_t n_params, n_values;
     dpo__param *params;
     int32_t *of;        /* [layers + 1][DPO__N_TENSORS]: index of a parameter; row `layers`: the model's */
@@ -5357,6 +5439,7 @@ static void dpo__model_describe(dpo_model *m, dpo__arena *values, int64_t layer,
             dpo__append(p->name, sizeof p->name, 0, "%s%ld.%s", prefix[style], (long)layer, name);
         else dpo__append(p->name, sizeof p->name, 0, "%s", name);
         p->data = data;
+        p->dtype = DPO_F32;
         p->rows = m->config.conv1d && kind == DPO__MATRIX ? columns : rows;
         p->columns = m->config.conv1d && kind == DPO__MATRIX ? rows : columns;
         p->count = count;
@@ -5890,8 +5973,8 @@ static dpo_result dpo__model_take(dpo_model *m, const dpo__st *st, const dpo__st
         if (seen[i])
             return dpo__fail(c, DPO_E_FORMAT, "%.400s: tensor %s is in two files of this model", st->path, e->name);
         seen[i] = 1;
-        r = dpo__st_read_f32(st, e, p->data);
-        return r ? r : dpo__model_finite(c, st->path, e->name, p->data, p->count);
+        r = dpo__st_read_f32(st, e, dpo__param_f32(p));
+        return r ? r : dpo__model_finite(c, st->path, e->name, dpo__param_f32(p), p->count);
     }
     if (m->slopes && dpo__ends_with(e->name, "relative_pe.slopes") && e->elements == m->config.num_attention_heads) {
         m->slopes_in_file = 1;
@@ -6019,14 +6102,15 @@ typedef struct dpo__init {
 /* Normal numbers, two at a time: sqrt(-2 ln u) cos, sin(2 pi v) (Box, Muller 1958). */
 static void dpo__init_range(void *arg, int64_t first, int64_t last, int worker) {
     const dpo__init *t = (const dpo__init *)arg;
+    float *x = dpo__param_f32(t->p);
     int64_t i;
     (void)worker;
     for (i = first; i < last; i += 2) {
         double u = dpo__random_unit(t->seed, t->stream, (uint64_t)i);
         double v = dpo__random_unit(t->seed, t->stream, (uint64_t)i + 1) * 6.283185307179586477;
         double r = sqrt(-2.0 * dpo__num_log(u)) * t->std;
-        t->p->data[i] = (float)(r * dpo__num_cos(v));
-        if (i + 1 < last) t->p->data[i + 1] = (float)(r * dpo__num_sin(v));
+        x[i] = (float)(r * dpo__num_cos(v));
+        if (i + 1 < last) x[i + 1] = (float)(r * dpo__num_sin(v));
     }
 }
 static void dpo__model_init(dpo_model *m, uint64_t seed) {
@@ -6037,7 +6121,7 @@ static void dpo__model_init(dpo_model *m, uint64_t seed) {
         dpo__param *p = &m->params[i];
         dpo__init t = {p, seed, (uint64_t)i, k->initializer_range};
         if (p->kind == DPO__GAIN || p->kind == DPO__BIAS) {
-            for (j = 0; j < p->count; j++) p->data[j] = p->kind == DPO__GAIN ? 1.0f : 0.0f;
+            for (j = 0; j < p->count; j++) dpo__param_f32(p)[j] = p->kind == DPO__GAIN ? 1.0f : 0.0f;
             continue;
         }
         if (p->kind == DPO__MATRIX) t.std = t.std * sqrt(k->width_scale); /* [muP] */
@@ -6079,7 +6163,7 @@ DPO_API dpo_model *dpo_model_create_from(dpo_context *c, const char *config_path
 /* --- saving, looking, hashing ---------------------------------------------------------------------- */
 
 static dpo_tensor dpo__param_view(const dpo__param *p) {
-    dpo_tensor t = {p->name, p->data, DPO_F32, p->columns ? 2 : 1, {p->rows, dpo__max64(p->columns, 1), 1, 1}};
+    dpo_tensor t = {p->name, p->data, p->dtype, p->columns ? 2 : 1, {p->rows, dpo__max64(p->columns, 1), 1, 1}};
     return t;
 }
 
@@ -6187,7 +6271,7 @@ static void dpo__hash_params(dpo__hash *h, const dpo__param *p, int64_t n) {
 #if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
         {
             int64_t k;
-            for (k = 0; k < p[i].count; k++) dpo__hash_number(h, dpo__num_bits(p[i].data[k]));
+            for (k = 0; k < p[i].count; k++) dpo__hash_number(h, dpo__num_bits(dpo__param_f32(&p[i])[k]));
         }
 #else
         dpo__hash_add(h, p[i].data, (size_t)p[i].count * sizeof(float));
@@ -6373,15 +6457,17 @@ static dpo__linear dpo__model_linear(const dpo_model *m, int64_t layer, int id) 
     dpo__linear l;
     memset(&l, 0, sizeof l);
     l.w = w->data;
-    l.b = b ? b->data : NULL;
+    l.dtype = w->dtype;
+    l.bf16 = m->precision != DPO_PRECISION_FP32;
+    l.b = b ? dpo__param_f32(b) : NULL;
     l.conv1d = m->config.conv1d && w->kind == DPO__MATRIX;
     l.out = l.conv1d ? w->columns : w->rows;
     l.in = l.conv1d ? w->rows : w->columns;
     if (m->lora && m->lora->on) {
         int32_t a = m->lora->of[layer * DPO__N_TENSORS + (id == DPO__EMBED ? DPO__HEAD : id)];
         if (a >= 0) {
-            l.lora_a = m->lora->params[a].data;
-            l.lora_b = m->lora->params[a + 1].data;
+            l.lora_a = dpo__param_f32(&m->lora->params[a]);
+            l.lora_b = dpo__param_f32(&m->lora->params[a + 1]);
             l.r = m->lora->config.r;
             l.scale = m->lora->scale;
         }
@@ -6427,8 +6513,8 @@ static dpo__norm dpo__run_norm(const dpo__run *r, int64_t layer, int id, const f
     l.n = rows;
     l.d = r->m->config.hidden_size;
     l.x = x;
-    l.w = w->data;
-    l.b = b ? b->data : NULL;
+    l.w = dpo__param_f32(w);
+    l.b = b ? dpo__param_f32(b) : NULL;
     l.y = y;
     l.stats = stats;
     l.eps = (float)r->m->config.norm_eps;
@@ -6654,9 +6740,11 @@ static dpo__embedding dpo__run_embedding(const dpo__run *r) {
     e.n = r->batch->n_rows;
     e.d = m->config.hidden_size;
     e.table = dpo__model_param(m, layers, DPO__EMBED)->data;
+    e.dtype = dpo__model_param(m, layers, DPO__EMBED)->dtype;
     if (m->config.position == DPO_POSITION_LEARNED) {
         e.positions = r->positions;
         e.position_table = dpo__model_param(m, layers, DPO__POSITION)->data;
+        e.position_dtype = dpo__model_param(m, layers, DPO__POSITION)->dtype;
     }
     e.scale = (float)m->config.embedding_scale;
     return e;
@@ -7063,7 +7151,7 @@ DPO_API dpo_result dpo_lora_attach(dpo_model *m, const dpo_lora_config *config, 
         double bound = 1.0 / sqrt((double)a->columns);
         for (j = 0; j < a->count; j++) {
             double u = dpo__random_unit(seed, 0x10a0000u + (uint64_t)i, (uint64_t)j);
-            a->data[j] = (float)((2.0 * u - 1.0) * bound);
+            dpo__param_f32(a)[j] = (float)((2.0 * u - 1.0) * bound);
         }
         memset(b->data, 0, (size_t)b->count * sizeof(float));
     }
@@ -7126,7 +7214,7 @@ DPO_API dpo_model *dpo_lora_merge(const dpo_model *m) {
                 : dpo__gemm_of(w->rows, w->columns, r, b->data, r, 1, a->data, w->columns, 1, delta, w->columns);
         dpo__gemm_run(m->c, &g);
         m->c->kernels.scale(w->count, delta, delta, m->lora->scale);
-        m->c->kernels.add(w->count, w->data, delta);
+        m->c->kernels.add(w->count, dpo__param_f32(w), delta);
     }
     dpo__fp_leave(env);
     dpo__put(m->c, delta);
@@ -7201,8 +7289,8 @@ static dpo_result dpo__lora_read(dpo_context *c, const char *path, const dpo__lo
             r = dpo__fail(c, DPO_E_SHAPE, "%.400s: tensor %s has shape [%ld,%ld], this model and rank need [%ld,%ld]",
                           path, p->name, (long)e->shape[0], (long)(e->ndim > 1 ? e->shape[1] : 1), (long)p->rows,
                           (long)p->columns);
-        else r = dpo__st_read_f32(&st, e, p->data);
-        if (!r) r = dpo__model_finite(c, path, p->name, p->data, p->count);
+        else r = dpo__st_read_f32(&st, e, dpo__param_f32(p));
+        if (!r) r = dpo__model_finite(c, path, p->name, dpo__param_f32(p), p->count);
         used++;
     }
     if (!r && used < st.count)
@@ -11794,7 +11882,7 @@ static dpo_result dpo__trainer_move(dpo_trainer *t, double *grad_norm) {
         const dpo__param *p = t->trained[i];
         int scaled = k->mup_learning_rate && !t->m->lora && p->kind == DPO__MATRIX; /* [muP] */
         dpo__update o = dpo__optimizer_constants(k, t->step + 1, scaled ? lr * t->m->config.width_scale : lr, clip);
-        dpo__optimizer_job j = {t->c, k->optimizer, p->data, t->grad[i], t->m1[i], t->m2[i], o};
+        dpo__optimizer_job j = {t->c, k->optimizer, dpo__param_f32(p), t->grad[i], t->m1[i], t->m2[i], o};
         dpo__split_run(t->c, p->count, 16, dpo__optimizer_range, &j);
     }
     t->step++;
