@@ -817,7 +817,7 @@ DPO_API dpo_result dpo_attention_forward(dpo_context *c, dpo_tensor out, dpo_ten
                                          dpo_tensor v, const dpo_segment *segments, int64_t n_segments, double scale,
                                          const float *slopes);
 DPO_API dpo_result dpo_attention_backward(dpo_context *c, dpo_tensor dq, dpo_tensor dk, dpo_tensor dv, dpo_tensor dout,
-                                          dpo_tensor out, dpo_tensor stats, dpo_tensor q, dpo_tensor k, dpo_tensor v,
+                                          dpo_tensor stats, dpo_tensor q, dpo_tensor k, dpo_tensor v,
                                           const dpo_segment *segments, int64_t n_segments, double scale,
                                           const float *slopes);
 /* Activations, elementwise: y = gelu(x) (DPO_GELU: erf, DPO_GELU_TANH); SwiGLU y = up * silu(gate). */
@@ -2428,12 +2428,11 @@ DPO__INLINE void dpo__row_logsumexp(int fused, int64_t n, const float *z, float 
                 sum = dpo__lanes_add(sum, dpo__lanes_exp(fast, dpo__lanes_sub(e, top))););
     stats[1] = dpo__lanes_sum(sum);
 }
-/* z = p weight, p = exp(z - max) / sum; the caller corrects the target's element */
-DPO__INLINE void dpo__row_softmax_back(int fused, int64_t n, float *z, const float *stats, float weight) {
-    dpo__lanes top = dpo__lanes_set(stats[0]), inv = dpo__lanes_set(1.0f / stats[1]);
-    dpo__lanes f = dpo__lanes_set(weight);
+/* z = -p, p = exp(z - max) / sum; the caller adds the target's 1 */
+DPO__INLINE void dpo__row_softmax_back(int fused, int64_t n, float *z, const float *stats) {
+    dpo__lanes top = dpo__lanes_set(stats[0]), inv = dpo__lanes_set(-(1.0f / stats[1]));
     DPO__BLOCKS(n, i, m, dpo__lanes e = dpo__lanes_exp(fast, dpo__lanes_sub(dpo__lanes_get(z + i, m), top));
-                dpo__lanes_put(z + i, dpo__lanes_mul(dpo__lanes_mul(e, inv), f), m););
+                dpo__lanes_put(z + i, dpo__lanes_mul(e, inv), m););
 }
 
 /* An optimizer's constants for one tensor and one step; see >>OPTIMIZER. */
@@ -2514,7 +2513,7 @@ typedef void (*dpo__pack_fn)(float *dst, int width, const float *src, int64_t ld
     X(void, , swiglu_back, (int64_t n, float *dup, float *dgate, const float *dy, const float *up, const float *gate), \
       n, dup, dgate, dy, up, gate)                                                                                     \
     X(void, , logsumexp, (int64_t n, const float *z, float *stats), n, z, stats)                                       \
-    X(void, , softmax_back, (int64_t n, float *z, const float *stats, float weight), n, z, stats, weight)              \
+    X(void, , softmax_back, (int64_t n, float *z, const float *stats), n, z, stats)                                    \
     X(void, , adamw, (int64_t n, float *w, const float *g, float *m1, float *m2, const dpo__update *o), n, w, g, m1,   \
       m2, o)                                                                                                           \
     X(void, , rmsprop, (int64_t n, float *w, const float *g, float *m2, const dpo__update *o), n, w, g, m2, o)
@@ -3367,16 +3366,23 @@ static void dpo__rope_rows(void *arg, int64_t first, int64_t last, int worker) {
 #define DPO__ATTENTION_TILE 64 /* query rows x heads of a group at a time */
 #define DPO__MAX_DEPTH      64 /* segments on a path */
 
+/* Rows of a segment that are asked for, and where they stand among all rows asked for. */
+typedef struct dpo__asked {
+    int64_t first, count; /* within the segment */
+    int64_t at;           /* row of out, stats and dout */
+} dpo__asked;
+
 typedef struct dpo__attention {
     dpo_context *c;
     const dpo_segment *segments;
-    const int32_t *trees; /* [n_trees+1] first segment of each */
+    const dpo__asked *asked; /* [n_segments] the queries; a row that none asks for gives keys and values alone */
+    const int32_t *trees;    /* [n_trees+1] first segment of each */
     int64_t n_trees, heads, kv_heads, dim;
     float scale;
     const float *slopes; /* [H] or NULL */
     const float *q, *k, *v;
     int64_t q_row, q_head, k_row, k_head, v_row, v_head;
-    float *out, *stats; /* [N, H*D], [N, H, 2] */
+    float *out, *stats; /* [asked rows, H*D], [asked rows, H, 2] */
     int64_t max_path;
     float **scratch; /* per worker: dpo__attention_scratch floats */
     /* cached positions of segment s: rows cache_first[s]... of [rows, K*D]; NULL without a cache */
@@ -3441,8 +3447,8 @@ static int64_t dpo__attention_path(const dpo__attention *l, int32_t s, int64_t k
 typedef struct dpo__attention_part {
     const dpo__attention *l;
     int worker;
-    int64_t kv, group, first, rows, virtual_rows, before, keys;
-    int64_t from, from_q; /* where its elements begin in [N, H*D], and in q */
+    int64_t kv, group, at, rows, virtual_rows, before, keys;
+    int64_t from, from_q; /* where its elements begin in out, and in q */
     int n_spans;
     dpo__span spans[2 * DPO__MAX_DEPTH];
     float *q, *o, *dq, *dout, *s, *ds;
@@ -3461,7 +3467,7 @@ static void dpo__attention_part_open(dpo__attention_part *t, int32_t s, int64_t 
     const dpo__attention *l = t->l;
     int64_t tile = dpo__attention_tile(l->heads, l->kv_heads);
     float *at = l->scratch[t->worker];
-    t->first = l->segments[s].first + r0;
+    t->at = l->asked[s].at + r0 - l->asked[s].first;
     t->rows = rows;
     t->virtual_rows = rows * t->group;
     t->before = dpo__attention_path(l, s, t->kv, r0 + rows, t->spans, &t->n_spans) + r0;
@@ -3472,8 +3478,8 @@ static void dpo__attention_part_open(dpo__attention_part *t, int32_t s, int64_t 
     t->ds = t->s + tile * l->max_path;
     t->dq = t->ds + tile * l->max_path; /* these three are the backward pass's only */
     t->dout = t->dq + tile * l->dim;
-    t->from = t->first * l->heads * l->dim + t->kv * t->group * l->dim;
-    t->from_q = t->first * l->q_row + t->kv * t->group * l->q_head;
+    t->from = t->at * l->heads * l->dim + t->kv * t->group * l->dim;
+    t->from_q = (l->segments[s].first + r0) * l->q_row + t->kv * t->group * l->q_head;
     dpo__attention_copy(t, t->q, t->group * l->dim, l->dim, l->q + t->from_q, l->q_row, l->q_head);
 }
 /* to[virtual_rows, keys] = x [virtual_rows, D] times the spans' keys (or values), transposed */
@@ -3511,7 +3517,7 @@ static void dpo__attention_softmax(const dpo__attention_part *t, int again) {
     const dpo__attention *l = t->l;
     int64_t i, n;
     for (i = 0; i < t->virtual_rows; i++) {
-        int64_t head = t->kv * t->group + i % t->group, row = t->first + i / t->group;
+        int64_t head = t->kv * t->group + i % t->group, row = t->at + i / t->group;
         float *s = t->s + i * t->keys, *stats = l->stats + (row * l->heads + head) * 2;
         float slope = l->slopes ? l->slopes[head] : 0.0f;
         n = t->before + i / t->group + 1;
@@ -3530,7 +3536,7 @@ static void dpo__attention_forward_part(dpo__attention_part *t) {
     dpo__attention_copy(t, l->out + t->from, l->heads * l->dim, l->dim, t->o, t->group * l->dim, l->dim);
 }
 
-/*     dp_ij = do_i.v_j     delta_i = do_i.o_i     ds_ij = scale p_ij (dp_ij - delta_i)
+/*     dp_ij = do_i.v_j     delta_i = sum_j p_ij dp_ij     ds_ij = scale p_ij (dp_ij - delta_i)
        dq_i = sum_j ds_ij k_j     dk_j += sum_i ds_ij q_i     dv_j += sum_i p_ij do_i */
 static void dpo__attention_backward_part(dpo__attention_part *t) {
     const dpo__attention *l = t->l;
@@ -3541,11 +3547,11 @@ static void dpo__attention_backward_part(dpo__attention_part *t) {
     dpo__attention_softmax(t, 1);
     dpo__attention_scores(t, t->ds, t->dout, 1);
     for (i = 0; i < t->virtual_rows; i++) {
-        int64_t row = t->first + i / t->group, head = t->kv * t->group + i % t->group;
         int64_t n = t->before + i / t->group + 1;
-        float delta = l->c->kernels.dot(l->dim, t->dout + i * l->dim, l->out + (row * l->heads + head) * l->dim);
-        l->c->kernels.attend_back(n, t->ds + i * t->keys, t->s + i * t->keys, delta, l->scale);
-        memset(t->ds + i * t->keys + n, 0, (size_t)(t->keys - n) * sizeof(float));
+        float *ds = t->ds + i * t->keys;
+        const float *p = t->s + i * t->keys;
+        l->c->kernels.attend_back(n, ds, p, l->c->kernels.dot(n, p, ds), l->scale);
+        memset(ds + n, 0, (size_t)(t->keys - n) * sizeof(float));
     }
     dpo__attention_mix(t, t->dq, t->ds, 0);
     dpo__attention_copy(t, l->dq + t->from_q, l->q_row, l->q_head, t->dq, t->group * l->dim, l->dim);
@@ -3571,22 +3577,26 @@ static void dpo__attention_unit(const dpo__attention *l, int64_t task, int worke
     t.kv = task % l->kv_heads;
     t.group = l->heads / l->kv_heads;
     step = dpo__attention_tile(l->heads, l->kv_heads) / t.group;
-    for (s = l->trees[tree]; s < l->trees[tree + 1]; s++)
-        for (r0 = 0; r0 < l->segments[s].length; r0 += step) {
-            dpo__attention_part_open(&t, s, r0, dpo__min64(step, l->segments[s].length - r0));
+    for (s = l->trees[tree]; s < l->trees[tree + 1]; s++) {
+        int64_t end = l->asked[s].first + l->asked[s].count;
+        for (r0 = l->asked[s].first; r0 < end; r0 += step) {
+            dpo__attention_part_open(&t, s, r0, dpo__min64(step, end - r0));
             part(&t);
         }
+    }
 }
 static void dpo__attention_forward_unit(void *arg, int64_t task, int worker) {
     dpo__attention_unit((const dpo__attention *)arg, task, worker, dpo__attention_forward_part);
 }
 static void dpo__attention_backward_unit(void *arg, int64_t task, int worker) {
     const dpo__attention *l = (const dpo__attention *)arg;
-    int64_t tree = task / l->kv_heads, kv = task % l->kv_heads, n;
+    int64_t tree = task / l->kv_heads, kv = task % l->kv_heads, group = l->heads / l->kv_heads, n, h;
     const dpo_segment *last = &l->segments[l->trees[tree + 1] - 1];
+    size_t bytes = (size_t)l->dim * sizeof(float);
     for (n = l->segments[l->trees[tree]].first; n < last->first + last->length; n++) {
-        memset(l->dk + n * l->k_row + kv * l->k_head, 0, (size_t)l->dim * sizeof(float));
-        memset(l->dv + n * l->v_row + kv * l->v_head, 0, (size_t)l->dim * sizeof(float));
+        memset(l->dk + n * l->k_row + kv * l->k_head, 0, bytes);
+        memset(l->dv + n * l->v_row + kv * l->v_head, 0, bytes);
+        for (h = 0; h < group; h++) memset(l->dq + n * l->q_row + (kv * group + h) * l->q_head, 0, bytes);
     }
     dpo__attention_unit(l, task, worker, dpo__attention_backward_part);
 }
@@ -3639,9 +3649,11 @@ static void dpo__activation_backward(dpo__activation *l, int64_t n) {
 
 /* --- Output head with log-softmax ----------------------------------------------------------------
    z = scale W h,   logp = z_t - max z - log sum exp(z - max z)      (the last two in double)
-   dz_j = w scale (onehot_j - p_j) for weight w = d(loss)/d(logp);  dh = dz W,  dW += dz^T h
+   dz_j = w scale (onehot_j - p_j) for weight w = d(loss)/d(logp)
+   dh = (w scale) (onehot - p) W,   dW += (onehot - p)^T (w scale h)
    The products are a linear layer's; here is what stands between them, for one tile of target rows:
-   z [R,V] is overwritten by dz. */
+   z [R,V] is overwritten by onehot - p. A row's weight, times scale, enters where it is cheap: dh is scaled after its
+   product, and h before the one that gives dW. So a frozen head's dh needs no weight yet. */
 
 typedef struct dpo__head {
     dpo_context *c;
@@ -3650,7 +3662,6 @@ typedef struct dpo__head {
     float *z, *stats; /* [R,V], [R,2] */
     const int32_t *token;
     double *logp;
-    const double *weight;
 } dpo__head;
 
 static void dpo__head_rows(void *arg, int64_t first, int64_t last, int worker) {
@@ -3661,19 +3672,36 @@ static void dpo__head_rows(void *arg, int64_t first, int64_t last, int worker) {
         float *z = l->z + i * l->vocab, *stats = l->stats + 2 * i;
         if (l->scale != 1.0f) l->c->kernels.scale(l->vocab, z, z, l->scale);
         l->c->kernels.logsumexp(l->vocab, z, stats);
-        l->logp[i] = ((double)z[l->token[i]] - (double)stats[0]) - dpo__num_log((double)stats[1]);
+        if (l->token[i] >= 0) /* else nobody asks: the row is there for comparison */
+            l->logp[i] = ((double)z[l->token[i]] - (double)stats[0]) - dpo__num_log((double)stats[1]);
     }
 }
+/* onehot - p */
 static void dpo__head_back_rows(void *arg, int64_t first, int64_t last, int worker) {
     const dpo__head *l = (const dpo__head *)arg;
     int64_t i;
     (void)worker;
     for (i = first; i < last; i++) {
         float *z = l->z + i * l->vocab;
-        float w = (float)(-(l->weight[i] * (double)l->scale));
-        l->c->kernels.softmax_back(l->vocab, z, l->stats + 2 * i, w);
-        z[l->token[i]] = z[l->token[i]] - w;
+        l->c->kernels.softmax_back(l->vocab, z, l->stats + 2 * i);
+        if (l->token[i] >= 0) z[l->token[i]] = 1.0f + z[l->token[i]];
     }
+}
+/* y[i] = (weight[i] scale) x[i] for rows of d */
+typedef struct dpo__row_weights {
+    dpo_context *c;
+    int64_t d;
+    float *y;
+    const float *x;
+    const double *weight;
+    double scale;
+} dpo__row_weights;
+static void dpo__row_weights_rows(void *arg, int64_t first, int64_t last, int worker) {
+    const dpo__row_weights *l = (const dpo__row_weights *)arg;
+    int64_t i;
+    (void)worker;
+    for (i = first; i < last; i++)
+        l->c->kernels.scale(l->d, l->y + i * l->d, l->x + i * l->d, (float)(l->weight[i] * l->scale));
 }
 
 /* ===========================================================================================
@@ -5314,6 +5342,33 @@ static dpo_result dpo__batch_place(dpo_context *c, const dpo_batch *b, int32_t *
     return DPO_OK;
 }
 
+static void dpo__asked_all(const dpo_batch *b, dpo__asked *asked) {
+    int64_t i;
+    for (i = 0; i < b->n_segments; i++) {
+        asked[i].first = 0;
+        asked[i].count = b->segments[i].length;
+        asked[i].at = b->segments[i].first;
+    }
+}
+/* Of each segment the rows from its first target to its last: all that a last layer has to give. Returns how many. */
+static int64_t dpo__asked_targets(const dpo_batch *b, dpo__asked *asked) {
+    int64_t i, n = 0, s;
+    for (i = 0; i < b->n_segments; i++) asked[i].first = asked[i].count = 0;
+    for (i = s = 0; i < b->n_targets; i++) {
+        int64_t row = b->targets[i].row, at;
+        while (s > 0 && row < b->segments[s].first) s--; /* targets mostly come in row order */
+        while (row >= (int64_t)b->segments[s].first + b->segments[s].length) s++;
+        at = row - b->segments[s].first;
+        if (!asked[s].count || at < asked[s].first) {
+            asked[s].count += asked[s].count ? asked[s].first - at : 1;
+            asked[s].first = at;
+        }
+        asked[s].count = dpo__max64(asked[s].count, at - asked[s].first + 1);
+    }
+    for (i = 0; i < b->n_segments; n += asked[i++].count) asked[i].at = n;
+    return n;
+}
+
 /* ===========================================================================================
    >>MODEL - one transformer; the families are configurations of it
    =========================================================================================== */
@@ -6295,7 +6350,10 @@ DPO_API uint64_t dpo_model_hash(const dpo_model *m) {
 
    A workspace holds what a pass needs. For training each layer keeps its input, q/k/v after rotation,
    attention's row statistics and output, and the MLP's pre-activations; norm outputs and activations
-   are made again in the backward pass. With `recompute` only the inputs are kept.
+   are made again in the backward pass. In mixed and bf16 precision q/k/v, attention's output and the pre-activations
+   are kept in bf16: they were rounded, or will be. With `recompute` only the inputs are kept.
+
+   Of the last layer only the rows that targets ask for are computed; the others give keys and values, no more.
    =========================================================================================== */
 
 typedef struct dpo__saved {
@@ -6304,6 +6362,8 @@ typedef struct dpo__saved {
     float *qkv, *attend, *att; /* [N,(H+2K)D]  [N,H,2]  [N,H*D] */
     float *mid;                /* x + attention [N,d]; sequential residuals only */
     float *up, *gate;          /* [N,f] */
+    /* In bf16, what is kept of qkv (before rotation), att, up and gate, which serve one layer after the other then. */
+    uint16_t *qkv16, *att16, *up16, *gate16;
 } dpo__saved;
 
 typedef struct dpo__run {
@@ -6311,6 +6371,10 @@ typedef struct dpo__run {
     dpo_model *m;
     dpo__shape cap;
     int train, recompute;
+    int bf16;        /* operands of linear products are rounded */
+    int naive;       /* all rows of the last layer and of the head, for comparison */
+    int head_frozen; /* its input's gradient needs no weights: one pass over the logits */
+    int head_twice;  /* logits are computed again once the weights are known, not kept until then */
     int64_t head_rows, lora_r;
     dpo__saved *saved; /* [layers + 1]; the last has x only */
     int32_t *positions, *trees;
@@ -6318,13 +6382,18 @@ typedef struct dpo__run {
     float *norm, *branch, *branch2, *act, *lora;
     float *dx, *dnorm, *dnorm2, *datt, *dqkv, *dact, *dgate;
     float **scratch;
-    /* a tile of target rows */
+    /* a tile of target rows; head_dnorm: all of them if the head is frozen */
     int32_t *head_row, *head_token;
     float *head_x, *head_norm, *head_stats, *head_dx, *head_dnorm, *logits, *logit_stats;
     double *head_logp, *head_weight;
     /* the batch at hand */
     const dpo_batch *batch;
-    int64_t n_trees;
+    int64_t n_trees, rows; /* rows that the layer at hand works on */
+    /* rows asked of the last layer: of each segment, which ones [n_asked], their numbers [N], their inputs */
+    dpo__asked *all, *asked;
+    int64_t n_asked;
+    int32_t *asked_row, *asked_of;
+    float *asked_x;
     /* cached keys and values: per layer [cache_rows, K*D]; first row of each segment's */
     float *cache_k, *cache_v;
     int64_t cache_rows;
@@ -6346,25 +6415,30 @@ static int64_t dpo__qkv_width(const dpo_model_config *k) {
 static void dpo__run_layout_layers(dpo__arena *a, const dpo_model_config *k, dpo__run *r) {
     int64_t l, n = r->cap.rows, d = k->hidden_size, layers = k->num_hidden_layers;
     int64_t hd = (int64_t)k->num_attention_heads * k->head_dim, f = k->intermediate_size;
-    int gated = k->activation == DPO_SWIGLU;
+    int gated = k->activation == DPO_SWIGLU, keep = r->train && r->bf16 && !r->recompute;
     dpo__saved one, *s;
     memset(&one, 0, sizeof one);
     r->saved = DPO__CARVE(a, dpo__saved, layers + 1);
     for (l = 0; l <= layers; l++) {
         s = r->saved ? &r->saved[l] : &one;
-        if (l && !r->train) { /* forward only: one set of buffers serves every layer */
-            if (r->saved) *s = r->saved[0];
-            continue;
-        }
-        if (l && r->recompute && r->saved) *s = r->saved[0];
+        if (!l) memset(s, 0, sizeof *s);
+        else if (r->saved) *s = r->saved[0]; /* what layers share */
+        if (l && !r->train) continue;        /* forward only: one set of buffers serves every layer */
         s->x = DPO__CARVE(a, float, n *d);
         if (l == layers || (l && r->recompute)) continue;
         s->stats1 = DPO__CARVE(a, float, n * 2);
         s->stats2 = DPO__CARVE(a, float, n * 2);
-        s->qkv = DPO__CARVE(a, float, n *dpo__qkv_width(k));
         s->attend = DPO__CARVE(a, float, n * k->num_attention_heads * 2);
-        s->att = DPO__CARVE(a, float, n *hd);
         s->mid = DPO__CARVE(a, float, k->parallel_residual ? 0 : n *d);
+        if (keep) {
+            s->qkv16 = DPO__CARVE(a, uint16_t, n * dpo__qkv_width(k));
+            s->att16 = DPO__CARVE(a, uint16_t, n * hd);
+            s->up16 = DPO__CARVE(a, uint16_t, n * f);
+            s->gate16 = DPO__CARVE(a, uint16_t, gated ? n * f : 0);
+        }
+        if (l && keep) continue;
+        s->qkv = DPO__CARVE(a, float, n *dpo__qkv_width(k));
+        s->att = DPO__CARVE(a, float, n *hd);
         s->up = DPO__CARVE(a, float, n *f);
         s->gate = DPO__CARVE(a, float, gated ? n *f : 0);
     }
@@ -6382,7 +6456,7 @@ static void dpo__run_layout_head(dpo__arena *a, const dpo_model_config *k, dpo__
     r->head_stats = DPO__CARVE(a, float, t * 2);
     r->logit_stats = DPO__CARVE(a, float, t * 2);
     r->head_dx = DPO__CARVE(a, float, back *d);
-    r->head_dnorm = DPO__CARVE(a, float, back *d);
+    r->head_dnorm = DPO__CARVE(a, float, (r->head_frozen && r->train ? r->cap.targets : back) * d);
     r->logits = DPO__CARVE(a, float, t * k->vocab_size);
 }
 
@@ -6396,6 +6470,11 @@ static void dpo__run_layout(dpo__arena *a, const dpo_model_config *k, int worker
     int w;
     r->positions = DPO__CARVE(a, int32_t, n);
     r->trees = DPO__CARVE(a, int32_t, r->cap.segments + 1);
+    r->all = DPO__CARVE(a, dpo__asked, r->cap.segments);
+    r->asked = DPO__CARVE(a, dpo__asked, r->cap.segments);
+    r->asked_row = DPO__CARVE(a, int32_t, n);
+    r->asked_of = DPO__CARVE(a, int32_t, n);
+    r->asked_x = DPO__CARVE(a, float, n *d);
     r->cosines = DPO__CARVE(a, float, r->cap.path *half);
     r->sines = DPO__CARVE(a, float, r->cap.path *half);
     dpo__run_layout_layers(a, k, r);
@@ -6493,13 +6572,13 @@ static dpo__linear_grad dpo__model_linear_grad(const dpo_model *m, const dpo__gr
 /* y[:, at ...] = module(x) */
 static void dpo__run_linear(dpo__run *r, int64_t layer, int id, float *y, int64_t y_row, const float *x) {
     dpo__linear l = dpo__model_linear(r->m, layer, id);
-    dpo__linear_forward(r->c, &l, y, y_row, x, l.in, r->batch->n_rows, r->lora);
+    dpo__linear_forward(r->c, &l, y, y_row, x, l.in, r->rows, r->lora);
 }
 static void dpo__run_linear_back(dpo__run *r, const dpo__grads *g, int64_t layer, int id, float *dx, int add,
                                  const float *dy, int64_t dy_row, const float *x) {
     dpo__linear l = dpo__model_linear(r->m, layer, id);
     dpo__linear_grad grad = dpo__model_linear_grad(r->m, g, layer, id);
-    dpo__linear_backward(r->c, &l, &grad, dx, l.in, add, dy, dy_row, x, l.in, r->batch->n_rows, r->lora);
+    dpo__linear_backward(r->c, &l, &grad, dx, l.in, add, dy, dy_row, x, l.in, r->rows, r->lora);
 }
 
 static dpo__norm dpo__run_norm(const dpo__run *r, int64_t layer, int id, const float *x, float *y, float *stats,
@@ -6540,6 +6619,7 @@ static dpo__attention dpo__run_attention(const dpo__run *r, int64_t layer, const
     memset(&l, 0, sizeof l);
     l.c = r->c;
     l.segments = r->batch->segments;
+    l.asked = layer + 1 == k->num_hidden_layers ? r->asked : r->all;
     l.trees = r->trees;
     l.n_trees = r->n_trees;
     l.heads = k->num_attention_heads;
@@ -6603,12 +6683,58 @@ static void dpo__run_cache(const dpo__run *r, const dpo__attention *a) {
         }
     }
 }
+/* x rounded to bf16, in place and, if there is a place, in `keep`; and back from there. */
+typedef struct dpo__rounding {
+    dpo_context *c;
+    float *x;
+    uint16_t *keep;
+} dpo__rounding;
+static void dpo__rounding_range(void *arg, int64_t first, int64_t last, int worker) {
+    const dpo__rounding *t = (const dpo__rounding *)arg;
+    (void)worker;
+    t->c->kernels.narrow(last - first, t->keep ? t->keep + first : NULL, t->x + first, t->x + first);
+}
+static void dpo__rounding_back(void *arg, int64_t first, int64_t last, int worker) {
+    const dpo__rounding *t = (const dpo__rounding *)arg;
+    (void)worker;
+    t->c->kernels.expand(last - first, t->x + first, t->keep + first, 0);
+}
+static void dpo__run_round(const dpo__run *r, float *x, uint16_t *keep, int64_t n) {
+    dpo__rounding t = {r->c, x, keep};
+    if (r->bf16) dpo__split_run(r->c, n, 16, dpo__rounding_range, &t);
+}
+static void dpo__run_unround(const dpo__run *r, float *x, uint16_t *keep, int64_t n) {
+    dpo__rounding t = {r->c, x, keep};
+    if (keep) dpo__split_run(r->c, n, 16, dpo__rounding_back, &t);
+}
+
+/* Rows that a layer gives. */
+static int64_t dpo__layer_asked(const dpo__run *r, int64_t layer) {
+    return layer + 1 == r->m->config.num_hidden_layers ? r->n_asked : r->batch->n_rows;
+}
+/* Its input at those rows. */
+static const float *dpo__layer_x(const dpo__run *r, int64_t layer, const dpo__saved *s) {
+    dpo__embedding gather; /* rows of x are looked up as an embedding's are */
+    if (dpo__layer_asked(r, layer) == r->batch->n_rows) return s->x;
+    memset(&gather, 0, sizeof gather);
+    gather.c = r->c;
+    gather.ids = r->asked_row;
+    gather.n = r->n_asked;
+    gather.d = r->m->config.hidden_size;
+    gather.table = s->x;
+    gather.x = r->asked_x;
+    gather.scale = 1.0f;
+    dpo__embedding_forward(&gather);
+    return r->asked_x;
+}
+
 /* r->branch = attention's contribution to the residual stream. */
 static void dpo__layer_attention(dpo__run *r, int64_t layer, const dpo__saved *s) {
     const dpo_model_config *k = &r->m->config;
     int64_t width = dpo__qkv_width(k);
     dpo__attention a = dpo__run_attention(r, layer, s);
     dpo__norm n = dpo__run_norm(r, layer, DPO__NORM1_W, s->x, r->norm, s->stats1, r->batch->n_rows);
+    r->rows = r->batch->n_rows;
     dpo__norm_forward(&n);
     if (k->qkv != DPO_QKV_SEPARATE) dpo__run_linear(r, layer, DPO__QKV_W, s->qkv, width, r->norm);
     else {
@@ -6616,18 +6742,24 @@ static void dpo__layer_attention(dpo__run *r, int64_t layer, const dpo__saved *s
         dpo__run_linear(r, layer, DPO__K_W, s->qkv + (a.k - a.q), width, r->norm);
         dpo__run_linear(r, layer, DPO__V_W, s->qkv + (a.v - a.q), width, r->norm);
     }
+    dpo__run_round(r, s->qkv, s->qkv16, r->rows * width);
     dpo__run_rotate(r, &a, s->qkv, s->qkv, 1.0f);
     if (r->cache_k) dpo__run_cache(r, &a);
     dpo__attention_forward(&a);
+    r->rows = dpo__layer_asked(r, layer);
+    dpo__run_round(r, s->att, s->att16, r->rows * a.heads * a.dim); /* the next product would do it */
     dpo__run_linear(r, layer, DPO__O_W, r->branch, k->hidden_size, s->att);
 }
 /* The MLP's pre-activations from x (the layer's input, or x + attention). */
 static void dpo__layer_mlp_in(dpo__run *r, int64_t layer, const dpo__saved *s, const float *x) {
     const dpo_model_config *k = &r->m->config;
-    dpo__norm n = dpo__run_norm(r, layer, DPO__NORM2_W, x, r->norm, s->stats2, r->batch->n_rows);
+    dpo__norm n = dpo__run_norm(r, layer, DPO__NORM2_W, x, r->norm, s->stats2, r->rows);
     dpo__norm_forward(&n);
     dpo__run_linear(r, layer, DPO__UP_W, s->up, k->intermediate_size, r->norm);
-    if (k->activation == DPO_SWIGLU) dpo__run_linear(r, layer, DPO__GATE_W, s->gate, k->intermediate_size, r->norm);
+    dpo__run_round(r, s->up, s->up16, r->rows * k->intermediate_size);
+    if (k->activation != DPO_SWIGLU) return;
+    dpo__run_linear(r, layer, DPO__GATE_W, s->gate, k->intermediate_size, r->norm);
+    dpo__run_round(r, s->gate, s->gate16, r->rows * k->intermediate_size);
 }
 static dpo__activation dpo__layer_activation(const dpo__run *r, const dpo__saved *s) {
     dpo__activation a;
@@ -6656,21 +6788,23 @@ static void dpo__residual_range(void *arg, int64_t first, int64_t last, int work
 }
 static void dpo__run_residual(const dpo__run *r, float *to, const float *x, const float *a, const float *b) {
     dpo__residual t = {r->c, to, x, a, b};
-    dpo__split_run(r->c, r->batch->n_rows * r->m->config.hidden_size, 16, dpo__residual_range, &t);
+    dpo__split_run(r->c, r->rows * r->m->config.hidden_size, 16, dpo__residual_range, &t);
 }
 
 /* Everything the backward pass needs of a layer; with `to` also its output. */
 static void dpo__layer_forward(dpo__run *r, int64_t layer, const dpo__saved *s, float *to) {
     const dpo_model_config *k = &r->m->config;
+    const float *x;
     dpo__activation a;
     dpo__layer_attention(r, layer, s);
-    if (!k->parallel_residual) dpo__run_residual(r, s->mid, s->x, r->branch, NULL);
-    dpo__layer_mlp_in(r, layer, s, k->parallel_residual ? s->x : s->mid);
+    x = dpo__layer_x(r, layer, s);
+    if (!k->parallel_residual) dpo__run_residual(r, s->mid, x, r->branch, NULL);
+    dpo__layer_mlp_in(r, layer, s, k->parallel_residual ? x : s->mid);
     if (!to) return;
     a = dpo__layer_activation(r, s);
-    dpo__activation_forward(&a, r->batch->n_rows * k->intermediate_size);
+    dpo__activation_forward(&a, r->rows * k->intermediate_size);
     dpo__run_linear(r, layer, DPO__DOWN_W, r->branch2, k->hidden_size, r->act);
-    if (k->parallel_residual) dpo__run_residual(r, to, s->x, r->branch, r->branch2);
+    if (k->parallel_residual) dpo__run_residual(r, to, x, r->branch, r->branch2);
     else dpo__run_residual(r, to, s->mid, r->branch2, NULL);
 }
 
@@ -6680,51 +6814,81 @@ static void dpo__layer_mlp_back(dpo__run *r, const dpo__grads *g, int64_t layer,
     const dpo_model_config *k = &r->m->config;
     int64_t f = k->intermediate_size;
     dpo__activation a = dpo__layer_activation(r, s);
-    dpo__activation_forward(&a, r->batch->n_rows * f);
+    dpo__run_unround(r, s->up, s->up16, r->rows * f);
+    if (k->activation == DPO_SWIGLU) dpo__run_unround(r, s->gate, s->gate16, r->rows * f);
+    dpo__activation_forward(&a, r->rows * f);
     dpo__run_linear_back(r, g, layer, DPO__DOWN_W, r->dact, 0, r->dx, k->hidden_size, r->act);
     a.dy = a.dx = r->dact;
     a.dgate = r->dgate;
-    dpo__activation_backward(&a, r->batch->n_rows * f);
+    dpo__activation_backward(&a, r->rows * f);
     n->again = 1;
     dpo__norm_forward(n); /* r->norm: the MLP's input once more */
     dpo__run_linear_back(r, g, layer, DPO__UP_W, dnorm, 0, r->dact, f, r->norm);
     if (k->activation == DPO_SWIGLU) dpo__run_linear_back(r, g, layer, DPO__GATE_W, dnorm, 1, r->dgate, f, r->norm);
 }
-/* From r->dx to d(loss)/d(norm1's output) in r->dnorm. */
+/* From r->dx to d(loss)/d(norm1's output) in dnorm, unless that is NULL. */
 static void dpo__layer_attention_back(dpo__run *r, const dpo__grads *g, int64_t layer, const dpo__saved *s,
-                                      dpo__norm *n) {
+                                      dpo__norm *n, float *dnorm) {
     const dpo_model_config *k = &r->m->config;
-    int64_t width = dpo__qkv_width(k);
+    int64_t width = dpo__qkv_width(k), rows = r->batch->n_rows;
     dpo__attention a = dpo__run_attention(r, layer, s);
+    dpo__run_unround(r, s->att, s->att16, r->rows * a.heads * a.dim);
     dpo__run_linear_back(r, g, layer, DPO__O_W, r->datt, 0, r->dx, k->hidden_size, s->att);
+    if (s->qkv16) {
+        dpo__run_unround(r, s->qkv, s->qkv16, rows * width);
+        dpo__run_rotate(r, &a, s->qkv, s->qkv, 1.0f);
+    }
     a.dout = r->datt;
     a.dq = r->dqkv + (a.q - s->qkv);
     a.dk = r->dqkv + (a.k - s->qkv);
     a.dv = r->dqkv + (a.v - s->qkv);
     dpo__attention_backward(&a);
     dpo__run_rotate(r, &a, s->qkv, r->dqkv, -1.0f);
+    r->rows = rows;
     n->again = 1;
     dpo__norm_forward(n);
     if (k->qkv != DPO_QKV_SEPARATE) {
-        dpo__run_linear_back(r, g, layer, DPO__QKV_W, r->dnorm, 0, r->dqkv, width, r->norm);
+        dpo__run_linear_back(r, g, layer, DPO__QKV_W, dnorm, 0, r->dqkv, width, r->norm);
         return;
     }
-    dpo__run_linear_back(r, g, layer, DPO__Q_W, r->dnorm, 0, a.dq, width, r->norm);
-    dpo__run_linear_back(r, g, layer, DPO__K_W, r->dnorm, 1, a.dk, width, r->norm);
-    dpo__run_linear_back(r, g, layer, DPO__V_W, r->dnorm, 1, a.dv, width, r->norm);
+    dpo__run_linear_back(r, g, layer, DPO__Q_W, dnorm, 0, a.dq, width, r->norm);
+    dpo__run_linear_back(r, g, layer, DPO__K_W, dnorm, 1, a.dk, width, r->norm);
+    dpo__run_linear_back(r, g, layer, DPO__V_W, dnorm, 1, a.dv, width, r->norm);
+}
+/* r->dx: from the asked rows, in order, to all rows; zero where none was asked. */
+static void dpo__run_spread(const dpo__run *r) {
+    int64_t i, d = r->m->config.hidden_size;
+    for (i = r->batch->n_rows - 1; i >= 0; i--) { /* each row moves up, so the last one goes first */
+        float *to = r->dx + i * d;
+        if (r->asked_of[i] < 0) memset(to, 0, (size_t)d * sizeof(float));
+        else if (r->asked_of[i] != i) memcpy(to, r->dx + r->asked_of[i] * d, (size_t)d * sizeof(float));
+    }
+}
+/* Whether anything in a layer's MLP learns. */
+static int dpo__layer_mlp_learns(const dpo__run *r, int64_t layer) {
+    const dpo__lora *l = r->m->lora;
+    const int32_t *of = l && l->on ? l->of + layer * DPO__N_TENSORS : NULL;
+    return !of || of[DPO__UP_W] >= 0 || of[DPO__GATE_W] >= 0 || of[DPO__DOWN_W] >= 0;
 }
 /* r->dx: from d(loss)/d(output) to d(loss)/d(input) of a layer, in place:
-   parallel    dx + norm2'(mlp'(dx)) + norm1'(attn'(dx));   sequential: the MLP's part first */
+   parallel    dx + norm2'(mlp'(dx)) + norm1'(attn'(dx));   sequential: the MLP's part first
+   Below the first layer with adapters nothing learns: its input's gradient is not needed. */
 static void dpo__layer_backward(dpo__run *r, const dpo__grads *g, int64_t layer, const dpo__saved *s) {
     int parallel = r->m->config.parallel_residual;
-    int64_t rows = r->batch->n_rows;
-    dpo__norm n1 = dpo__run_norm(r, layer, DPO__NORM1_W, s->x, r->norm, s->stats1, rows);
-    dpo__norm n2 = dpo__run_norm(r, layer, DPO__NORM2_W, parallel ? s->x : s->mid, r->norm, s->stats2, rows);
+    int64_t rows = dpo__layer_asked(r, layer), all = r->batch->n_rows;
+    int lowest = !layer && !g->params[r->m->of[(int64_t)r->m->config.num_hidden_layers * DPO__N_TENSORS + DPO__EMBED]];
+    int mlp = !lowest || !parallel || dpo__layer_mlp_learns(r, layer);
+    const float *x = rows < all ? r->asked_x : s->x;
+    dpo__norm n1 = dpo__run_norm(r, layer, DPO__NORM1_W, s->x, r->norm, s->stats1, all);
+    dpo__norm n2 = dpo__run_norm(r, layer, DPO__NORM2_W, parallel ? x : s->mid, r->norm, s->stats2, rows);
     float *dnorm2 = parallel ? r->dnorm2 : r->dnorm;
-    dpo__layer_mlp_back(r, g, layer, s, &n2, dnorm2);
+    r->rows = rows;
+    if (mlp) dpo__layer_mlp_back(r, g, layer, s, &n2, dnorm2);
     if (!parallel) dpo__run_norm_back(r, g, &n2, layer, DPO__NORM2_W, dnorm2, r->dx, 1);
-    dpo__layer_attention_back(r, g, layer, s, &n1);
+    dpo__layer_attention_back(r, g, layer, s, &n1, lowest ? NULL : r->dnorm);
+    if (lowest) return;
     if (parallel) dpo__run_norm_back(r, g, &n2, layer, DPO__NORM2_W, dnorm2, r->dx, 1);
+    if (rows < all) dpo__run_spread(r);
     dpo__run_norm_back(r, g, &n1, layer, DPO__NORM1_W, r->dnorm, r->dx, 1);
 }
 
@@ -6750,13 +6914,29 @@ static dpo__embedding dpo__run_embedding(const dpo__run *r) {
     return e;
 }
 
-/* Hidden rows of the last layer, in r->saved[layers].x. The batch was checked and fits. */
+/* Which rows the last layer gives. */
+static void dpo__run_asked(dpo__run *r) {
+    const dpo_batch *b = r->batch;
+    int64_t s, i;
+    dpo__asked_all(b, r->all);
+    dpo__asked_all(b, r->asked);
+    r->n_asked = r->naive ? b->n_rows : dpo__asked_targets(b, r->asked);
+    for (i = 0; i < b->n_rows; i++) r->asked_of[i] = -1;
+    for (s = 0; s < b->n_segments; s++)
+        for (i = 0; i < r->asked[s].count; i++) {
+            int64_t row = b->segments[s].first + r->asked[s].first + i, at = r->asked[s].at + i;
+            r->asked_row[at] = (int32_t)row;
+            r->asked_of[row] = (int32_t)at;
+        }
+}
+/* The last layer's rows that are asked for, in r->saved[layers].x. The batch was checked and fits. */
 static dpo_result dpo__run_forward(dpo__run *r, const dpo_batch *b) {
     int64_t layer, layers = r->m->config.num_hidden_layers;
     dpo__embedding e;
     dpo_result code = dpo__batch_place(r->c, b, r->positions, r->trees, &r->n_trees);
     if (code) return code;
     r->batch = b;
+    dpo__run_asked(r);
     e = dpo__run_embedding(r);
     e.x = r->saved[0].x;
     dpo__embedding_forward(&e);
@@ -6798,17 +6978,17 @@ static int64_t dpo__head_end(const dpo__run *r, int64_t i, int64_t group) {
         end--;
     return end;
 }
-static dpo__head dpo__head_tile(dpo__run *r, int64_t i, int64_t n, dpo__linear *w) {
+/* Targets i..i+n-1: their rows, normalised. */
+static dpo__norm dpo__head_gather(dpo__run *r, int64_t i, int64_t n) {
     const dpo_batch *b = r->batch;
     int64_t layers = r->m->config.num_hidden_layers, j;
     dpo__embedding gather;
     dpo__norm norm;
-    dpo__head h;
     for (j = 0; j < n; j++) {
-        r->head_row[j] = b->targets[i + j].row;
+        r->head_row[j] = r->asked_of[b->targets[i + j].row];
         r->head_token[j] = b->targets[i + j].token;
     }
-    memset(&gather, 0, sizeof gather); /* rows of x are looked up as an embedding's are */
+    memset(&gather, 0, sizeof gather);
     gather.c = r->c;
     gather.ids = r->head_row;
     gather.n = n;
@@ -6819,6 +6999,13 @@ static dpo__head dpo__head_tile(dpo__run *r, int64_t i, int64_t n, dpo__linear *
     dpo__embedding_forward(&gather);
     norm = dpo__run_norm(r, layers, DPO__FINAL_W, r->head_x, r->head_norm, r->head_stats, n);
     dpo__norm_forward(&norm);
+    return norm;
+}
+/* Their logits. */
+static dpo__head dpo__head_tile(dpo__run *r, int64_t i, int64_t n, dpo__linear *w) {
+    int64_t layers = r->m->config.num_hidden_layers;
+    dpo__head h;
+    (void)dpo__head_gather(r, i, n);
     *w = dpo__model_linear(r->m, layers, r->m->config.tie_word_embeddings ? DPO__EMBED : DPO__HEAD);
     w->b = NULL;
     dpo__linear_forward(r->c, w, r->logits, w->out, r->head_norm, w->in, n, r->lora);
@@ -6832,60 +7019,98 @@ static dpo__head dpo__head_tile(dpo__run *r, int64_t i, int64_t n, dpo__linear *
     h.stats = r->logit_stats;
     h.token = r->head_token;
     h.logp = r->head_logp;
-    h.weight = r->head_weight;
     return h;
 }
-/* The tile's way back: logits to d(loss)/d(hidden rows), added into r->dx. */
-static void dpo__head_tile_back(dpo__run *r, const dpo__grads *g, dpo__head *h, const dpo__linear *w) {
+/* The tile's logits to dh = (onehot - p) W, rows without their weights, and the head's own gradients with them
+   (weights NULL: the head is frozen). */
+static void dpo__head_tile_back(dpo__run *r, const dpo__grads *g, dpo__head *h, const dpo__linear *w, float *dh,
+                                const double *weights) {
     int64_t layers = r->m->config.num_hidden_layers;
     dpo__linear_grad grad =
         dpo__model_linear_grad(r->m, g, layers, r->m->config.tie_word_embeddings ? DPO__EMBED : DPO__HEAD);
-    dpo__norm norm = dpo__run_norm(r, layers, DPO__FINAL_W, r->head_x, r->head_norm, r->head_stats, h->rows);
-    dpo__embedding scatter;
+    dpo__row_weights x = {r->c, h->d, r->head_norm, r->head_norm, weights, (double)h->scale};
     dpo__split_run(r->c, h->rows, 1, dpo__head_back_rows, h);
-    dpo__linear_backward(r->c, w, &grad, r->head_dnorm, w->in, 0, h->z, h->vocab, r->head_norm, w->in, h->rows,
-                         r->lora);
-    dpo__run_norm_back(r, g, &norm, layers, DPO__FINAL_W, r->head_dnorm, r->head_dx, 0);
+    if (weights) dpo__split_run(r->c, h->rows, 1, dpo__row_weights_rows, &x);
+    dpo__linear_backward(r->c, w, &grad, dh, w->in, 0, h->z, h->vocab, r->head_norm, w->in, h->rows, r->lora);
+}
+/* dh, with its weights, through the final norm into r->dx. */
+static void dpo__head_finish(dpo__run *r, const dpo__grads *g, dpo__norm *norm, float *dh) {
+    dpo__row_weights x = {r->c, norm->d, dh, dh, r->head_weight, (double)(float)r->m->config.output_scale};
+    dpo__embedding scatter;
+    dpo__split_run(r->c, norm->n, 1, dpo__row_weights_rows, &x);
+    dpo__run_norm_back(r, g, norm, r->m->config.num_hidden_layers, DPO__FINAL_W, dh, r->head_dx, 0);
     memset(&scatter, 0, sizeof scatter);
     scatter.c = r->c;
     scatter.ids = r->head_row;
-    scatter.n = h->rows;
-    scatter.d = h->d;
+    scatter.n = norm->n;
+    scatter.d = norm->d;
     scatter.dx = r->head_dx;
     scatter.dtable = r->dx;
     scatter.scale = 1.0f;
     dpo__embedding_backward(&scatter);
 }
+/* Weights of targets i..i+n-1, by their sequences. */
+static void dpo__head_weights(dpo__run *r, int64_t i, int64_t n, const double *weights) {
+    const dpo_target *t = r->batch->targets + i;
+    int64_t j;
+    for (j = 0; j < n; j++) r->head_weight[j] = t[j].token < 0 ? 0.0 : weights[t[j].sequence];
+}
+/* A frozen head's second half: no logits are needed any more. */
+static void dpo__head_frozen_back(dpo__run *r, const dpo__grads *g, const double *weights) {
+    int64_t i, n;
+    for (i = 0; i < r->batch->n_targets; i += n) {
+        dpo__norm norm;
+        n = dpo__head_end(r, i, 0) - i;
+        norm = dpo__head_gather(r, i, n);
+        dpo__head_weights(r, i, n, weights);
+        dpo__head_finish(r, g, &norm, r->head_dnorm + i * norm.d);
+    }
+}
 
 /* Log-probs of all sequences; with g also r->dx and the head's gradients, where each sequence's weight
-   d(loss)/d(logp) is in weights[] beforehand (group 0) or given by `weigh` as soon as a group of
-   sequences is complete: then one tile of logits serves both directions. */
+   d(loss)/d(logp) is in weights[] beforehand or given by `weigh` for whole groups of sequences. One tile of logits
+   serves both directions: a frozen head's needs no weights; a trained one's holds whole groups (head_twice: it is
+   computed twice instead). */
 static void dpo__run_head(dpo__run *r, double *logps, double *weights, int64_t group, dpo__weigh weigh, void *user,
                           const dpo__grads *g) {
     const dpo_batch *b = r->batch;
-    int64_t i, end, j;
+    int64_t i, end, j, d = r->m->config.hidden_size;
+    int frozen = g && r->head_frozen;
+    if (g && weigh && r->head_twice && !frozen) {
+        dpo__run_head(r, logps, NULL, 0, NULL, NULL, NULL);
+        weigh(user, 0, b->n_sequences, logps, weights);
+        weigh = NULL;
+    }
     for (i = 0; i < b->n_sequences; i++) logps[i] = 0.0;
-    if (g) memset(r->dx, 0, (size_t)(b->n_rows * r->m->config.hidden_size) * sizeof(float));
+    if (g) memset(r->dx, 0, (size_t)(r->n_asked * d) * sizeof(float));
     for (i = 0; i < b->n_targets; i = end) {
         dpo__linear w;
         dpo__head h;
-        end = dpo__head_end(r, i, g ? group : 0);
+        float *dh = r->head_dnorm + (frozen ? i * d : 0);
+        end = dpo__head_end(r, i, weigh && !frozen ? group : 0);
         DPO_ASSERT(end > i);
         h = dpo__head_tile(r, i, end - i, &w);
         dpo__split_run(r->c, h.rows, 1, dpo__head_rows, &h);
         for (j = i; j < end; j++) {
             double *sum = &logps[b->targets[j].sequence];
-            *sum = *sum + r->head_logp[j - i];
+            if (b->targets[j].token >= 0) *sum = *sum + r->head_logp[j - i];
         }
         if (!g) continue;
-        if (weigh) {
+        if (weigh && !frozen) {
             int64_t first = b->targets[i].sequence / group * group;
             int64_t last = (b->targets[end - 1].sequence / group + 1) * group;
             weigh(user, first, last - first, logps, weights);
         }
-        for (j = i; j < end; j++) r->head_weight[j - i] = weights[b->targets[j].sequence];
-        dpo__head_tile_back(r, g, &h, &w);
+        if (!frozen) dpo__head_weights(r, i, h.rows, weights);
+        dpo__head_tile_back(r, g, &h, &w, dh, frozen ? NULL : r->head_weight);
+        if (!frozen) {
+            dpo__norm norm = dpo__run_norm(r, r->m->config.num_hidden_layers, DPO__FINAL_W, r->head_x, r->head_norm,
+                                           r->head_stats, h.rows);
+            dpo__head_finish(r, g, &norm, dh);
+        }
     }
+    if (frozen && weigh) weigh(user, 0, b->n_sequences, logps, weights);
+    if (frozen) dpo__head_frozen_back(r, g, weights);
 }
 
 /* A workspace of its own for one call. */
@@ -6901,6 +7126,7 @@ static dpo__run *dpo__run_open(dpo_model *m, const dpo__shape *cap, int64_t head
     plan.m = m;
     plan.cap = *cap;
     plan.head_rows = head_rows;
+    plan.bf16 = m->precision != DPO_PRECISION_FP32;
     plan.lora_r = m->lora ? m->lora->config.r : 0;
     plan.cache_rows = cache_rows;
     for (pass = 0; pass < 2; pass++) {
@@ -12728,6 +12954,7 @@ static void *dpo__attention_open(dpo_context *c, const char *who, dpo__attention
     dpo__shape s;
     dpo__arena a = {NULL, 0};
     int32_t *positions = NULL, *trees = NULL;
+    dpo__asked *asked = NULL;
     int64_t scratch, w, pass;
     if (!DPO__IS(q, 3, -1, -1, -1) || !DPO__IS(k, 3, q.shape[0], -1, q.shape[2]) ||
         !DPO__IS(v, 3, q.shape[0], k.shape[1], q.shape[2]) || !DPO__IS(out, 3, q.shape[0], q.shape[1], q.shape[2]) ||
@@ -12746,6 +12973,7 @@ static void *dpo__attention_open(dpo_context *c, const char *who, dpo__attention
     scratch = dpo__attention_scratch(q.shape[1], k.shape[1], q.shape[2], l->max_path, back);
     for (pass = 0; pass < 2; pass++) {
         trees = DPO__CARVE(&a, int32_t, n_segments + 1);
+        asked = DPO__CARVE(&a, dpo__asked, n_segments);
         positions = DPO__CARVE(&a, int32_t, q.shape[0]);
         l->scratch = DPO__CARVE(&a, float *, c->pool.n);
         for (w = 0; w < c->pool.n; w++) {
@@ -12764,8 +12992,10 @@ static void *dpo__attention_open(dpo_context *c, const char *who, dpo__attention
         dpo__put(c, a.base);
         return NULL;
     }
+    dpo__asked_all(&b, asked);
     l->c = c;
     l->segments = segments;
+    l->asked = asked;
     l->trees = trees;
     l->heads = q.shape[1];
     l->kv_heads = k.shape[1];
@@ -12799,7 +13029,7 @@ DPO_API dpo_result dpo_attention_forward(dpo_context *c, dpo_tensor out, dpo_ten
     return DPO_OK;
 }
 DPO_API dpo_result dpo_attention_backward(dpo_context *c, dpo_tensor dq, dpo_tensor dk, dpo_tensor dv, dpo_tensor dout,
-                                          dpo_tensor out, dpo_tensor stats, dpo_tensor q, dpo_tensor k, dpo_tensor v,
+                                          dpo_tensor stats, dpo_tensor q, dpo_tensor k, dpo_tensor v,
                                           const dpo_segment *segments, int64_t n_segments, double scale,
                                           const float *slopes) {
     const char *who = "dpo_attention_backward";
@@ -12810,7 +13040,7 @@ DPO_API dpo_result dpo_attention_backward(dpo_context *c, dpo_tensor dq, dpo_ten
     if (!DPO__IS(dq, 3, q.shape[0], q.shape[1], q.shape[2]) || !DPO__IS(dk, 3, q.shape[0], k.shape[1], q.shape[2]) ||
         !DPO__IS(dv, 3, q.shape[0], k.shape[1], q.shape[2]) || !DPO__IS(dout, 3, q.shape[0], q.shape[1], q.shape[2]))
         return c->error.code;
-    block = dpo__attention_open(c, who, &l, out, stats, q, k, v, segments, n_segments, scale, slopes, 1);
+    block = dpo__attention_open(c, who, &l, dout, stats, q, k, v, segments, n_segments, scale, slopes, 1);
     if (!block) return c->error.code;
     l.dout = dpo__f(dout);
     l.dq = dpo__f(dq);
@@ -12894,6 +13124,7 @@ static dpo_result dpo__head_call(dpo_context *c, const char *who, double *logps,
     dpo__head h;
     dpo__linear l;
     dpo__linear_grad g;
+    dpo__row_weights f = {c, w.shape[1], NULL, NULL, NULL, (double)(float)scale};
     dpo__fpenv env;
     int64_t i, rows;
     float *z;
@@ -12903,7 +13134,7 @@ static dpo_result dpo__head_call(dpo_context *c, const char *who, double *logps,
         !DPO__MAY(dw, 2, w.shape[0], w.shape[1], 0) || dpo__ids_in(c, who, token, x.shape[0], w.shape[0]))
         return c->error.code;
     rows = dpo__min64(DPO__HEAD_ROWS, dpo__max64(x.shape[0], 1));
-    scores = (double *)dpo__get(c, (size_t)rows * (8 + 8 + 4 * (size_t)w.shape[0]), "a tile of logits");
+    scores = (double *)dpo__get(c, (size_t)rows * (8 + 8 + 4 * (size_t)(w.shape[0] + w.shape[1])), "a tile of logits");
     if (!scores) return DPO_E_MEMORY;
     z = (float *)(void *)(scores + rows);
     memset(&h, 0, sizeof h);
@@ -12929,10 +13160,15 @@ static dpo_result dpo__head_call(dpo_context *c, const char *who, double *logps,
         dpo__split_run(c, h.rows, 1, dpo__head_rows, &h);
         if (logps) memcpy(logps + i, scores, (size_t)h.rows * sizeof *scores);
         if (!weights) continue;
-        h.weight = weights + i;
+        f.x = xi;
+        f.y = h.z + rows * l.out;
+        f.weight = weights + i;
         dpo__split_run(c, h.rows, 1, dpo__head_back_rows, &h);
-        dpo__linear_backward(c, &l, &g, dx.data ? dpo__f(dx) + i * l.in : NULL, l.in, 0, h.z, l.out, xi, l.in, h.rows,
+        dpo__split_run(c, h.rows, 1, dpo__row_weights_rows, &f);
+        dpo__linear_backward(c, &l, &g, dx.data ? dpo__f(dx) + i * l.in : NULL, l.in, 0, h.z, l.out, f.y, l.in, h.rows,
                              NULL);
+        f.x = f.y = dx.data ? dpo__f(dx) + i * l.in : NULL;
+        if (dx.data) dpo__split_run(c, h.rows, 1, dpo__row_weights_rows, &f);
     }
     dpo__fp_leave(env);
     dpo__put(c, scores);

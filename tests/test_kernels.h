@@ -124,7 +124,7 @@ static int64_t row_kernel(const dpo__kernels *k, int which, int64_t n, const flo
     case 25: k->logsumexp(n, in[0], stats); break;
     case 26:
         stats[1] = 7.5f;
-        k->softmax_back(n, a, stats, -0.6f);
+        k->softmax_back(n, a, stats);
         break;
     case 27: k->adamw(n, a, in[2], b, c, &o); break;
     case 28: k->rmsprop(n, a, in[2], c, &o); break;
@@ -234,7 +234,8 @@ static void naive_product(const dpo__gemm *g, float *c) {
         for (j = 0; j < g->n; j++) {
             float s = g->accumulate ? c[i * g->c_row + j] : g->bias ? g->bias[j] : 0.0f;
             for (p = 0; p < g->k; p++)
-                s = dpo__num_fmaf(g->a[i * g->a_row + p * g->a_col], g->b[p * g->b_row + j * g->b_col], s);
+                s = dpo__num_fmaf(((const float *)g->a.data)[i * g->a.row + p * g->a.col],
+                                  ((const float *)g->b.data)[p * g->b.row + j * g->b.col], s);
             c[i * g->c_row + j] = s;
         }
 }

@@ -352,10 +352,10 @@ static void attention_case(dpo_context *c, const dpo_segment *segments, int n_se
     CHECK_OK(c,
              dpo_attention_forward(c, T3(out, l.n, heads, dim), T3(stats, l.n, heads, 2), T3(q, l.n, heads, dim),
                                    T3(k, l.n, kv, dim), T3(v, l.n, kv, dim), segments, n_segments, l.scale, l.slopes));
-    CHECK_OK(c, dpo_attention_backward(c, T3(dq, l.n, heads, dim), T3(dk, l.n, kv, dim), T3(dv, l.n, kv, dim),
-                                       T3(dout, l.n, heads, dim), T3(out, l.n, heads, dim), T3(stats, l.n, heads, 2),
-                                       T3(q, l.n, heads, dim), T3(k, l.n, kv, dim), T3(v, l.n, kv, dim), segments,
-                                       n_segments, l.scale, l.slopes));
+    CHECK_OK(c,
+             dpo_attention_backward(c, T3(dq, l.n, heads, dim), T3(dk, l.n, kv, dim), T3(dv, l.n, kv, dim),
+                                    T3(dout, l.n, heads, dim), T3(stats, l.n, heads, 2), T3(q, l.n, heads, dim),
+                                    T3(k, l.n, kv, dim), T3(v, l.n, kv, dim), segments, n_segments, l.scale, l.slopes));
     (void)snprintf(name, sizeof name, "attention rows %ld segments %d heads %d/%d dim %d alibi %d", (long)l.n,
                    n_segments, heads, kv, dim, alibi);
     CHECK_CASE(relative_error(out, layer_out(attention_double, &l, nq), nq) < 2e-6, name);
