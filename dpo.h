@@ -608,9 +608,14 @@ typedef struct dpo_train_config {
     int mup_learning_rate; /* full fine-tuning: matrices learn at learning_rate * width_scale [muP] */
     int shuffle;           /* a fresh deterministic order each epoch */
     uint64_t seed;
-    int64_t eval_size;  /* examples of the fixed evaluation subset; 0 = all */
-    int64_t micro_rows; /* most rows of a micro-batch; 0 = planned. Never changes a bit */
-    int recompute;      /* keep a layer's input only, recompute the rest. Never changes a bit */
+    int64_t eval_size;   /* examples of the fixed evaluation subset; 0 = all */
+    int optimizer_dtype; /* of the optimizer's state: DPO_F32, or DPO_BF16 (rounded stochastically) */
+    /* How it is computed. None of these changes a bit of the result (naive: of the log-probs). */
+    uint64_t memory; /* bytes that all may take, the model included: picks recompute, tiles, micro-batches; 0 = any */
+    int64_t micro_rows; /* most rows of a micro-batch; 0 = planned */
+    int recompute;      /* keep a layer's input only, recompute the rest */
+    int naive; /* for comparison: prompts twice, all rows through the last layer and the head, and the reference's
+                           pass in each update (full fine-tuning: by the weights at hand, its numbers stay) */
     /* Capacity for batches of your own (level 2) or long evaluation data; 0 = what the data needs. */
     int64_t max_rows, max_targets, max_segments, max_path;
 } dpo_train_config;
@@ -650,9 +655,11 @@ DPO_API const double *dpo_reference_of(const dpo_data *d);
 /* Bytes by kind, and work, before anything runs. */
 typedef struct dpo_plan {
     uint64_t weights, adapters, gradients, optimizer, activations, logits, scratch, data, total;
-    double flops_per_example; /* counted multiply-adds x 2 of an average example's update */
+    double flops_per_example; /* counted multiply-adds x 2 of an average example's update, its reference known */
     int64_t trainable_parameters, parameters;
     int64_t micro_rows, max_path, examples, steps;
+    int64_t head_rows;         /* rows of a tile of logits */
+    int recompute, head_twice; /* layers, logits are computed again in the backward pass */
 } dpo_plan;
 
 /* dpo_plan_train - what training this would take. lora NULL = full. No model is loaded.
@@ -2739,6 +2746,7 @@ struct dpo_context {
     dpo_desc desc;
     dpo_io io;
     float **pack; /* per worker: packed panels of matrix products */
+    size_t pack_bytes;
     char *info;
 };
 
@@ -2845,6 +2853,7 @@ static dpo_result dpo__context_buffers(dpo_context *c) {
     size_t bytes = (size_t)c->pool.n * (sizeof(float *) + DPO__PACK_FLOATS * sizeof(float)) + info + 2 * DPO__ALIGN;
     p = (char *)dpo__get(c, bytes, "the buffers of matrix products");
     if (!p) return DPO_E_MEMORY;
+    c->pack_bytes = bytes;
     c->info = p;
     c->pack = (float **)(void *)(p + info);
     p += info + ((size_t)c->pool.n * sizeof(float *) + DPO__ALIGN - 1) / DPO__ALIGN * DPO__ALIGN;
@@ -6728,8 +6737,8 @@ static const float *dpo__layer_x(const dpo__run *r, int64_t layer, const dpo__sa
     return r->asked_x;
 }
 
-/* r->branch = attention's contribution to the residual stream. */
-static void dpo__layer_attention(dpo__run *r, int64_t layer, const dpo__saved *s) {
+/* r->branch, if it is wanted = attention's contribution to the residual stream. */
+static void dpo__layer_attention(dpo__run *r, int64_t layer, const dpo__saved *s, int branch) {
     const dpo_model_config *k = &r->m->config;
     int64_t width = dpo__qkv_width(k);
     dpo__attention a = dpo__run_attention(r, layer, s);
@@ -6748,7 +6757,7 @@ static void dpo__layer_attention(dpo__run *r, int64_t layer, const dpo__saved *s
     dpo__attention_forward(&a);
     r->rows = dpo__layer_asked(r, layer);
     dpo__run_round(r, s->att, s->att16, r->rows * a.heads * a.dim); /* the next product would do it */
-    dpo__run_linear(r, layer, DPO__O_W, r->branch, k->hidden_size, s->att);
+    if (branch) dpo__run_linear(r, layer, DPO__O_W, r->branch, k->hidden_size, s->att);
 }
 /* The MLP's pre-activations from x (the layer's input, or x + attention). */
 static void dpo__layer_mlp_in(dpo__run *r, int64_t layer, const dpo__saved *s, const float *x) {
@@ -6796,7 +6805,7 @@ static void dpo__layer_forward(dpo__run *r, int64_t layer, const dpo__saved *s, 
     const dpo_model_config *k = &r->m->config;
     const float *x;
     dpo__activation a;
-    dpo__layer_attention(r, layer, s);
+    dpo__layer_attention(r, layer, s, to || !k->parallel_residual);
     x = dpo__layer_x(r, layer, s);
     if (!k->parallel_residual) dpo__run_residual(r, s->mid, x, r->branch, NULL);
     dpo__layer_mlp_in(r, layer, s, k->parallel_residual ? x : s->mid);
@@ -10835,11 +10844,21 @@ DPO_API dpo_result dpo_data_read(dpo_data *d, const char *path) {
 
 /* --- batches of items -------------------------------------------------------------------------------- */
 
+#define DPO__NAIVE 16 /* added to an objective: no prompt is shared, every row is a target */
+
+static int dpo__is_pair(int objective) { return (objective & ~DPO__NAIVE) == DPO_PREFERENCE; }
+
 /* What an item takes in a batch. The last id of an answer is only predicted, never fed. */
 static void dpo__item_shape(const dpo__item *t, int objective, dpo__shape *s) {
-    int64_t c = t->chosen - 1, r = objective == DPO_PREFERENCE ? t->rejected - 1 : 0;
-    int pair = objective == DPO_PREFERENCE;
+    int pair = dpo__is_pair(objective);
+    int64_t c = t->chosen - 1, r = pair ? t->rejected - 1 : 0;
     memset(s, 0, sizeof *s);
+    if (objective & DPO__NAIVE) {
+        s->rows = s->targets = (pair ? 2 : 1) * (int64_t)t->prompt + c + r;
+        s->segments = s->sequences = s->trees = pair ? 2 : 1;
+        s->path = t->prompt + dpo__max64(c, r);
+        return;
+    }
     s->rows = t->prompt + c + r;
     s->targets = c + (pair ? r : 0) + (t->prompt ? (pair ? 2 : 1) : 0);
     s->segments = (t->prompt > 0) + (c > 0) + (pair && r > 0);
@@ -10853,7 +10872,7 @@ static dpo_result dpo__data_shape(const dpo_data *d, int objective, dpo__shape *
     memset(most, 0, sizeof *most);
     for (i = 0; i < d->n; i++) {
         dpo__shape s;
-        if (objective == DPO_PREFERENCE && d->items[i].rejected < 1)
+        if (dpo__is_pair(objective) && d->items[i].rejected < 1)
             return dpo__fail(d->c, DPO_E_SHAPE,
                              "data: item %ld has no rejected answer; preference training "
                              "needs pairs (use SFT, or give pairs)",
@@ -10898,6 +10917,20 @@ static int32_t dpo__builder_segment(dpo__builder *b, int32_t parent, const int32
     b->used.rows += n;
     return (int32_t)b->used.segments++;
 }
+/* Prompt and answer as one segment, a target for every row; those that nobody asks for have the token -1. */
+static void dpo__builder_naive(dpo__builder *b, const int32_t *prompt, int64_t n, const int32_t *answer, int64_t count,
+                               int64_t sequence) {
+    dpo_segment *s = &b->segments[b->used.segments++];
+    int64_t i, rows = n + count - 1;
+    s->parent = -1;
+    s->first = (int32_t)b->used.rows;
+    s->length = (int32_t)rows;
+    s->past = 0;
+    for (i = 0; i < rows; i++) {
+        b->tokens[b->used.rows] = i < n ? prompt[i] : answer[i - n];
+        dpo__builder_target(b, b->used.rows++, i + 1 < n ? -1 : answer[i + 1 - n], sequence);
+    }
+}
 /* Adds an item if it fits; an empty builder takes any item the caps were made for. */
 static int dpo__builder_add(dpo__builder *b, const dpo_data *d, int64_t item, int objective) {
     const dpo__item *t = &d->items[item];
@@ -10905,11 +10938,16 @@ static int dpo__builder_add(dpo__builder *b, const dpo_data *d, int64_t item, in
     int64_t count[2] = {t->chosen, t->rejected}, k, i, row, sequence = b->used.sequences;
     int32_t root;
     dpo__shape s;
-    int answers = objective == DPO_PREFERENCE ? 2 : 1;
+    int answers = dpo__is_pair(objective) ? 2 : 1;
     dpo__item_shape(t, objective, &s);
     if (b->used.rows + s.rows > b->cap.rows || b->used.targets + s.targets > b->cap.targets ||
         b->used.segments + s.segments > b->cap.segments || b->used.sequences + s.sequences > b->cap.sequences)
         return 0;
+    if (objective & DPO__NAIVE) {
+        for (k = 0; k < answers; k++) dpo__builder_naive(b, prompt, t->prompt, answer[k], count[k], sequence + k);
+        b->used.sequences += answers;
+        return 1;
+    }
     root = dpo__builder_segment(b, -1, prompt, t->prompt);
     if (t->prompt)
         for (k = 0; k < answers; k++) dpo__builder_target(b, b->used.rows - 1, answer[k][0], sequence + k);
@@ -10937,8 +10975,8 @@ static dpo__shape dpo__micro_shape(const dpo__shape *most, int64_t rows, int64_t
     dpo__shape s;
     memset(&s, 0, sizeof s);
     s.rows = dpo__max64(most->rows, rows);
-    s.sequences = dpo__min64(items, s.rows) * (objective == DPO_PREFERENCE ? 2 : 1);
-    s.segments = dpo__min64(items, s.rows) * (objective == DPO_PREFERENCE ? 3 : 2);
+    s.sequences = dpo__min64(items, s.rows) * (dpo__is_pair(objective) ? 2 : 1);
+    s.segments = dpo__min64(items, s.rows) * (dpo__is_pair(objective) ? 3 : 2);
     s.targets = s.rows + dpo__min64(items, s.rows);
     s.path = most->path;
     return s;
@@ -11595,6 +11633,7 @@ DPO_API dpo_train_config dpo_train_defaults(int objective) {
     t.loss_options = dpo_loss_defaults();
     t.num_train_epochs = 1;
     t.batch_size = 64;
+    t.optimizer_dtype = DPO_F32;
     t.optimizer = DPO_RMSPROP; /* the DPO reference code's optimizer, warm-up and clipping */
     t.schedule = DPO_CONSTANT;
     t.learning_rate = 5e-7;
@@ -11620,7 +11659,8 @@ struct dpo_trainer {
     dpo__shape cap;
     int64_t n_trained; /* tensors that move */
     dpo__param **trained;
-    float **grad, **m1, **m2;
+    float **grad;
+    void **m1, **m2;                 /* of k.optimizer_dtype */
     int64_t embed_slots, used_slots; /* a tied matrix's use as embedding */
     int32_t *slots, *slot_of, *slot_token;
     float *embed_grad;
@@ -11652,8 +11692,8 @@ static void dpo__trainer_layout_state(dpo__arena *a, const dpo_model *m, const d
     t->n_trained = n;
     t->trained = DPO__CARVE(a, dpo__param *, n);
     t->grad = DPO__CARVE(a, float *, n);
-    t->m1 = DPO__CARVE(a, float *, n);
-    t->m2 = DPO__CARVE(a, float *, n);
+    t->m1 = DPO__CARVE(a, void *, n);
+    t->m2 = DPO__CARVE(a, void *, n);
     t->grads.params = DPO__CARVE(a, float *, m->n_params);
     t->grads.lora = DPO__CARVE(a, float *, m->lora ? n : 0);
     z->other += a->used - before;
@@ -11670,8 +11710,9 @@ static void dpo__trainer_layout_state(dpo__arena *a, const dpo_model *m, const d
     z->gradients += a->used - before;
     before = a->used;
     for (i = 0; i < n; i++) {
-        float *s = DPO__CARVE(a, float, k->optimizer == DPO_ADAMW ? p[i].count : 0);
-        float *v = DPO__CARVE(a, float, p[i].count);
+        size_t size = k->optimizer_dtype == DPO_BF16 ? 2 : 4;
+        void *s = dpo__arena_carve(a, k->optimizer == DPO_ADAMW ? p[i].count : 0, size);
+        void *v = dpo__arena_carve(a, p[i].count, size);
         if (t->m1) {
             t->m1[i] = s;
             t->m2[i] = v;
@@ -11700,45 +11741,165 @@ static void dpo__trainer_layout(dpo__arena *a, const dpo_model *m, const dpo_dat
     z->activations = a->used - before - z->logits;
 }
 
-/* Sizes that follow from data and options, the same for plan and creation. */
-static dpo_result dpo__trainer_sizes_of(const dpo_model *m, const dpo_data *d, const dpo_train_config *k,
-                                        dpo_trainer *t) {
-    dpo__shape most;
-    int64_t tokens, rows = k->micro_rows ? k->micro_rows : 1024;
+/* Objective of the batches that are formed. */
+static int dpo__train_batches(const dpo_train_config *k) { return k->objective | (k->naive ? DPO__NAIVE : 0); }
+
+/* Multiply-adds of one example's update, times 2: what the step computes, the reference's pass only if naive. */
+static double dpo__trainer_flops(const dpo_model *m, const dpo_data *d, const dpo_train_config *k, const dpo__run *r) {
+    const dpo_model_config *c = &m->config;
+    double front = 0, back = 0, adapters = 0, rows = 0, asked = 0, targets = 0, pairs = 0, last = 0, n = 1;
+    double layers = c->num_hidden_layers, width = (double)c->num_attention_heads * c->head_dim;
+    double linear, attention, head, lowest = 0, sum, factor = m->lora ? 1 : 2;
+    int64_t i;
+    for (i = 0; i < m->n_params; i++) { /* of one layer: q, k, v take all rows, the rest those asked for */
+        const dpo__param *p = &m->params[i];
+        if (p->kind != DPO__MATRIX || p->layer) continue;
+        if (p->id == DPO__QKV_W || p->id == DPO__Q_W || p->id == DPO__K_W || p->id == DPO__V_W)
+            front += (double)p->count;
+        else back += (double)p->count;
+    }
+    for (i = 0; m->lora && i < m->lora->n_params; i++) adapters += (double)m->lora->params[i].count;
+    for (i = 0; d && i < d->n; i++) {
+        const dpo__item *t = &d->items[i];
+        double p = t->prompt, a = t->chosen - 1.0, b = k->objective == DPO_PREFERENCE ? t->rejected - 1.0 : 0;
+        double answers = a * p + a * a / 2 + b * p + b * b / 2, copies = b > 0 ? 2 : 1;
+        dpo__shape s;
+        dpo__item_shape(t, dpo__train_batches(k), &s);
+        rows += (double)s.rows;
+        targets += (double)s.targets;
+        asked += k->naive ? (double)s.rows : a + b + (p > 0);
+        pairs += p * p / 2 * (k->naive ? copies : 1) + answers; /* scores */
+        last += k->naive ? p * p / 2 * copies + answers : answers + p;
+    }
+    if (d && d->n) n = (double)d->n;
+    linear = 2 * (front * layers * rows + back * ((layers - 1) * rows + asked));
+    attention = 4 * width * ((layers - 1) * pairs + last);
+    head = 2 * (double)c->vocab_size * c->hidden_size * targets;
+    if (m->lora) lowest = 2 * front * rows; /* dx below the first layer, and its MLP's where nothing learns */
+    for (i = 0; m->lora && i < DPO__N_TENSORS; i++)
+        if (m->lora->of[i] >= 0 && (i == DPO__UP_W || i == DPO__GATE_W || i == DPO__DOWN_W)) break;
+    if (m->lora && i == DPO__N_TENSORS && c->parallel_residual) lowest += 2 * (back - width * c->hidden_size) * rows;
+    sum = linear + attention + head;                                         /* forward */
+    sum += factor * linear - lowest + 2.5 * attention;                       /* backward */
+    sum += head * ((r->head_frozen ? 1 : factor) + (r->head_twice ? 1 : 0)); /* and the head's */
+    sum += 2 * 3 * adapters * rows;
+    if (k->recompute) { /* all but the products whose outputs only go on to the next layer */
+        double skip = (double)c->intermediate_size + (c->parallel_residual ? width : 0);
+        sum += linear * (1 - skip * c->hidden_size / (front + back)) + attention;
+    }
+    if (k->naive && k->objective == DPO_PREFERENCE) sum += linear + attention + head;
+    return sum / n;
+}
+
+/* Sizes that follow from data and options, the same for plan and creation. most: the data's largest example. */
+static void dpo__trainer_sizes_of(const dpo_model *m, const dpo_data *d, const dpo__shape *largest,
+                                  const dpo_train_config *k, int64_t head_rows, dpo_trainer *t) {
+    dpo__shape most = *largest;
+    int64_t tokens, rows = k->micro_rows ? k->micro_rows : 1024, pair = 1;
     int64_t vocab = m->config.vocab_size, path = m->config.max_position_embeddings;
-    dpo_result r;
+    dpo__run *r = &t->run;
     memset(t, 0, sizeof *t);
+    r->train = 1;
+    r->recompute = k->recompute;
+    r->naive = k->naive;
+    r->bf16 = m->precision != DPO_PRECISION_FP32;
+    r->lora_r = m->lora ? m->lora->config.r : 0;
+    r->head_frozen = m->lora && m->lora->of[(int64_t)m->config.num_hidden_layers * DPO__N_TENSORS + DPO__HEAD] < 0;
     if (d) {
-        r = dpo__data_fits(d, m, k->objective, &most);
-        if (r) return r;
         tokens = most.rows * k->batch_size;
-        t->run.head_rows = k->objective == DPO_PREFERENCE ? most.targets : 1;
+        pair = k->objective == DPO_PREFERENCE && !r->head_frozen ? most.targets : 1;
         /* Evaluation data made with the same options must fit, too. */
         most.path = dpo__max64(dpo__max64(most.path, k->max_path), dpo__min64(d->options.max_length, path));
         most.rows = dpo__max64(most.rows, k->max_rows);
-        rows = dpo__min64(rows, dpo__max64(tokens, 2 * (int64_t)d->options.max_length));
-        t->cap = dpo__micro_shape(&most, rows, dpo__max64(k->batch_size, 64), k->objective);
-        t->run.head_rows = dpo__max64(t->run.head_rows, dpo__min64(DPO__HEAD_ROWS, t->cap.targets));
+        rows = dpo__min64(rows, dpo__max64(tokens, (int64_t)d->options.max_length));
+        t->cap = dpo__micro_shape(&most, rows, dpo__max64(k->batch_size, 64), dpo__train_batches(k));
         t->steps = k->max_steps ? k->max_steps : k->num_train_epochs * ((d->n + k->batch_size - 1) / k->batch_size);
     } else {
-        memset(&most, 0, sizeof most);
         t->cap.rows = k->max_rows ? k->max_rows : rows;
         t->cap.targets = k->max_targets ? k->max_targets : t->cap.rows;
         t->cap.segments = k->max_segments ? k->max_segments : t->cap.rows;
         t->cap.sequences = t->cap.targets;
         t->cap.path = k->max_path ? k->max_path : t->cap.rows;
-        t->run.head_rows = dpo__min64(DPO__HEAD_ROWS, t->cap.targets);
         tokens = vocab;
         t->steps = k->max_steps;
-        r = dpo__model_path(m, 1);
-        if (r) return r;
     }
+    r->head_rows = dpo__min64(head_rows, t->cap.targets);
+    if (head_rows < DPO__HEAD_ROWS) r->head_twice = pair > r->head_rows;
+    else r->head_rows = dpo__max64(r->head_rows, pair);
     t->embed_slots = dpo__min64(tokens, vocab);
-    t->run.cap = t->cap;
-    t->run.train = 1;
-    t->run.recompute = k->recompute;
-    t->run.lora_r = m->lora ? m->lora->config.r : 0;
-    return DPO_OK;
+    r->cap = t->cap;
+}
+
+/* Bytes of everything, and the work. eval may be NULL. */
+static void dpo__trainer_plan(const dpo_model *m, const dpo_data *d, const dpo_data *eval, const dpo_train_config *k,
+                              const dpo_trainer *t, dpo_plan *out) {
+    dpo__trainer_sizes z;
+    dpo__arena a = {NULL, 0}, weights = {NULL, 0}, adapters = {NULL, 0};
+    const dpo__lora *l = m->lora;
+    dpo_model *no_model = NULL;
+    dpo__lora *no_lora = NULL;
+    int64_t i;
+    memset(out, 0, sizeof *out);
+    dpo__trainer_layout(&a, m, d, k, t, m->c->pool.n, &z);
+    dpo__model_layout(&weights, &m->config, 1, &no_model);
+    if (l) dpo__lora_layout(&adapters, m, &l->config, 1, &no_lora);
+    out->weights = weights.used;
+    out->adapters = adapters.used;
+    for (i = 0; l && i < l->n_params; i++) out->trainable_parameters += l->params[i].count;
+    out->gradients = z.gradients;
+    out->optimizer = z.optimizer;
+    out->activations = z.activations;
+    out->logits = z.logits;
+    out->scratch = z.other + m->c->pack_bytes;
+    for (i = 0; i < 2; i++) {
+        const dpo_data *o = i ? eval : d;
+        if (!o) continue;
+        out->data += (uint64_t)o->cap_ids * sizeof(int32_t) + (uint64_t)o->cap * sizeof(dpo__item);
+        if (k->objective == DPO_PREFERENCE) out->data += (uint64_t)o->n * 2 * sizeof(double);
+    }
+    out->total = out->weights + out->adapters + out->gradients + out->optimizer + out->activations + out->logits +
+                 out->scratch + out->data;
+    out->parameters = m->n_values;
+    if (!l) out->trainable_parameters = m->n_values;
+    out->flops_per_example = dpo__trainer_flops(m, d, k, &t->run);
+    out->micro_rows = t->cap.rows;
+    out->max_path = t->cap.path;
+    out->head_rows = t->run.head_rows;
+    out->recompute = t->run.recompute;
+    out->head_twice = t->run.head_twice;
+    out->examples = d ? d->n : 0;
+    out->steps = t->steps;
+}
+
+/* What a budget leaves to be chosen, from the fastest on: smaller micro-batches and tiles of logits first (they cost a
+   little), then computing layers twice (a third more). *k receives the choice. */
+static dpo_result dpo__trainer_choose(const dpo_model *m, const dpo_data *d, const dpo_data *eval, dpo_train_config *k,
+                                      dpo_trainer *t, dpo_plan *out) {
+    static const int64_t rows[7] = {0, 768, 512, 384, 256, 128, 1}, tiles[3] = {DPO__HEAD_ROWS, 64, 16};
+    const dpo_train_config asked = *k;
+    dpo__shape most;
+    int64_t i, h;
+    dpo_result r = DPO_OK;
+    memset(&most, 0, sizeof most);
+    r = d ? dpo__data_fits(d, m, dpo__train_batches(k), &most) : dpo__model_path(m, 1);
+    if (r) return r;
+    for (k->recompute = asked.recompute; k->recompute < 2; k->recompute++)
+        for (i = 0; i < 7; i++) {
+            k->micro_rows = asked.micro_rows ? asked.micro_rows : rows[i];
+            for (h = 0; h < 3; h++) {
+                dpo__trainer_sizes_of(m, d, &most, k, tiles[h], t);
+                dpo__trainer_plan(m, d, eval, k, t, out);
+                if (!k->memory || out->total <= k->memory) return DPO_OK;
+            }
+        }
+    return dpo__fail(
+        m->c, DPO_E_ARG,
+        "a memory budget of %.1f MB is too small: the least that this takes is %.1f MB (weights %.1f, "
+        "gradients and optimizer %.1f, a micro-batch of %ld rows %.1f); train adapters, use bf16, or shorten "
+        "the examples",
+        (double)k->memory / 1e6, (double)out->total / 1e6, (double)out->weights / 1e6,
+        (double)(out->gradients + out->optimizer) / 1e6, (long)out->micro_rows,
+        (double)(out->activations + out->logits) / 1e6);
 }
 
 /* --- reference log-probs ------------------------------------------------------------------------------------ */
@@ -11794,7 +11955,7 @@ static dpo_result dpo__reference_pass(dpo__run *run, dpo__builder *b, double *lo
                           (long)d->n);
         if (r) break;
         dpo__builder_reset(b);
-        for (first = i; i < d->n && dpo__builder_add(b, d, i, DPO_PREFERENCE); i++) {
+        for (first = i; i < d->n && dpo__builder_add(b, d, i, DPO_PREFERENCE | (run->naive ? DPO__NAIVE : 0)); i++) {
         }
         if (i == first) r = dpo__fail(c, DPO_E_SHAPE, "reference: example %ld does not fit a micro-batch", (long)i);
         if (!r) r = dpo__reference_micro(run, b, logps);
@@ -11922,6 +12083,8 @@ static dpo_result dpo__train_check(dpo_context *c, const dpo_train_config *k) {
     else if (k->warmup_steps < 0) why = "warmup_steps must not be negative";
     else if (k->optimizer != DPO_ADAMW && k->optimizer != DPO_RMSPROP)
         why = "optimizer must be DPO_ADAMW or DPO_RMSPROP";
+    else if (k->optimizer_dtype != DPO_F32 && k->optimizer_dtype != DPO_BF16)
+        why = "optimizer_dtype must be DPO_F32 or DPO_BF16";
     else if (k->schedule < DPO_CONSTANT || k->schedule > DPO_COSINE)
         why = "schedule must be DPO_CONSTANT, DPO_LINEAR or DPO_COSINE";
     else if (!(k->adam_beta1 >= 0 && k->adam_beta1 < 1) || !(k->adam_beta2 >= 0 && k->adam_beta2 < 1) ||
@@ -11949,14 +12112,15 @@ static void dpo__trainer_bind(dpo_trainer *t) {
     dpo__param *p = m->lora ? m->lora->params : m->params;
     int64_t i;
     int tied = m->config.tie_word_embeddings && !m->lora;
+    size_t state = t->k.optimizer_dtype == DPO_BF16 ? 2 : 4;
     for (i = 0; i < m->n_params; i++) t->grads.params[i] = NULL;
     for (i = 0; i < t->n_trained; i++) {
         t->trained[i] = &p[i];
         if (m->lora) t->grads.lora[i] = t->grad[i];
         else t->grads.params[i] = t->grad[i];
         memset(t->grad[i], 0, (size_t)p[i].count * sizeof(float));
-        if (t->k.optimizer == DPO_ADAMW) memset(t->m1[i], 0, (size_t)p[i].count * sizeof(float));
-        memset(t->m2[i], 0, (size_t)p[i].count * sizeof(float));
+        if (t->k.optimizer == DPO_ADAMW) memset(t->m1[i], 0, (size_t)p[i].count * state);
+        memset(t->m2[i], 0, (size_t)p[i].count * state);
     }
     if (!m->lora) t->grads.lora = NULL;
     if (!tied) t->embed_grad = NULL;
@@ -11992,6 +12156,7 @@ static dpo_result dpo__trainer_reference_open(dpo_trainer *t) {
 DPO_API dpo_trainer *dpo_trainer_create(dpo_model *m, dpo_data *data, const dpo_train_config *config) {
     dpo_train_config k;
     dpo_trainer plan, *t;
+    dpo_plan sizes;
     dpo__trainer_sizes z;
     dpo__arena a = {NULL, 0};
     dpo__fpenv env;
@@ -12000,7 +12165,14 @@ DPO_API dpo_trainer *dpo_trainer_create(dpo_model *m, dpo_data *data, const dpo_
     c = m->c;
     k = config ? *config : dpo_train_defaults(DPO_PREFERENCE);
     if (!k.loss) k.loss = dpo__loss_sigmoid;
-    if (dpo__train_check(c, &k) || dpo__trainer_sizes_of(m, data, &k, &plan)) return NULL;
+    if (dpo__train_check(c, &k)) return NULL;
+    if (m->frozen && !m->lora) {
+        dpo__fail(c, DPO_E_STATE,
+                  "training: this model was loaded frozen; attach adapters (dpo_lora_attach), or load it without "
+                  "`frozen` to train it whole");
+        return NULL;
+    }
+    if (dpo__trainer_choose(m, data, NULL, &k, &plan, &sizes)) return NULL;
     dpo__trainer_layout(&a, m, data, &k, &plan, c->pool.n, &z);
     if (!dpo__arena_get(c, &a, "training")) return NULL;
     dpo__trainer_layout(&a, m, data, &k, &plan, c->pool.n, &z);
@@ -12221,7 +12393,7 @@ DPO_API dpo_result dpo_trainer_batch(dpo_trainer *t, const int64_t *items, int64
     for (i = 0; i < n; i++) {
         if (items[i] < 0 || items[i] >= t->data->n)
             return dpo__fail(t->c, DPO_E_ARG, "dpo_trainer_batch: item %ld of %ld", (long)items[i], (long)t->data->n);
-        if (!dpo__builder_add(&t->builder, t->data, items[i], t->k.objective))
+        if (!dpo__builder_add(&t->builder, t->data, items[i], dpo__train_batches(&t->k)))
             return dpo__fail(t->c, DPO_E_SHAPE,
                              "dpo_trainer_batch: %ld items do not fit one micro-batch; %ld do (option micro_rows)",
                              (long)n, (long)i);
@@ -12303,15 +12475,16 @@ static dpo_result dpo__trainer_reference(dpo_trainer *t, int64_t n) {
     int64_t i, item;
     int missing = 0;
     dpo_result r;
-    if (!dpo__trainer_needs_reference(t) || t->data->reference_whole) return DPO_OK;
+    if (!dpo__trainer_needs_reference(t) || (t->data->reference_whole && !t->k.naive)) return DPO_OK;
     if (!t->data->reference) /* rows were added since: the count check stands before this */
         return dpo__fail(t->c, DPO_E_STATE, "the reference log-probs of the data were dropped; make a new trainer");
     for (i = 0; i < n; i++) {
         item = t->batch[t->micro_first + i];
         missing |= t->data->reference[2 * item] != t->data->reference[2 * item];
     }
-    if (!missing) return DPO_OK;
+    if (!missing && !t->k.naive) return DPO_OK;
     r = dpo__reference_micro(&t->run, &t->builder, t->logps);
+    if (!missing) return r; /* naive: known already, computed all the same */
     if (!r) r = dpo__reference_finite(t->c, t->logps, 2 * n, t->batch[t->micro_first]);
     for (i = 0; i < n && !r; i++) {
         item = t->batch[t->micro_first + i];
@@ -12359,7 +12532,7 @@ static dpo_result dpo__trainer_pass(dpo_trainer *t, const int64_t *items, int64_
             return dpo__fail(t->c, DPO_E_CANCELLED, "cancelled within %s after update %ld; nothing of it was applied",
                              backward ? "the update" : "the evaluation", (long)t->step);
         dpo__builder_reset(&t->builder);
-        for (first = i; i < n && dpo__builder_add(&t->builder, t->data, items[i], t->k.objective); i++) {
+        for (first = i; i < n && dpo__builder_add(&t->builder, t->data, items[i], dpo__train_batches(&t->k)); i++) {
         }
         t->micro_first = first;
         r = i > first
@@ -12474,7 +12647,7 @@ DPO_API dpo_result dpo_trainer_evaluate(dpo_trainer *t, dpo_data *eval, dpo_metr
     r = t->m->lora == t->lora ? DPO_OK : dpo__trainer_usable(t, "dpo_trainer_evaluate");
     if (!r) r = t->c->error.code;
     if (r) return r;
-    r = dpo__data_fits(eval, t->m, t->k.objective, &most);
+    r = dpo__data_fits(eval, t->m, dpo__train_batches(&t->k), &most);
     if (r) return r;
     if (most.rows > t->cap.rows || most.path > t->cap.path || most.targets > t->cap.targets || t->cap.segments < 3)
         return dpo__fail(t->c, DPO_E_SHAPE,
@@ -12548,7 +12721,7 @@ DPO_API dpo_result dpo_train(dpo_model *m, dpo_data *data, dpo_data *eval, const
     char line[1024];
     dpo_result r = DPO_OK;
     DPO__READY(m && data, m->c);
-    if (eval) r = dpo__data_fits(eval, m, k.objective, &most);
+    if (eval) r = dpo__data_fits(eval, m, dpo__train_batches(&k), &most);
     if (r) return r;
     if (eval) dpo__train_fit(&most, &k);
     t = dpo_trainer_create(m, data, &k);
@@ -12571,102 +12744,36 @@ DPO_API dpo_result dpo_train(dpo_model *m, dpo_data *data, dpo_data *eval, const
    >>PLAN - what training takes, from the layout functions themselves
    =========================================================================================== */
 
-/* A model and its adapters without values, for sizes; *weights, *adapters: bytes they take with them. */
-static dpo_model *dpo__plan_model(dpo_context *c, const dpo_model_config *k, const dpo_lora_config *lora,
-                                  size_t *weights, size_t *adapters) {
-    dpo__arena full = {NULL, 0}, added = {NULL, 0};
-    dpo_model *m = NULL;
-    dpo__lora *l = NULL;
-    dpo__model_layout(&full, k, 1, &m);
-    m = dpo__model_new(c, k, 0);
-    if (m && lora) {
-        m->lora = dpo__lora_new(m, lora, "LoRA", 1, 0);
-        if (m->lora) dpo__lora_layout(&added, m, lora, 1, &l);
-        else {
-            dpo_model_free(m);
-            return NULL;
-        }
+/* A model and its adapters without values, for sizes. */
+static dpo_model *dpo__plan_model(dpo_context *c, const dpo_model_config *k, const dpo_lora_config *lora) {
+    dpo_model *m = dpo__model_new(c, k, 0);
+    if (m && lora) m->lora = dpo__lora_new(m, lora, "LoRA", 1, 0);
+    if (m && lora && !m->lora) {
+        dpo_model_free(m);
+        return NULL;
     }
-    *weights = full.used;
-    *adapters = added.used;
     return m;
-}
-
-/* Multiply-adds of one example's update, times 2: what the step computes, not what a naive one would. */
-static double dpo__plan_flops(const dpo_model *m, const dpo_data *d, const dpo_train_config *k) {
-    double matrices = 0, adapters = 0, rows = 0, targets = 0, pairs = 0, n = d && d->n ? (double)d->n : 1;
-    double head = (double)m->config.vocab_size * m->config.hidden_size, forward, factor;
-    double width = (double)m->config.num_attention_heads * m->config.head_dim * m->config.num_hidden_layers;
-    int64_t i;
-    for (i = 0; i < m->n_params; i++)
-        if (m->params[i].kind == DPO__MATRIX) matrices += (double)m->params[i].count;
-    for (i = 0; m->lora && i < m->lora->n_params; i++) adapters += (double)m->lora->params[i].count;
-    for (i = 0; d && i < d->n; i++) {
-        const dpo__item *t = &d->items[i];
-        double p = t->prompt, c = t->chosen - 1.0, r = k->objective == DPO_PREFERENCE ? t->rejected - 1.0 : 0;
-        dpo__shape s;
-        dpo__item_shape(t, k->objective, &s);
-        rows += (double)s.rows;
-        targets += (double)s.targets;
-        pairs += p * p / 2 + c * p + c * c / 2 + r * p + r * r / 2; /* scores */
-    }
-    forward = 2 * (matrices * rows + head * targets + 2 * width * pairs) / n;
-    factor = m->lora ? 2 : 3; /* forward, input gradients, and weight gradients where they move */
-    if (k->recompute) factor += 1;
-    if (m->lora && k->objective == DPO_PREFERENCE) factor += 1; /* the reference, adapters off */
-    return forward * factor + 2 * 3 * adapters * rows / n;
 }
 
 DPO_API dpo_result dpo_plan_train(dpo_context *c, const dpo_model_config *config, const dpo_lora_config *lora,
                                   const dpo_train_config *t, const dpo_data *data, const dpo_data *eval,
                                   dpo_plan *out) {
-    dpo__trainer_sizes z;
     dpo__shape most;
     dpo_trainer plan;
     dpo_train_config k;
-    dpo__arena a = {NULL, 0};
     dpo_model *m;
-    int64_t i;
-    size_t weights, adapters;
-    dpo_result r;
+    dpo_result r = DPO_OK;
     if (!c || c->error.code) return dpo_status(c);
     if (!config || !t || !out)
         return dpo__fail(c, DPO_E_ARG, "dpo_plan_train: configuration, options and out must not be NULL");
     k = *t;
     if (!k.loss) k.loss = dpo__loss_sigmoid;
     if (dpo__config_check(c, "dpo_plan_train", config) || dpo__train_check(c, &k)) return c->error.code;
-    m = dpo__plan_model(c, config, lora, &weights, &adapters);
+    m = dpo__plan_model(c, config, lora);
     if (!m) return c->error.code;
-    r = eval ? dpo__data_fits(eval, m, k.objective, &most) : DPO_OK;
+    if (eval) r = dpo__data_fits(eval, m, dpo__train_batches(&k), &most);
     if (!r && eval) dpo__train_fit(&most, &k);
-    if (!r) r = dpo__trainer_sizes_of(m, data, &k, &plan);
-    if (!r) {
-        memset(out, 0, sizeof *out);
-        dpo__trainer_layout(&a, m, data, &k, &plan, c->pool.n, &z);
-        out->weights = weights;
-        out->adapters = adapters;
-        out->gradients = z.gradients;
-        out->optimizer = z.optimizer;
-        out->activations = z.activations;
-        out->logits = z.logits;
-        out->scratch = z.other + (uint64_t)c->pool.n * DPO__PACK_FLOATS * sizeof(float);
-        for (i = 0; i < 2; i++) {
-            const dpo_data *d = i ? eval : data;
-            if (!d) continue;
-            out->data += (uint64_t)d->cap_ids * sizeof(int32_t) + (uint64_t)d->cap * sizeof(dpo__item);
-            if (k.objective == DPO_PREFERENCE) out->data += (uint64_t)d->n * 2 * sizeof(double);
-        }
-        out->total = out->weights + out->adapters + out->gradients + out->optimizer + out->activations + out->logits +
-                     out->scratch + out->data;
-        out->parameters = m->n_values;
-        out->trainable_parameters = lora ? 0 : m->n_values;
-        for (i = 0; lora && i < m->lora->n_params; i++) out->trainable_parameters += m->lora->params[i].count;
-        out->flops_per_example = dpo__plan_flops(m, data, &k);
-        out->micro_rows = plan.cap.rows;
-        out->max_path = plan.cap.path;
-        out->examples = data ? data->n : 0;
-        out->steps = plan.steps;
-    }
+    if (!r) r = dpo__trainer_choose(m, data, eval, &k, &plan, out);
     dpo_model_free(m);
     return r;
 }
@@ -12683,6 +12790,9 @@ DPO_API size_t dpo_plan_text(const dpo_plan *p, char *out, size_t cap) {
                      (long long)p->steps);
     at = dpo__append(out, cap, at, "  micro-batches of at most %lld rows, longest path %lld, %.3g GFLOP an example\n",
                      (long long)p->micro_rows, (long long)p->max_path, p->flops_per_example / 1e9);
+    at = dpo__append(out, cap, at, "  logits in tiles of %lld rows%s; activations of a layer are %s\n",
+                     (long long)p->head_rows, p->head_twice ? ", computed twice" : "",
+                     p->recompute ? "computed again" : "kept");
     for (i = 0; i < 8; i++)
         if (bytes[i]) at = dpo__append(out, cap, at, "  %-12s %10.2f MB\n", names[i], (double)bytes[i] / 1e6);
     return dpo__append(out, cap, at, "  %-12s %10.2f MB\n", "total", (double)p->total / 1e6);

@@ -112,7 +112,7 @@ static void plan_case(int family, int lora, int optimizer, int recompute) {
     r.recompute = recompute;
     tc = tiny_config(&r);
     c = tiny_open(fs, &h, 2, 0);
-    pack = (int64_t)c->pool.n * DPO__PACK_FLOATS * (int64_t)sizeof(float);
+    pack = (int64_t)c->pack_bytes;
     m = tiny_model(c, fs, family, 5);
     k = *dpo_model_config_of(m);
     dpo_model_free(m);
