@@ -127,7 +127,7 @@ extern "C" {
 #define DPO_VERSION_MAJOR 0
 #define DPO_VERSION_MINOR 1
 #define DPO_VERSION_PATCH 0
-#define DPO_NUMERICS      1 /* raised whenever any result bit changes */
+#define DPO_NUMERICS      2 /* raised whenever any result bit changes */
 
 /* ===========================================================================================
    >>TYPES
@@ -10105,7 +10105,8 @@ struct dpo_data {
     char *metadata;      /* of the file it was loaded from: key, value, ... as strings end to end, an empty one last */
     double *reference;   /* [n,2]; NaN = not computed */
     int reference_whole; /* none of them is */
-    uint64_t reference_of; /* hash of the weights they came from */
+    uint64_t reference_of;   /* hash of the weights they came from, */
+    int reference_precision; /* which computed in this precision */
 };
 
 /* Room for `more` elements after n; grows by half. */
@@ -11906,14 +11907,15 @@ static dpo_result dpo__trainer_choose(const dpo_model *m, const dpo_data *d, con
 
 #define DPO__UNKNOWN ((double)NAN)
 
-static dpo_result dpo__reference_room(dpo_data *d, uint64_t of) {
+static dpo_result dpo__reference_room(dpo_data *d, uint64_t of, int precision) {
     int64_t i;
-    if (d->reference && d->reference_of == of) return DPO_OK;
+    if (d->reference && d->reference_of == of && d->reference_precision == precision) return DPO_OK;
     if (!d->reference)
         d->reference = (double *)dpo__get(d->c, (size_t)d->n * 2 * sizeof(double), "reference log-probs");
     if (!d->reference) return DPO_E_MEMORY;
     for (i = 0; i < 2 * d->n; i++) d->reference[i] = DPO__UNKNOWN;
     d->reference_of = of;
+    d->reference_precision = precision;
     d->reference_whole = 0;
     return DPO_OK;
 }
@@ -11948,7 +11950,7 @@ static dpo_result dpo__reference_finite(dpo_context *c, const double *logps, int
 static dpo_result dpo__reference_pass(dpo__run *run, dpo__builder *b, double *logps, dpo_data *d, dpo__fpenv env) {
     dpo_context *c = run->c;
     int64_t i, first;
-    dpo_result r = dpo__reference_room(d, dpo_model_hash(run->m));
+    dpo_result r = dpo__reference_room(d, dpo_model_hash(run->m), run->m->precision);
     for (i = 0; i < d->n && !r;) {
         if (dpo__cancelled(c, env))
             r = dpo__fail(c, DPO_E_CANCELLED, "the reference pass was cancelled at example %ld of %ld", (long)i,
@@ -12001,10 +12003,12 @@ DPO_API const double *dpo_reference_of(const dpo_data *d) {
 }
 
 /* Keys as text, so that a file can say what it was made from. */
-static void dpo__reference_keys(const dpo_data *d, uint64_t weights, char text[3][24]) {
+static void dpo__reference_keys(const dpo_data *d, uint64_t weights, int precision, char text[3][24]) {
+    /* the same arithmetic: mixed and bf16 differ in how weights move */
+    const char *name = precision == DPO_PRECISION_FP32 ? "fp32" : "bf16";
     dpo__append(text[0], 24, 0, "%016llx", (unsigned long long)weights);
     dpo__append(text[1], 24, 0, "%016llx", (unsigned long long)dpo_data_hash(d));
-    dpo__append(text[2], 24, 0, "fp32 %d", DPO_NUMERICS);
+    dpo__append(text[2], 24, 0, "%s %d", name, DPO_NUMERICS);
 }
 DPO_API dpo_result dpo_reference_save(const dpo_data *d, const char *path) {
     char text[3][24];
@@ -12014,7 +12018,7 @@ DPO_API dpo_result dpo_reference_save(const dpo_data *d, const char *path) {
     if (!dpo_reference_of(d) || !path)
         return dpo__fail(d->c, DPO_E_STATE,
                          "dpo_reference_save: the reference log-probs are not complete yet, or there is no path");
-    dpo__reference_keys(d, d->reference_of, text);
+    dpo__reference_keys(d, d->reference_of, d->reference_precision, text);
     t.data = d->reference;
     t.shape[0] = d->n;
     return dpo_tensors_save(d->c, path, &t, 1, metadata);
@@ -12033,7 +12037,7 @@ DPO_API dpo_result dpo_reference_load(const dpo_model *m, dpo_data *d, const cha
     r = dpo__st_open(d->c, path, &st);
     if (r) return r;
     of = dpo_model_hash(m);
-    dpo__reference_keys(d, of, text);
+    dpo__reference_keys(d, of, m->precision, text);
     for (i = 0; i < 3 && !r; i++) {
         const char *has = dpo__st_metadata(&st, keys[i]);
         if (!has || strcmp(has, text[i]))
@@ -12056,6 +12060,7 @@ DPO_API dpo_result dpo_reference_load(const dpo_model *m, dpo_data *d, const cha
     dpo__put(d->c, d->reference);
     d->reference = fresh;
     d->reference_of = of;
+    d->reference_precision = m->precision;
     d->reference_whole = 1;
     return DPO_OK;
 }
@@ -12141,13 +12146,13 @@ static dpo_result dpo__trainer_reference_open(dpo_trainer *t) {
     dpo__fpenv env;
     dpo_result r;
     if (dpo_reference_of(d)) {
-        if (d->reference_of != hash)
+        if (d->reference_of != hash || d->reference_precision != t->m->precision)
             dpo__log(t->c, DPO_LOG_WARNING,
-                     "the data's reference log-probs are another model's, not those of the weights that training "
-                     "starts from");
+                     "the data's reference log-probs are another model's or another precision's, not those of the "
+                     "weights that training starts from");
         return DPO_OK;
     }
-    if (t->m->lora) return dpo__reference_room(d, hash);
+    if (t->m->lora) return dpo__reference_room(d, hash, t->m->precision);
     env = dpo__fp_enter();
     r = dpo__reference_pass(&t->run, &t->builder, t->logps, d, env);
     dpo__fp_leave(env);
@@ -12660,7 +12665,7 @@ DPO_API dpo_result dpo_trainer_evaluate(dpo_trainer *t, dpo_data *eval, dpo_metr
             return dpo__fail(t->c, DPO_E_STATE,
                              "evaluation: the reference log-probs of these examples are not known; call "
                              "dpo_reference_compute before training");
-        if (dpo__reference_room(eval, dpo_model_hash(t->m))) return t->c->error.code;
+        if (dpo__reference_room(eval, dpo_model_hash(t->m), t->m->precision)) return t->c->error.code;
     }
     order = (int64_t *)dpo__get(t->c, (size_t)eval->n * sizeof *order, "an evaluation");
     if (!order) return DPO_E_MEMORY;

@@ -16,6 +16,7 @@
 #include "test_layers.h"
 #include "test_losses.h"
 #include "test_model.h"
+#include "test_step.h"
 #include "test_memory.h"
 #include "test_data.h"
 #include "test_generate.h"
@@ -68,6 +69,10 @@ static const test tests[] = {T(math_floats),
                              T(same_is_not_constant),
                              T(same_step_by_hand),
                              T(same_backward_in_pieces),
+                             T(step_budgets),
+                             T(step_twenty),
+                             T(step_naive),
+                             T(step_mixed),
                              T(memory_step_allocates_nothing),
                              T(memory_free_early),
                              T(memory_plan),

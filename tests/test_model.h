@@ -367,8 +367,8 @@ static void test_identity_adapter_zero(void) {
 static void same_run(const tiny_run *base, uint64_t want, const tiny_run *other, const char *how) {
     char text[160];
     uint64_t h = tiny_train(other);
-    (void)snprintf(text, sizeof text, "%s %s %s: %s", tiny_names[base->family], base->pairs ? "dpo" : "sft",
-                   base->lora ? "lora" : "full", how);
+    (void)snprintf(text, sizeof text, "%s %s %s %s: %s", tiny_names[base->family], base->pairs ? "dpo" : "sft",
+                   base->lora ? "lora" : "full", base->precision ? "bf16" : "fp32", how);
     if (h) CHECK_CASE(h == want, text);
 }
 static tiny_run run_of(int family, int pairs, int lora) {
@@ -383,8 +383,9 @@ static tiny_run run_of(int family, int pairs, int lora) {
 /* f(base, hash) for every family, objective and way to fine-tune */
 static void each_run(void (*f)(const tiny_run *, uint64_t)) {
     int i;
-    for (i = 0; i < 4 * TINY_FAMILIES; i++) {
-        tiny_run r = run_of(i / 4, i & 1, i >> 1 & 1);
+    for (i = 0; i < 8 * TINY_FAMILIES; i++) {
+        tiny_run r = run_of(i / 8, i & 1, i >> 1 & 1);
+        r.precision = i >> 2 & 1;
         r.optimizer = i & 1 ? DPO_RMSPROP : DPO_ADAMW;
         f(&r, tiny_train(&r));
         scratch_free();

@@ -207,8 +207,9 @@ static dpo_context *tiny_open(memfs *fs, heap *h, int threads, int simd) {
 /* What a training run is, and the bits it ends with. */
 typedef struct tiny_run {
     int family, pairs, lora; /* pairs 0: SFT */
-    int threads, simd, recompute, optimizer, steps, batch, rows, sft_reduction;
+    int threads, simd, recompute, optimizer, steps, batch, rows, sft_reduction, precision, naive;
     int64_t micro;
+    uint64_t memory;
     const char *loss;
 } tiny_run;
 
@@ -226,6 +227,8 @@ static dpo_train_config tiny_config(const tiny_run *r) {
     t.shuffle = 1;
     t.micro_rows = r->micro;
     t.recompute = r->recompute;
+    t.naive = r->naive;
+    t.memory = r->memory;
     t.sft_reduction = r->sft_reduction;
     if (r->loss) t.loss = dpo_loss_by_name(r->loss);
     return t;
@@ -254,6 +257,7 @@ static uint64_t tiny_train(const tiny_run *r) {
         return 0;
     }
     m = tiny_model(c, fs, r->family, 5);
+    if (m) m->precision = r->precision;
     if (m && r->lora) tiny_lora(c, m, r->family, 3, 1, 9);
     d = tiny_data(c, r->pairs, 0, r->rows ? r->rows : TINY_PAIRS);
     if (m && d && (!r->pairs || CHECK_OK(c, dpo_reference_compute(m, d)))) t = dpo_trainer_create(m, d, &k);
