@@ -124,7 +124,8 @@ static int settings_parse(settings *s, cli_program *p, int argc, char **argv) {
         CLI_UINT64("seed", &t->seed, "", "of the data's order and of random weights"),
         CLI_WORD("sft-reduction", &t->sft_reduction, "token_mean|sequence_sum", "",
                  "sft: mean over the batch's tokens, or sum over each answer and mean over answers"),
-        CLI_WORD("precision", &s->precision, "fp32|mixed|bf16|fp16", "", "of weights and products"),
+        CLI_WORD("precision", &s->precision, "fp32|mixed|bf16", "",
+                 "mixed: products of bf16 numbers; bf16: weights are kept so, too (under adapters: as in the file)"),
         CLI_HEADING("Preferences (dpo)"),
         CLI_DOUBLE("beta", &l->beta, CLI_ABOVE_0, 1e6, "", "how strongly the reference holds"),
         CLI_WORD("loss", &s->loss, s->losses, "loss_type", "of a pair"),
@@ -168,13 +169,11 @@ static int settings_parse(settings *s, cli_program *p, int argc, char **argv) {
 }
 
 static int settings_check(settings *s) {
-    static const char *const precision[] = {"fp32", "mixed", "bf16", "fp16"};
     int64_t batch = (int64_t)s->batch_size * s->accumulation;
     if (!s->model == !s->init)
         return cli_die("expected either --model DIR (a model to fine-tune) or --init CONFIG.json (random weights)");
     if (!s->train) return cli_die("expected --train FILE, the training data");
     if (!s->output && !s->plan) return cli_die("expected --output DIR, where the trained model goes");
-    if (s->precision) return cli_die("--precision %s: this version computes in fp32 only", precision[s->precision]);
     if (s->lora_r > 0 && s->adapter)
         return cli_die("--lora-r %d with --adapter %s: the adapter has a rank of its own; leave --lora-r out",
                        s->lora_r, s->adapter);
@@ -447,9 +446,24 @@ static int read_config(run *u) {
     return read_tokenizer(u);
 }
 
+/* Under adapters the weights stay in their file. */
+static dpo_model *load_weights(const run *u) {
+    const settings *s = &u->s;
+    dpo_load_config how;
+    dpo_model *made, *m;
+    how.precision = s->precision;
+    how.frozen = run_lora(u);
+    if (s->model) return dpo_model_load_as(u->c, s->model, &how);
+    made = dpo_model_create_from(u->c, s->init, s->t.seed);
+    if (!made || s->precision == DPO_PRECISION_FP32) return made;
+    m = dpo_model_copy(made, &how);
+    dpo_model_free(made);
+    return m;
+}
+
 static int load_model(run *u) {
     const settings *s = &u->s;
-    u->m = s->model ? dpo_model_load(u->c, s->model) : dpo_model_create_from(u->c, s->init, s->t.seed);
+    u->m = load_weights(u);
     if (!u->m) return run_fail(u);
     if (s->adapter && dpo_lora_load(u->m, s->adapter)) return run_fail(u);
     if (s->lora_r > 0) {
@@ -788,7 +802,8 @@ static int save_result(run *u, int at_end) {
     char path[4096];
     dpo_model *merged;
     if (!run_lora(u)) {
-        if (dpo_model_save(u->m, u->s.output, DPO_F32)) return run_fail(u);
+        int dtype = u->s.precision == DPO_PRECISION_BF16 ? DPO_BF16 : DPO_F32; /* nothing is lost */
+        if (dpo_model_save(u->m, u->s.output, dtype)) return run_fail(u);
         return write_companions(u, u->s.output);
     }
     if (path_join(path, sizeof path, u->s.output, "adapter")) return 1;
