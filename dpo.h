@@ -185,6 +185,10 @@ typedef struct dpo_io {
     int (*remove)(void *user, const char *path);
     int (*make_dir)(void *user, const char *path); /* 0 also when it is there already */
     int (*sync_dir)(void *user, const char *path);
+    /* Both or neither (NULL: files are read). A view of the first `bytes` of a file open for reading; it stays when the
+       file is closed, renamed over or removed, until `unmap`. */
+    int (*map)(void *user, void *file, uint64_t bytes, const void **at);
+    int (*unmap)(void *user, const void *at, uint64_t bytes);
 } dpo_io;
 
 /* The environment of a context. Zero everywhere (or NULL for the whole struct) is the ordinary
@@ -495,10 +499,41 @@ typedef struct dpo_model_config {
 DPO_API dpo_result dpo_model_config_read(dpo_context *c, const char *path, dpo_model_config *out);
 
 /* dpo_model_load - a Hugging Face directory: config.json with model.safetensors, or the shards named
-   by model.safetensors.index.json. Weights are held in fp32. Known buffers are skipped, tensors that
-   nothing uses are reported to the log.
+   by model.safetensors.index.json. Weights are held in F32 (dpo_model_load_as: in other ways). Known
+   buffers are skipped, tensors that nothing uses are reported to the log.
  *   errors  DPO_E_IO  DPO_E_FORMAT  DPO_E_SHAPE  DPO_E_NONFINITE (a NaN or infinity in a weight) */
 DPO_API dpo_model *dpo_model_load(dpo_context *c, const char *dir);
+
+/* How the weights are kept. */
+typedef struct dpo_load_config {
+    int precision; /* DPO_PRECISION_*: the arithmetic, and the storage of weights that may be trained */
+    int frozen;    /* they will not move: for adapters, evaluation, generation */
+} dpo_load_config;
+
+/* dpo_model_load_as - the same in another storage, to be chosen here.
+ *   how     NULL: fp32, not frozen. What is not frozen lies in the context's memory: in F32 for fp32 and mixed; for
+ *           bf16 its matrices and embeddings in BF16, its vectors (norms, biases) in F32 with bf16's values, all rounded
+ *           to nearest even from the file's (F64 by way of F32; the log says how many changed).
+ *           frozen: matrices stay as they lie in the file, F32 or BF16, whatever the precision (in mixed and bf16
+ *           arithmetic F32 matrices are rounded on their way into each product). Where the io can map files they are
+ *           used in place, so that a model opens at once and takes almost no memory; else, and where a tensor is not
+ *           aligned to its element, they are read. F16 and F64 files become F32 in memory. The weights are read-only.
+ *   errors  as dpo_model_load; DPO_E_ARG (an unknown precision). Mapped matrices are not looked at: a NaN in one shows
+ *           as a loss or log-probability that is not finite.
+ * A mapped file must not be shortened or written into while the model lives (the system would raise SIGBUS, or other
+ * weights appear); to replace it whole by renaming, as dpo_model_save does, is safe, into the model's own directory too. */
+DPO_API dpo_model *dpo_model_load_as(dpo_context *c, const char *dir, const dpo_load_config *how);
+
+/* dpo_model_copy - a copy without adapters in the storage that dpo_model_load_as would choose (frozen: in that of m, in
+ * memory). Makes a bf16 model of one from dpo_model_create.
+ *   errors  DPO_E_ARG (an unknown precision)  DPO_E_MEMORY */
+DPO_API dpo_model *dpo_model_copy(const dpo_model *m, const dpo_load_config *how);
+
+/* dpo_model_set_precision - another arithmetic for the weights as they are kept: fp32 and mixed for any model, bf16 where
+ * matrices are BF16 or frozen. Not while a trainer of the model lives.
+ *   errors  DPO_E_ARG (an unknown precision; bf16 for F32 matrices that may be trained) */
+DPO_API dpo_result dpo_model_set_precision(dpo_model *m, int precision);
+DPO_API int dpo_model_precision_of(const dpo_model *m);
 
 /* dpo_model_create - random weights by the family's habit (normal with initializer_range, muP widths
    respected; norms one, biases zero), a function of config and seed alone. */
@@ -508,15 +543,18 @@ DPO_API dpo_model *dpo_model_create_from(dpo_context *c, const char *config_path
 
 /* dpo_model_save - config.json and model.safetensors, each written whole or not at all; names and
    config text as they were read. Attached adapters are not part of it (dpo_lora_merge, dpo_lora_save).
- *   dtype   DPO_F32, DPO_BF16 or DPO_F16 (rounded to nearest even) */
+ *   dtype   DPO_F32, DPO_BF16 or DPO_F16, from whatever the weights are kept in (rounded to nearest even) */
 DPO_API dpo_result dpo_model_save(const dpo_model *m, const char *dir, int dtype);
 DPO_API void dpo_model_free(dpo_model *m);
 
 DPO_API const dpo_model_config *dpo_model_config_of(const dpo_model *m);
-/* dpo_model_tensors - views of the weights under their Hugging Face names; out NULL to count. Writing
-   to them is allowed between calls (a file of reference log-probs is then refused by its hash). */
+/* dpo_model_tensors - views of the weights under their Hugging Face names, in the dtype they are kept in
+   (F32, or BF16 as uint16_t); out NULL to count. Writing to them is allowed between calls (a file of
+   reference log-probs is then refused by its hash), but not where the model is frozen: they may lie in
+   a file, mapped read-only. */
 DPO_API int64_t dpo_model_tensors(const dpo_model *m, dpo_tensor *out, int64_t cap);
-/* dpo_model_hash - 64 bits over names, shapes and values of the weights, adapters not included. */
+/* dpo_model_hash - 64 bits over names, shapes and values of the weights, adapters not included; the same
+   for the same values in F32 or BF16. Reads them all, those of mapped files too. */
 DPO_API uint64_t dpo_model_hash(const dpo_model *m);
 
 /* ===========================================================================================
@@ -542,7 +580,8 @@ DPO_API dpo_result dpo_lora_load(dpo_model *m, const char *dir);
 DPO_API dpo_result dpo_lora_save(const dpo_model *m, const char *dir, const char *base);
 /* dpo_lora_enable - switch all adapters off (0) or on; off gives the base model's bits. */
 DPO_API dpo_result dpo_lora_enable(dpo_model *m, int on);
-/* dpo_lora_merge - W + scale * B A, summed in fp32, into a new model without adapters; m stays. */
+/* dpo_lora_merge - W + scale * B A, summed in fp32, into a new model without adapters, kept in F32 (of
+   precision mixed where m's is bf16); m stays. */
 DPO_API dpo_model *dpo_lora_merge(const dpo_model *m);
 /* dpo_lora_tensors - views of A and B under their PEFT names; out NULL to count. */
 DPO_API int64_t dpo_lora_tensors(const dpo_model *m, dpo_tensor *out, int64_t cap);
@@ -662,10 +701,12 @@ typedef struct dpo_plan {
     int recompute, head_twice; /* layers, logits are computed again in the backward pass */
 } dpo_plan;
 
-/* dpo_plan_train - what training this would take. lora NULL = full. No model is loaded.
-   data gives the lengths; eval may be NULL. */
-DPO_API dpo_result dpo_plan_train(dpo_context *c, const dpo_model_config *m, const dpo_lora_config *lora,
-                                  const dpo_train_config *t, const dpo_data *data, const dpo_data *eval, dpo_plan *out);
+/* dpo_plan_train - what training this would take. lora NULL = full, load NULL = fp32. No model is loaded.
+   data gives the lengths; eval may be NULL. Frozen weights count as if all of their file's pages were in memory.
+   errors: DPO_E_ARG where t->memory does not suffice (the sentence says what would) */
+DPO_API dpo_result dpo_plan_train(dpo_context *c, const dpo_model_config *m, const dpo_load_config *load,
+                                  const dpo_lora_config *lora, const dpo_train_config *t, const dpo_data *data,
+                                  const dpo_data *eval, dpo_plan *out);
 /* dpo_plan_text - the table as text; returns its length. */
 DPO_API size_t dpo_plan_text(const dpo_plan *p, char *out, size_t cap);
 
@@ -1075,11 +1116,30 @@ static int dpo__posix_sync_dir(void *user, const char *path) {
     (void)close(fd);
     return e;
 }
+#if defined(PROT_READ) && defined(MAP_PRIVATE)
+static int dpo__posix_map(void *user, void *file, uint64_t bytes, const void **at) {
+    void *p;
+    (void)user;
+    *at = NULL;
+    if (!bytes || (uint64_t)(size_t)bytes != bytes) return EFBIG;
+    p = mmap(NULL, (size_t)bytes, PROT_READ, MAP_PRIVATE, dpo__posix_fd(file), 0);
+    if (p == MAP_FAILED) return dpo__posix_error();
+    *at = p;
+    return 0;
+}
+static int dpo__posix_unmap(void *user, const void *at, uint64_t bytes) {
+    (void)user;
+    return munmap((void *)(uintptr_t)at, (size_t)bytes) ? dpo__posix_error() : 0;
+}
+#else
+#define dpo__posix_map   NULL
+#define dpo__posix_unmap NULL
+#endif
 #endif
 
 /* What a context without hooks of its own uses. */
 #ifdef DPO_NO_STDIO
-static const dpo_io dpo__default_io = {NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL};
+static const dpo_io dpo__default_io = {NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL};
 #else
 static const dpo_io dpo__default_io = {NULL,
                                        dpo__posix_open,
@@ -1091,7 +1151,9 @@ static const dpo_io dpo__default_io = {NULL,
                                        dpo__posix_rename,
                                        dpo__posix_remove,
                                        dpo__posix_make_dir,
-                                       dpo__posix_sync_dir};
+                                       dpo__posix_sync_dir,
+                                       dpo__posix_map,
+                                       dpo__posix_unmap};
 #endif
 
 /* ===========================================================================================
@@ -2738,6 +2800,13 @@ static int dpo__kernels_choose(dpo__kernels *k, int simd) {
    >>CONTEXT - owns everything; the way to fail
    =========================================================================================== */
 
+/* A file's bytes that stand for an object's own memory. */
+typedef struct dpo__mapping {
+    struct dpo__mapping *next;
+    const void *owner, *at;
+    uint64_t bytes;
+} dpo__mapping;
+
 struct dpo_context {
     dpo__error error;
     dpo__memory memory;
@@ -2745,6 +2814,7 @@ struct dpo_context {
     dpo__kernels kernels;
     dpo_desc desc;
     dpo_io io;
+    dpo__mapping *mappings;
     float **pack; /* per worker: packed panels of matrix products */
     size_t pack_bytes;
     char *info;
@@ -2786,6 +2856,21 @@ static void *dpo__get(dpo_context *c, size_t bytes, const char *what) {
     return p;
 }
 static void dpo__put(dpo_context *c, void *p) { dpo__memory_put(&c->memory, p); }
+
+/* Gives back what is mapped for an object; NULL: for all. */
+static void dpo__unmap(dpo_context *c, const void *owner) {
+    dpo__mapping **at = &c->mappings;
+    while (*at) {
+        dpo__mapping *m = *at;
+        if (owner && m->owner != owner) {
+            at = &m->next;
+            continue;
+        }
+        *at = m->next;
+        (void)c->io.unmap(c->io.user, m->at, m->bytes); /* nothing was written, nothing can be done */
+        dpo__put(c, m);
+    }
+}
 
 /* Between the two passes of a layout function: a block for what the first one counted. */
 static int dpo__arena_get(dpo_context *c, dpo__arena *a, const char *what) {
@@ -2892,6 +2977,7 @@ DPO_API void dpo_close(dpo_context *c) {
     dpo__block *self;
     if (!c) return;
     dpo__pool_close(&c->pool, &c->memory);
+    dpo__unmap(c, NULL);
     self = (dpo__block *)((uintptr_t)c - DPO__BLOCK_HEADER);
     while (c->memory.blocks != self) /* newest first; the context's own block is the oldest */
         dpo__memory_put(&c->memory, (void *)((uintptr_t)c->memory.blocks + DPO__BLOCK_HEADER));
@@ -4523,6 +4609,26 @@ static dpo_result dpo__file_read(const dpo__file *f, uint64_t offset, void *to, 
     return dpo__file_fail(f->c, "read", f->path, e, "check the disk or the connection, or copy the file again");
 }
 
+/* All of a file, to be looked at in place for as long as `owner` lives; *at NULL: it has to be read. */
+static dpo_result dpo__file_map(const dpo__file *f, const void *owner, const uint8_t **at) {
+    const dpo_io *io = &f->c->io;
+    dpo__mapping *m;
+    *at = NULL;
+    if (!io->map || !io->unmap || DPO__BIG_ENDIAN) return DPO_OK;
+    m = (dpo__mapping *)dpo__get(f->c, sizeof *m, "a mapped file");
+    if (!m) return DPO_E_MEMORY;
+    m->owner = owner;
+    m->bytes = f->bytes;
+    m->next = f->c->mappings;
+    if (io->map(io->user, f->handle, m->bytes, &m->at)) {
+        dpo__put(f->c, m);
+        return DPO_OK;
+    }
+    f->c->mappings = m;
+    *at = (const uint8_t *)m->at;
+    return DPO_OK;
+}
+
 /* All of a file of at most `limit` bytes, with a zero byte after it; freed by dpo__put. */
 static dpo_result dpo__file_read_all(dpo_context *c, const char *path, uint64_t limit, char **data, size_t *bytes) {
     dpo__file f;
@@ -4980,9 +5086,20 @@ static dpo_result dpo__st_read_raw(const dpo__st *st, const dpo__st_entry *e, vo
     return r;
 }
 
-static void dpo__st_to_f32(float *to, const uint8_t *from, size_t n, int dtype) {
+static size_t dpo__st_size(int dtype) { return dpo__st_dtypes[dtype].bits / 8; }
+
+/* Element i of F32 or BF16. */
+DPO__INLINE float dpo__st_value(const void *x, int dtype, int64_t i) {
+    return dtype == DPO_BF16 ? dpo__num_bf16_to(((const uint16_t *)x)[i]) : ((const float *)x)[i];
+}
+
+/* Bytes of a file as floats. */
+static void dpo__st_to_f32(float *to, uint8_t *from, size_t n, int dtype) {
     size_t i;
-    if (dtype == DPO_BF16) {
+    if (dtype == DPO_F32) {
+        dpo__st_swap(from, n, 4);
+        memcpy(to, from, n * sizeof *to);
+    } else if (dtype == DPO_BF16) {
         for (i = 0; i < n; i++) to[i] = dpo__num_bf16_to((uint16_t)(from[2 * i] | from[2 * i + 1] << 8));
     } else if (dtype == DPO_F16) {
         for (i = 0; i < n; i++) to[i] = dpo__num_f16_to((uint16_t)(from[2 * i] | from[2 * i + 1] << 8));
@@ -4998,28 +5115,46 @@ static void dpo__st_to_f32(float *to, const uint8_t *from, size_t n, int dtype) 
     }
 }
 
-/* F32, BF16, F16 or F64 as floats. Values are not looked at. */
-static dpo_result dpo__st_read_f32(const dpo__st *st, const dpo__st_entry *e, float *to) {
-    uint64_t at, bytes = e->end - e->begin;
-    size_t n, size = dpo__st_dtypes[e->dtype].bits / 8;
+/* Rounds floats to the nearest bf16, into halves (then x keeps its values) or, where `to` is NULL, in place; how many of
+   them were none. */
+static int64_t dpo__st_round(dpo_context *c, uint16_t *to, float *x, int64_t n) {
+    int64_t i, count = 0;
+    for (i = 0; i < n; i++) count += (dpo__num_bits(x[i]) & 0xffffu) != 0;
+    c->kernels.narrow(n, to, to ? NULL : x, x);
+    return count;
+}
+
+/* F32, BF16, F16 or F64 as F32 or BF16; *rounded goes up by the values that bf16 changed. Values are not looked at. */
+static dpo_result dpo__st_read_as(const dpo__st *st, const dpo__st_entry *e, int dtype, void *to, int64_t *rounded) {
+    enum { PIECE = DPO__FILE_BUFFER / 8 };
+    dpo_context *c = st->file.c;
+    size_t n, size = dpo__st_size(e->dtype);
+    int64_t at;
     uint8_t *buffer;
+    float *x;
     dpo_result r = DPO_OK;
-    if (e->dtype == DPO_F32 || e->dtype >= DPO__ST_READABLE) return dpo__st_read_raw(st, e, to);
-    if (e->dtype != DPO_BF16 && e->dtype != DPO_F16 && e->dtype != DPO_F64)
+    if (e->dtype == dtype || e->dtype >= DPO__ST_READABLE) return dpo__st_read_raw(st, e, to);
+    if (e->dtype != DPO_F32 && e->dtype != DPO_BF16 && e->dtype != DPO_F16 && e->dtype != DPO_F64)
         return dpo__fail(
-            st->file.c, DPO_E_UNSUPPORTED,
+            c, DPO_E_UNSUPPORTED,
             "%.400s: tensor %.200s is %s where floating-point numbers are needed; convert it to F32, F16 or BF16",
             st->path, e->name, dpo__st_dtypes[e->dtype].name);
-    if (!bytes) return DPO_OK;
-    buffer = (uint8_t *)dpo__get(st->file.c, DPO__FILE_BUFFER, "a file buffer");
+    if (!e->elements) return DPO_OK;
+    buffer = (uint8_t *)dpo__get(c, PIECE * (8 + sizeof *x), "a file buffer");
     if (!buffer) return DPO_E_MEMORY;
-    for (at = 0; at < bytes && !r; at += n) {
-        n = bytes - at < DPO__FILE_BUFFER ? (size_t)(bytes - at) : DPO__FILE_BUFFER;
-        r = dpo__file_read(&st->file, st->data + e->begin + at, buffer, n);
-        if (!r) dpo__st_to_f32(to + at / size, buffer, n / size, e->dtype);
+    for (at = 0; at < e->elements && !r; at += (int64_t)n) {
+        n = (size_t)dpo__min64(e->elements - at, PIECE);
+        r = dpo__file_read(&st->file, st->data + e->begin + (uint64_t)at * size, buffer, n * size);
+        if (r) break;
+        x = dtype == DPO_F32 ? (float *)to + at : (float *)(void *)(buffer + PIECE * 8);
+        dpo__st_to_f32(x, buffer, n, e->dtype);
+        if (dtype == DPO_BF16) *rounded += dpo__st_round(c, (uint16_t *)to + at, x, (int64_t)n);
     }
-    dpo__put(st->file.c, buffer);
+    dpo__put(c, buffer);
     return r;
+}
+static dpo_result dpo__st_read_f32(const dpo__st *st, const dpo__st_entry *e, float *to) {
+    return dpo__st_read_as(st, e, DPO_F32, to, NULL);
 }
 
 /* A tensor to be written. */
@@ -5027,7 +5162,7 @@ typedef struct dpo__st_item {
     const char *name;
     const void *data;
     int dtype; /* in the file */
-    int from;  /* of data: the same, or DPO_F32 for BF16 and F16 files */
+    int from;  /* of data: the same, or F32 or BF16 for F32, BF16 and F16 files */
     int ndim;
     const int64_t *shape;
 } dpo__st_item;
@@ -5044,7 +5179,7 @@ static dpo_result dpo__st_check_items(const dpo__st *st, const dpo__st_item *ite
         uint64_t elements, bytes;
         if (!t->name) return dpo__st_refuse(st, "tensor %lld has no name", (long long)i);
         if (t->dtype <= 0 || t->dtype >= DPO__ST_READABLE ||
-            (t->from != t->dtype && (t->from != DPO_F32 || (t->dtype != DPO_BF16 && t->dtype != DPO_F16))))
+            (t->from != t->dtype && ((t->from != DPO_F32 && t->from != DPO_BF16) || t->dtype > DPO_F16)))
             return dpo__st_refuse(st, "tensor %.200s: dtype %d cannot be written as dtype %d", t->name, t->from,
                                   t->dtype);
         if (t->ndim < 0 || t->ndim > DPO__ST_RANK)
@@ -5095,7 +5230,7 @@ static size_t dpo__st_print_header(char *out, size_t cap, const dpo__st_item *it
 
 static void dpo__st_write_data(dpo__file_writer *w, const dpo__st_item *t) {
     uint8_t piece[4096];
-    size_t size = dpo__st_dtypes[t->dtype].bits / 8, n, i;
+    size_t size = dpo__st_size(t->dtype), n, i, k;
     uint64_t elements, bytes, at;
     (void)dpo__st_product(t->shape, t->ndim, (unsigned)size * 8, &elements, &bytes);
     if (t->from == t->dtype && !DPO__BIG_ENDIAN) {
@@ -5103,16 +5238,17 @@ static void dpo__st_write_data(dpo__file_writer *w, const dpo__st_item *t) {
         return;
     }
     for (at = 0; at < elements && !w->result; at += n) {
-        const float *from = (const float *)t->data + at;
         n = elements - at < sizeof piece / size ? (size_t)(elements - at) : sizeof piece / size;
         if (t->from == t->dtype) {
             memcpy(piece, (const uint8_t *)t->data + at * size, n * size);
             dpo__st_swap(piece, n, size);
         } else {
             for (i = 0; i < n; i++) {
-                uint16_t h = t->dtype == DPO_BF16 ? dpo__num_bf16_from(from[i]) : dpo__num_f16_from(from[i]);
-                piece[2 * i] = (uint8_t)(h & 0xff);
-                piece[2 * i + 1] = (uint8_t)(h >> 8);
+                float x = dpo__st_value(t->data, t->from, (int64_t)(at + i));
+                uint32_t u = t->dtype == DPO_F32    ? dpo__num_bits(x)
+                             : t->dtype == DPO_BF16 ? dpo__num_bf16_from(x)
+                                                    : dpo__num_f16_from(x);
+                for (k = 0; k < size; k++) piece[size * i + k] = (uint8_t)(u >> (8 * k));
             }
         }
         (void)dpo__file_write(w, piece, n * size);
@@ -5447,7 +5583,8 @@ enum { DPO__EMBEDDING, DPO__GAIN, DPO__BIAS, DPO__MATRIX, DPO__HEADMATRIX };
 typedef struct dpo__param {
     char name[112]; /* the Hugging Face name */
     void *data;
-    int dtype;                    /* DPO_F32; a frozen model's matrices may be DPO_BF16, in a mapped file */
+    int dtype;                    /* DPO_F32; matrices may be DPO_BF16, and lie in a mapped file */
+    void *own;                    /* a block for the data, NULL: they lie in the model's or in a mapped file */
     int64_t rows, columns, count; /* as stored; columns 0: a vector */
     int id, layer, kind;
 } dpo__param;
@@ -5486,16 +5623,18 @@ static dpo__param *dpo__model_param(const dpo_model *m, int64_t layer, int id) {
     return i < 0 ? NULL : &m->params[i];
 }
 
-/* Adds a parameter: to m->params if they are there, its values to an arena if there is one. */
-static void dpo__model_describe(dpo_model *m, dpo__arena *values, int64_t layer, int id, int64_t rows, int64_t columns,
-                                int kind, const char *neox, const char *gpt2, const char *llama) {
+/* Adds a parameter: to m->params if they are there, its values to an arena if there is one. dtype is that of matrices,
+   0 if their values come from elsewhere. */
+static void dpo__model_describe(dpo_model *m, dpo__arena *values, int dtype, int64_t layer, int id, int64_t rows,
+                                int64_t columns, int kind, const char *neox, const char *gpt2, const char *llama) {
     static const char *const prefix[3] = {"gpt_neox.layers.", "transformer.h.", "model.layers."};
     int style = m->config.family == DPO_GPT_NEOX                               ? 0
                 : m->config.family == DPO_GPT2 || m->config.family == DPO_BTLM ? 1
                                                                                : 2;
     const char *name = style == 0 ? neox : style == 1 ? gpt2 : llama;
     int64_t count = columns ? rows * columns : rows;
-    float *data = values ? DPO__CARVE(values, float, count) : NULL;
+    int type = columns && dtype ? dtype : DPO_F32;
+    void *data = values && (dtype || !columns) ? dpo__arena_carve(values, count, dpo__st_size(type)) : NULL;
     if (m->params) {
         dpo__param *p = &m->params[m->n_params];
         memset(p, 0, sizeof *p);
@@ -5503,7 +5642,7 @@ static void dpo__model_describe(dpo_model *m, dpo__arena *values, int64_t layer,
             dpo__append(p->name, sizeof p->name, 0, "%s%ld.%s", prefix[style], (long)layer, name);
         else dpo__append(p->name, sizeof p->name, 0, "%s", name);
         p->data = data;
-        p->dtype = DPO_F32;
+        p->dtype = type;
         p->rows = m->config.conv1d && kind == DPO__MATRIX ? columns : rows;
         p->columns = m->config.conv1d && kind == DPO__MATRIX ? rows : columns;
         p->count = count;
@@ -5516,13 +5655,13 @@ static void dpo__model_describe(dpo_model *m, dpo__arena *values, int64_t layer,
     m->n_values += count;
 }
 /* Lists all parameters, layer by layer. */
-static void dpo__model_list(dpo_model *m, dpo__arena *values) {
+static void dpo__model_list(dpo_model *m, dpo__arena *values, int dtype) {
     const dpo_model_config *k = &m->config;
     int64_t layer, layers = k->num_hidden_layers;
     m->n_params = m->n_values = 0;
 #define X(id, per_layer, present, rows, columns, kind, neox, gpt2, llama)                                              \
     if ((per_layer) == want && (present) != 0)                                                                         \
-        dpo__model_describe(m, values, layer, DPO__##id, rows, columns, DPO__KIND_##kind, neox, gpt2, llama);
+        dpo__model_describe(m, values, dtype, layer, DPO__##id, rows, columns, DPO__KIND_##kind, neox, gpt2, llama);
     for (layer = 0; layer <= layers; layer++) {
         int want = layer < layers;
         DPO__TENSORS(X)
@@ -5530,15 +5669,15 @@ static void dpo__model_list(dpo_model *m, dpo__arena *values) {
 #undef X
 }
 
-/* The model's block: struct, descriptions, and their values unless it is for a plan. Runs twice: with a NULL base it
-   measures. */
-static void dpo__model_layout(dpo__arena *a, const dpo_model_config *k, int values, dpo_model **out) {
+/* The model's block: struct, descriptions, and their values unless it is for a plan; dtype: of matrices, DPO_F32 or
+   DPO_BF16, 0 if they lie elsewhere. Runs twice: with a NULL base it measures. */
+static void dpo__model_layout(dpo__arena *a, const dpo_model_config *k, int values, int dtype, dpo_model **out) {
     dpo_model scratch, *m;
     int64_t i, index = ((int64_t)k->num_hidden_layers + 1) * DPO__N_TENSORS;
     int64_t slopes = k->position == DPO_POSITION_ALIBI ? k->num_attention_heads : 0;
     memset(&scratch, 0, sizeof scratch);
     scratch.config = *k;
-    dpo__model_list(&scratch, NULL);
+    dpo__model_list(&scratch, NULL, dtype);
     m = DPO__CARVE(a, dpo_model, 1);
     if (m) *out = m;
     else m = &scratch;
@@ -5549,7 +5688,7 @@ static void dpo__model_layout(dpo__arena *a, const dpo_model_config *k, int valu
     m->slopes_used = DPO__CARVE(a, float, slopes);
     if (!slopes) m->slopes = m->slopes_used = NULL;
     for (i = 0; m->of && i < index; i++) m->of[i] = -1;
-    dpo__model_list(m, values ? a : NULL);
+    dpo__model_list(m, values ? a : NULL, dtype);
 }
 
 /* --- configuration ------------------------------------------------------------------------------- */
@@ -5968,12 +6107,12 @@ static void dpo__alibi_scale(dpo_model *m) {
 }
 
 /* Memory for a configuration's model; values are not set. */
-static dpo_model *dpo__model_new(dpo_context *c, const dpo_model_config *k, int values) {
+static dpo_model *dpo__model_new(dpo_context *c, const dpo_model_config *k, int values, int dtype) {
     dpo__arena a = {NULL, 0};
     dpo_model *m = NULL;
-    dpo__model_layout(&a, k, values, &m);
+    dpo__model_layout(&a, k, values, dtype, &m);
     if (!dpo__arena_get(c, &a, values ? "the model's weights" : "a plan")) return NULL;
-    dpo__model_layout(&a, k, values, &m);
+    dpo__model_layout(&a, k, values, dtype, &m);
     m->c = c;
     if (m->slopes) dpo__alibi_slopes(m->slopes, k->num_attention_heads);
     dpo__alibi_scale(m);
@@ -5982,8 +6121,11 @@ static dpo_model *dpo__model_new(dpo_context *c, const dpo_model_config *k, int 
 
 DPO_API void dpo_model_free(dpo_model *m) {
     dpo_context *c;
+    int64_t i;
     if (!m) return;
     c = m->c;
+    for (i = 0; i < m->n_params; i++) dpo__put(c, m->params[i].own);
+    dpo__unmap(c, m);
     dpo__put(c, m->lora);
     dpo__put(c, m->config_text);
     dpo__put(c, m);
@@ -6006,21 +6148,76 @@ static const char *dpo__model_file_name(const dpo_model *m, const dpo__param *p)
     return m->no_prefix && !strncmp(p->name, "transformer.", 12) ? p->name + 12 : p->name;
 }
 
-static dpo_result dpo__model_finite(dpo_context *c, const char *path, const char *name, const float *x, int64_t n) {
+static dpo_result dpo__model_finite(dpo_context *c, const char *path, const char *name, const void *x, int dtype,
+                                    int64_t n) {
     int64_t i;
-    for (i = 0; i < n; i++)
-        if ((dpo__num_bits(x[i]) & 0x7f800000u) == 0x7f800000u)
+    for (i = 0; i < n; i++) {
+        float v = dpo__st_value(x, dtype, i);
+        if ((dpo__num_bits(v) & 0x7f800000u) == 0x7f800000u)
             return dpo__fail(c, DPO_E_NONFINITE,
                              "%.400s: tensor %s holds %s at element %ld; the file is damaged or its training diverged",
-                             path, name, x[i] == x[i] ? "an infinity" : "a NaN", (long)i);
+                             path, name, v == v ? "an infinity" : "a NaN", (long)i);
+    }
     return DPO_OK;
 }
 
-/* One tensor of a file into its place; *used counts those that have one. seen [n_params] marks them. */
-static dpo_result dpo__model_take(dpo_model *m, const dpo__st *st, const dpo__st_entry *e, uint8_t *seen) {
+/* --- loading --------------------------------------------------------------------------------------- */
+
+/* How matrices are kept. */
+static int dpo__model_storage(int precision, int frozen) {
+    return frozen ? 0 : precision == DPO_PRECISION_BF16 ? DPO_BF16 : DPO_F32;
+}
+static dpo_result dpo__model_precision_check(dpo_context *c, const char *who, int precision) {
+    if (precision >= DPO_PRECISION_FP32 && precision <= DPO_PRECISION_BF16) return DPO_OK;
+    return dpo__fail(c, DPO_E_ARG, "%s: there is no precision %d; use a DPO_PRECISION_* value", who, precision);
+}
+static void dpo__model_say_rounded(const dpo_model *m, int64_t n) {
+    if (n)
+        dpo__log(m->c, DPO_LOG_INFO, "%lld of %lld weights were rounded to bf16", (long long)n, (long long)m->n_values);
+}
+
+typedef struct dpo__loader {
+    dpo_model *m;
+    const char *dir;
+    uint8_t *seen;      /* [n_params] */
+    int64_t rounded;    /* values that bf16 changed */
+    dpo__st st;         /* the file at hand */
+    const uint8_t *map; /* all of it; NULL: it is read */
+    int asked;          /* for map */
+} dpo__loader;
+
+/* A frozen model's matrix: in place if it can be, else in memory, in the file's type where that is one of ours. */
+static dpo_result dpo__model_place(dpo__loader *l, const dpo__st_entry *e, dpo__param *p) {
+    const uint8_t *at;
+    p->dtype = e->dtype == DPO_BF16 ? DPO_BF16 : DPO_F32;
+    if (e->dtype == p->dtype) {
+        if (!l->asked++ && dpo__file_map(&l->st.file, l->m, &l->map)) return DPO_E_MEMORY;
+        at = l->map ? l->map + l->st.data + e->begin : NULL;
+        if (at && !((uintptr_t)at % dpo__st_size(p->dtype))) {
+            p->data = (void *)(uintptr_t)at; /* read-only */
+            return DPO_OK;
+        }
+    }
+    p->data = p->own = dpo__get(l->m->c, (size_t)p->count * dpo__st_size(p->dtype), "a weight matrix");
+    return p->own ? DPO_OK : DPO_E_MEMORY;
+}
+static dpo_result dpo__model_read_param(dpo__loader *l, const dpo__st_entry *e, dpo__param *p) {
+    dpo_context *c = l->m->c;
+    dpo_result r = l->m->frozen && p->columns ? dpo__model_place(l, e, p) : DPO_OK;
+    if (r || (l->m->frozen && p->columns && !p->own)) return r; /* mapped: not a byte is touched */
+    r = dpo__st_read_as(&l->st, e, p->dtype, p->data, &l->rounded);
+    if (r) return r;
+    if (l->m->precision == DPO_PRECISION_BF16 && !l->m->frozen && !p->columns)
+        l->rounded += dpo__st_round(c, NULL, dpo__param_f32(p), p->count);
+    return dpo__model_finite(c, l->st.path, e->name, p->data, p->dtype, p->count);
+}
+
+/* One tensor of a file into its place. */
+static dpo_result dpo__model_take(dpo__loader *l, const dpo__st_entry *e) {
+    dpo_model *m = l->m;
     dpo_context *c = m->c;
+    const char *path = l->st.path;
     int64_t i;
-    dpo_result r;
     for (i = 0; i < m->n_params; i++) {
         dpo__param *p = &m->params[i];
         int fits;
@@ -6031,41 +6228,42 @@ static dpo_result dpo__model_take(dpo_model *m, const dpo__st *st, const dpo__st
             return dpo__fail(c, DPO_E_SHAPE,
                              "%.400s: tensor %s has shape [%ld%s%ld%s], config.json asks for [%ld%s%ld]; they do not "
                              "belong together",
-                             st->path, e->name, (long)e->shape[0], e->ndim > 1 ? "," : "",
+                             path, e->name, (long)e->shape[0], e->ndim > 1 ? "," : "",
                              (long)(e->ndim > 1 ? e->shape[1] : 0), e->ndim > 2 ? ",..." : "", (long)p->rows,
                              p->columns ? "," : "", (long)p->columns);
-        if (seen[i])
-            return dpo__fail(c, DPO_E_FORMAT, "%.400s: tensor %s is in two files of this model", st->path, e->name);
-        seen[i] = 1;
-        r = dpo__st_read_f32(st, e, dpo__param_f32(p));
-        return r ? r : dpo__model_finite(c, st->path, e->name, dpo__param_f32(p), p->count);
+        if (l->seen[i])
+            return dpo__fail(c, DPO_E_FORMAT, "%.400s: tensor %s is in two files of this model", path, e->name);
+        l->seen[i] = 1;
+        return dpo__model_read_param(l, e, p);
     }
     if (m->slopes && dpo__ends_with(e->name, "relative_pe.slopes") && e->elements == m->config.num_attention_heads) {
+        dpo_result r = dpo__st_read_f32(&l->st, e, m->slopes);
         m->slopes_in_file = 1;
-        r = dpo__st_read_f32(st, e, m->slopes);
-        return r ? r : dpo__model_finite(c, st->path, e->name, m->slopes, e->elements);
+        return r ? r : dpo__model_finite(c, path, e->name, m->slopes, DPO_F32, e->elements);
     }
     if (!dpo__model_buffer(m, e->name))
-        dpo__log(c, DPO_LOG_WARNING, "%s: tensor %s is not used by this model", st->path, e->name);
+        dpo__log(c, DPO_LOG_WARNING, "%s: tensor %s is not used by this model", path, e->name);
     return DPO_OK;
 }
-static dpo_result dpo__model_take_file(dpo_model *m, const char *dir, const char *name, uint8_t *seen) {
-    dpo__st st;
+static dpo_result dpo__model_take_file(dpo__loader *l, const char *name) {
     char path[4096];
     int64_t i;
-    dpo_result r = dpo__file_join(m->c, dir, name, path, sizeof path);
-    if (!r) r = dpo__st_open(m->c, path, &st);
+    dpo_context *c = l->m->c;
+    dpo_result r = dpo__file_join(c, l->dir, name, path, sizeof path);
+    if (!r) r = dpo__st_open(c, path, &l->st);
     if (r) return r;
+    l->asked = 0;
+    l->map = NULL;
     /* GPT-2's original files leave the prefix out. */
-    if (dpo__st_find(&st, "wte.weight")) m->no_prefix = 1;
-    for (i = 0; i < st.count && !r; i++) r = dpo__model_take(m, &st, &st.entries[i], seen);
-    dpo__st_close(&st);
+    if (dpo__st_find(&l->st, "wte.weight")) l->m->no_prefix = 1;
+    for (i = 0; i < l->st.count && !r; i++) r = dpo__model_take(l, &l->st.entries[i]);
+    dpo__st_close(&l->st);
     return r;
 }
 
 /* Every distinct file that the index names. */
-static dpo_result dpo__model_take_shards(dpo_model *m, const char *dir, const char *index, uint8_t *seen) {
-    dpo_context *c = m->c;
+static dpo_result dpo__model_take_shards(dpo__loader *l, const char *index) {
+    dpo_context *c = l->m->c;
     dpo__json j;
     char *text = NULL, shard[256], other[256];
     size_t bytes;
@@ -6094,7 +6292,7 @@ static dpo_result dpo__model_take_shards(dpo_model *m, const char *dir, const ch
             dpo__json_string(&j, w + 1, other, sizeof other);
             known = !strcmp(other, shard);
         }
-        if (!known) r = dpo__model_take_file(m, dir, shard, seen);
+        if (!known) r = dpo__model_take_file(l, shard);
     }
     dpo__json_free(c, &j);
     dpo__put(c, text);
@@ -6110,50 +6308,129 @@ static int dpo__model_pickled(dpo_context *c, const char *dir) {
     return found;
 }
 
-DPO_API dpo_model *dpo_model_load(dpo_context *c, const char *dir) {
-    dpo_model_config k;
-    dpo_model *m;
-    char *text = NULL, single[4096], index[4096];
-    uint8_t *seen;
+/* The files of a directory, whichever it has, into the model. */
+static dpo_result dpo__model_take_dir(dpo__loader *l) {
+    static const char *const file = "model.safetensors";
+    dpo_context *c = l->m->c;
+    char single[4096], index[4096];
     int64_t i;
+    dpo_result r = dpo__file_join(c, l->dir, file, single, sizeof single);
+    if (!r) r = dpo__file_join(c, l->dir, "model.safetensors.index.json", index, sizeof index);
+    if (r) return r;
+    if (dpo__file_exists(c, single)) r = dpo__model_take_file(l, file);
+    else if (dpo__file_exists(c, index)) r = dpo__model_take_shards(l, index);
+    else if (dpo__model_pickled(c, l->dir))
+        r = dpo__fail(c, DPO_E_UNSUPPORTED,
+                      "%.400s/pytorch_model.bin: PyTorch's pickle files are not read; save the model as safetensors "
+                      "(save_pretrained does)",
+                      l->dir);
+    else r = dpo__model_take_file(l, file);
+    for (i = 0; i < l->m->n_params && !r; i++)
+        if (!l->seen[i])
+            r = dpo__fail(c, DPO_E_FORMAT, "%.400s: tensor %s is missing; config.json asks for it", l->dir,
+                          dpo__model_file_name(l->m, &l->m->params[i]));
+    return r;
+}
+
+DPO_API dpo_model *dpo_model_load_as(dpo_context *c, const char *dir, const dpo_load_config *how) {
+    int precision = how ? how->precision : DPO_PRECISION_FP32, frozen = how && how->frozen;
+    dpo_model_config k;
+    dpo__loader l;
+    char *text = NULL;
     dpo_result r;
     if (!c || c->error.code) return NULL;
+    memset(&l, 0, sizeof l);
+    l.dir = dir;
     if (!dir) {
         dpo__fail(c, DPO_E_ARG, "dpo_model_load: the directory must not be NULL");
         return NULL;
     }
-    if (dpo__config_load(c, dir, &k, &text)) return NULL;
-    m = dpo__model_new(c, &k, 1);
-    if (!m) {
+    if (dpo__model_precision_check(c, "dpo_model_load_as", precision) || dpo__config_load(c, dir, &k, &text))
+        return NULL;
+    l.m = dpo__model_new(c, &k, 1, dpo__model_storage(precision, frozen));
+    if (!l.m) {
         dpo__put(c, text);
         return NULL;
     }
-    m->config_text = text;
-    seen = (uint8_t *)dpo__get(c, (size_t)m->n_params, "a list of tensors");
-    r = seen ? dpo__file_join(c, dir, "model.safetensors", single, sizeof single) : DPO_E_MEMORY;
-    if (!r) r = dpo__file_join(c, dir, "model.safetensors.index.json", index, sizeof index);
-    if (!r) {
-        memset(seen, 0, (size_t)m->n_params);
-        if (dpo__file_exists(c, single)) r = dpo__model_take_file(m, dir, "model.safetensors", seen);
-        else if (dpo__file_exists(c, index)) r = dpo__model_take_shards(m, dir, index, seen);
-        else if (dpo__model_pickled(c, dir))
-            r = dpo__fail(c, DPO_E_UNSUPPORTED,
-                          "%.400s/pytorch_model.bin: PyTorch's pickle files are not read; save the model as "
-                          "safetensors (save_pretrained does)",
-                          dir);
-        else r = dpo__model_take_file(m, dir, "model.safetensors", seen);
-    }
-    for (i = 0; i < m->n_params && !r; i++)
-        if (!seen[i])
-            r = dpo__fail(c, DPO_E_FORMAT, "%.400s: tensor %s is missing; config.json asks for it", dir,
-                          dpo__model_file_name(m, &m->params[i]));
-    dpo__put(c, seen);
-    dpo__alibi_scale(m);
+    l.m->precision = precision;
+    l.m->frozen = frozen;
+    l.m->config_text = text;
+    l.seen = (uint8_t *)dpo__get(c, (size_t)l.m->n_params, "a list of tensors");
+    if (l.seen) memset(l.seen, 0, (size_t)l.m->n_params);
+    r = l.seen ? dpo__model_take_dir(&l) : DPO_E_MEMORY;
+    dpo__put(c, l.seen);
     if (r) {
-        dpo_model_free(m);
+        dpo_model_free(l.m);
         return NULL;
     }
-    return m;
+    dpo__alibi_scale(l.m);
+    dpo__model_say_rounded(l.m, l.rounded);
+    return l.m;
+}
+DPO_API dpo_model *dpo_model_load(dpo_context *c, const char *dir) { return dpo_model_load_as(c, dir, NULL); }
+
+/* --- in another storage ---------------------------------------------------------------------------- */
+
+static dpo_result dpo__param_copy(dpo_context *c, dpo__param *to, const dpo__param *p, int64_t *rounded) {
+    if (!to->data) { /* a frozen matrix stays what it is */
+        to->dtype = p->dtype;
+        to->data = to->own = dpo__get(c, (size_t)p->count * dpo__st_size(p->dtype), "a weight matrix");
+        if (!to->own) return DPO_E_MEMORY;
+    }
+    if (to->dtype == p->dtype) memcpy(to->data, p->data, (size_t)p->count * dpo__st_size(p->dtype));
+    else if (to->dtype == DPO_F32) c->kernels.expand(p->count, dpo__param_f32(to), (const uint16_t *)p->data, 0);
+    else *rounded += dpo__st_round(c, (uint16_t *)to->data, dpo__param_f32(p), p->count);
+    return DPO_OK;
+}
+static dpo_model *dpo__model_copy(const dpo_model *m, int precision, int frozen) {
+    dpo_context *c = m->c;
+    dpo_model *to = dpo__model_new(c, &m->config, 1, dpo__model_storage(precision, frozen));
+    int64_t i, rounded = 0;
+    dpo_result r = DPO_OK;
+    if (!to) return NULL;
+    to->precision = precision;
+    to->frozen = frozen;
+    to->slopes_in_file = m->slopes_in_file;
+    to->no_prefix = m->no_prefix;
+    if (m->slopes) memcpy(to->slopes, m->slopes, (size_t)m->config.num_attention_heads * sizeof(float));
+    dpo__alibi_scale(to);
+    if (m->config_text) {
+        size_t n = strlen(m->config_text) + 1;
+        to->config_text = (char *)dpo__get(c, n, "a configuration");
+        if (to->config_text) memcpy(to->config_text, m->config_text, n);
+        else r = DPO_E_MEMORY;
+    }
+    for (i = 0; i < m->n_params && !r; i++) {
+        dpo__param *p = &to->params[i];
+        r = dpo__param_copy(c, p, &m->params[i], &rounded);
+        if (precision == DPO_PRECISION_BF16 && !frozen && !p->columns)
+            rounded += dpo__st_round(c, NULL, dpo__param_f32(p), p->count);
+    }
+    if (r) {
+        dpo_model_free(to);
+        return NULL;
+    }
+    dpo__model_say_rounded(to, rounded);
+    return to;
+}
+DPO_API dpo_model *dpo_model_copy(const dpo_model *m, const dpo_load_config *how) {
+    int precision = how ? how->precision : DPO_PRECISION_FP32;
+    if (!m || m->c->error.code || dpo__model_precision_check(m->c, "dpo_model_copy", precision)) return NULL;
+    return dpo__model_copy(m, precision, how && how->frozen);
+}
+DPO_API int dpo_model_precision_of(const dpo_model *m) { return m ? m->precision : DPO_PRECISION_FP32; }
+DPO_API dpo_result dpo_model_set_precision(dpo_model *m, int precision) {
+    int64_t i;
+    DPO__READY(m, m->c);
+    if (dpo__model_precision_check(m->c, "dpo_model_set_precision", precision)) return DPO_E_ARG;
+    for (i = 0; i < m->n_params && precision == DPO_PRECISION_BF16 && !m->frozen; i++)
+        if (m->params[i].columns && m->params[i].dtype != DPO_BF16)
+            return dpo__fail(m->c, DPO_E_ARG,
+                             "dpo_model_set_precision: %s is kept in F32, bf16 needs BF16; give dpo_model_load_as or "
+                             "dpo_model_copy a dpo_load_config with this precision",
+                             m->params[i].name);
+    m->precision = precision;
+    return DPO_OK;
 }
 
 /* --- random weights -------------------------------------------------------------------------------- */
@@ -6204,7 +6481,7 @@ DPO_API dpo_model *dpo_model_create(dpo_context *c, const dpo_model_config *conf
         return NULL;
     }
     if (dpo__config_check(c, "dpo_model_create", config)) return NULL;
-    m = dpo__model_new(c, config, 1);
+    m = dpo__model_new(c, config, 1, DPO_F32);
     if (m) dpo__model_init(m, seed);
     return m;
 }
@@ -6299,7 +6576,7 @@ DPO_API dpo_result dpo_model_save(const dpo_model *m, const char *dir, int dtype
     shapes = (int64_t(*)[2])(void *)(items + n);
     for (i = 0; i < n; i++) {
         const dpo__param *p = &m->params[i < m->n_params ? i : 0];
-        dpo__st_item item = {dpo__model_file_name(m, p), p->data, dtype, DPO_F32, p->columns ? 2 : 1, shapes[i]};
+        dpo__st_item item = {dpo__model_file_name(m, p), p->data, dtype, p->dtype, p->columns ? 2 : 1, shapes[i]};
         items[i] = item;
         shapes[i][0] = p->rows;
         shapes[i][1] = p->columns;
@@ -6326,26 +6603,31 @@ DPO_API int64_t dpo_model_tensors(const dpo_model *m, dpo_tensor *out, int64_t c
     return m ? dpo__param_views(m->params, m->n_params, out, cap) : 0;
 }
 
-static void dpo__hash_params(dpo__hash *h, const dpo__param *p, int64_t n) {
-    int64_t i;
-    for (i = 0; i < n; i++) {
-        dpo__hash_add(h, p[i].name, strlen(p[i].name));
-        dpo__hash_number(h, p[i].rows);
-        dpo__hash_number(h, p[i].columns);
-#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
-        {
-            int64_t k;
-            for (k = 0; k < p[i].count; k++) dpo__hash_number(h, dpo__num_bits(dpo__param_f32(&p[i])[k]));
-        }
-#else
-        dpo__hash_add(h, p[i].data, (size_t)p[i].count * sizeof(float));
-#endif
+/* Values count as floats, however they are kept. */
+static void dpo__hash_param(dpo_context *c, dpo__hash *h, const dpo__param *p) {
+    enum { PIECE = 2048 }; /* whole groups of the hash */
+    float x[PIECE];
+    int64_t at, n;
+    dpo__hash_add(h, p->name, strlen(p->name));
+    dpo__hash_number(h, p->rows);
+    dpo__hash_number(h, p->columns);
+    if (p->dtype == DPO_F32 && !DPO__BIG_ENDIAN) {
+        dpo__hash_add(h, p->data, (size_t)p->count * sizeof(float));
+        return;
+    }
+    for (at = 0; at < p->count; at += n) {
+        n = dpo__min64(p->count - at, PIECE);
+        if (p->dtype == DPO_F32) memcpy(x, dpo__param_f32(p) + at, (size_t)n * sizeof *x);
+        else c->kernels.expand(n, x, (const uint16_t *)p->data + at, 0);
+        dpo__st_swap(x, (uint64_t)n, sizeof *x);
+        dpo__hash_add(h, x, (size_t)n * sizeof *x);
     }
 }
 DPO_API uint64_t dpo_model_hash(const dpo_model *m) {
     dpo__hash h = dpo__hash_start(0);
+    int64_t i;
     if (!m) return 0;
-    dpo__hash_params(&h, m->params, m->n_params);
+    for (i = 0; i < m->n_params; i++) dpo__hash_param(m->c, &h, &m->params[i]);
     return dpo__hash_end(&h);
 }
 
@@ -7275,6 +7557,8 @@ static void dpo__lora_list(const dpo_model *m, dpo__lora *l, dpo__arena *values)
         if (l->params) {
             dpo__param *a = &l->params[l->n_params], *b = a + 1;
             *a = *b = *p;
+            a->dtype = b->dtype = DPO_F32;
+            a->own = b->own = NULL;
             dpo__append(a->name, sizeof a->name, 0, "base_model.model.%.*s.lora_A.weight", (int)length, module);
             dpo__append(b->name, sizeof b->name, 0, "base_model.model.%.*s.lora_B.weight", (int)length, module);
             a->data = a_data;
@@ -7417,24 +7701,12 @@ DPO_API dpo_model *dpo_lora_merge(const dpo_model *m) {
                   "embedding, too");
         return NULL;
     }
-    to = dpo__model_new(m->c, &m->config, 1);
+    /* F32 matrices: bf16's arithmetic goes on as mixed */
+    to = dpo__model_copy(m, m->precision ? DPO_PRECISION_MIXED : DPO_PRECISION_FP32, 0);
     if (!to) return NULL;
-    for (i = 0; i < m->n_params; i++) {
-        memcpy(to->params[i].data, m->params[i].data, (size_t)m->params[i].count * sizeof(float));
-        most = dpo__max64(most, m->params[i].columns ? m->params[i].count : 0);
-    }
-    if (m->slopes) memcpy(to->slopes, m->slopes, (size_t)m->config.num_attention_heads * sizeof(float));
-    dpo__alibi_scale(to);
-    to->slopes_in_file = m->slopes_in_file;
-    to->no_prefix = m->no_prefix;
+    for (i = 0; i < m->n_params; i++) most = dpo__max64(most, m->params[i].columns ? m->params[i].count : 0);
     delta = (float *)dpo__get(m->c, (size_t)most * sizeof(float), "a merged matrix");
-    if (delta && m->config_text) {
-        size_t n = strlen(m->config_text) + 1;
-        to->config_text = (char *)dpo__get(m->c, n, "a configuration");
-        if (to->config_text) memcpy(to->config_text, m->config_text, n);
-    }
-    if (m->c->error.code) {
-        dpo__put(m->c, delta);
+    if (!delta) {
         dpo_model_free(to);
         return NULL;
     }
@@ -7525,7 +7797,7 @@ static dpo_result dpo__lora_read(dpo_context *c, const char *path, const dpo__lo
                           path, p->name, (long)e->shape[0], (long)(e->ndim > 1 ? e->shape[1] : 1), (long)p->rows,
                           (long)p->columns);
         else r = dpo__st_read_f32(&st, e, dpo__param_f32(p));
-        if (!r) r = dpo__model_finite(c, path, p->name, dpo__param_f32(p), p->count);
+        if (!r) r = dpo__model_finite(c, path, p->name, p->data, DPO_F32, p->count);
         used++;
     }
     if (!r && used < st.count)
@@ -11842,7 +12114,9 @@ static void dpo__trainer_plan(const dpo_model *m, const dpo_data *d, const dpo_d
     int64_t i;
     memset(out, 0, sizeof *out);
     dpo__trainer_layout(&a, m, d, k, t, m->c->pool.n, &z);
-    dpo__model_layout(&weights, &m->config, 1, &no_model);
+    dpo__model_layout(&weights, &m->config, 1, dpo__model_storage(m->precision, m->frozen), &no_model);
+    for (i = 0; i < m->n_params && m->frozen; i++)
+        if (m->params[i].columns) weights.used += (size_t)m->params[i].count * dpo__st_size(m->params[i].dtype);
     if (l) dpo__lora_layout(&adapters, m, &l->config, 1, &no_lora);
     out->weights = weights.used;
     out->adapters = adapters.used;
@@ -12749,20 +13023,25 @@ DPO_API dpo_result dpo_train(dpo_model *m, dpo_data *data, dpo_data *eval, const
    >>PLAN - what training takes, from the layout functions themselves
    =========================================================================================== */
 
-/* A model and its adapters without values, for sizes. */
-static dpo_model *dpo__plan_model(dpo_context *c, const dpo_model_config *k, const dpo_lora_config *lora) {
-    dpo_model *m = dpo__model_new(c, k, 0);
-    if (m && lora) m->lora = dpo__lora_new(m, lora, "LoRA", 1, 0);
-    if (m && lora && !m->lora) {
+/* A model and its adapters without values, for sizes. Frozen matrices are taken to be BF16 in the file if computing is. */
+static dpo_model *dpo__plan_model(dpo_context *c, const dpo_model_config *k, const dpo_load_config *load,
+                                  const dpo_lora_config *lora) {
+    int precision = load ? load->precision : DPO_PRECISION_FP32;
+    dpo_model *m = dpo__model_new(c, k, 0, precision == DPO_PRECISION_BF16 ? DPO_BF16 : DPO_F32);
+    if (!m) return NULL;
+    m->precision = precision;
+    m->frozen = load && load->frozen;
+    if (lora) m->lora = dpo__lora_new(m, lora, "LoRA", 1, 0);
+    if (lora && !m->lora) {
         dpo_model_free(m);
         return NULL;
     }
     return m;
 }
 
-DPO_API dpo_result dpo_plan_train(dpo_context *c, const dpo_model_config *config, const dpo_lora_config *lora,
-                                  const dpo_train_config *t, const dpo_data *data, const dpo_data *eval,
-                                  dpo_plan *out) {
+DPO_API dpo_result dpo_plan_train(dpo_context *c, const dpo_model_config *config, const dpo_load_config *load,
+                                  const dpo_lora_config *lora, const dpo_train_config *t, const dpo_data *data,
+                                  const dpo_data *eval, dpo_plan *out) {
     dpo__shape most;
     dpo_trainer plan;
     dpo_train_config k;
@@ -12774,7 +13053,8 @@ DPO_API dpo_result dpo_plan_train(dpo_context *c, const dpo_model_config *config
     k = *t;
     if (!k.loss) k.loss = dpo__loss_sigmoid;
     if (dpo__config_check(c, "dpo_plan_train", config) || dpo__train_check(c, &k)) return c->error.code;
-    m = dpo__plan_model(c, config, lora);
+    if (load && dpo__model_precision_check(c, "dpo_plan_train", load->precision)) return c->error.code;
+    m = dpo__plan_model(c, config, load, lora);
     if (!m) return c->error.code;
     if (eval) r = dpo__data_fits(eval, m, dpo__train_batches(&k), &most);
     if (!r && eval) dpo__train_fit(&most, &k);

@@ -6,7 +6,7 @@
 #include "check.h"
 #include "memfs.h"
 
-#define FLOOR 60
+#define FLOOR 200
 
 static memfs *fs;
 static dpo_context *c;
@@ -73,10 +73,20 @@ static void good_dir(void) {
     memfs_text(fs, "m/config.json", neox_config);
     memfs_put(fs, "m/model.safetensors", base_model, base_size);
 }
-static void load_case(const char *name, int want, const char *file, const char *what) {
-    dpo_model *m = dpo_model_load(c, "m");
+/* Into each storage: F32, bf16, in place. */
+#define STORAGES 3
+static const dpo_load_config storages[STORAGES] = {
+    {DPO_PRECISION_FP32, 0}, {DPO_PRECISION_BF16, 0}, {DPO_PRECISION_FP32, 1}};
+static void load_case_as(const char *name, int storage, int want, const char *file, const char *what) {
+    dpo_model *m = dpo_model_load_as(c, "m", &storages[storage]);
     expect(name, m ? DPO_OK : dpo_status(c), want, file, what);
     dpo_model_free(m);
+    if (fs->maps) fail_case(name, "a file stayed mapped");
+    fs->maps = 0;
+}
+static void load_case(const char *name, int want, const char *file, const char *what) {
+    int i;
+    for (i = 0; i < STORAGES; i++) load_case_as(name, i, want, file, what);
 }
 /* Replaces a piece of the header of a safetensors file; the size in front follows. */
 static void edit_header(const char *path, const char *from, const char *to) {
@@ -301,7 +311,11 @@ static void bad_models(void) {
     load_case("the config of another family", DPO_E_FORMAT, "m", "is missing");
     good_dir();
     set_float("m/model.safetensors", "embed_out.weight", (float)NAN);
-    load_case("NaN in the weights", DPO_E_NONFINITE, "m/model.safetensors", "embed_out.weight");
+    load_case_as("NaN in the weights", 0, DPO_E_NONFINITE, "m/model.safetensors", "embed_out.weight");
+    load_case_as("NaN in weights to be rounded", 1, DPO_E_NONFINITE, "m/model.safetensors", "embed_out.weight");
+    good_dir();
+    set_float("m/model.safetensors", "embed_out.weight", 3.4e38f);
+    load_case_as("a weight that bf16 cannot hold", 1, DPO_E_NONFINITE, "m/model.safetensors", "embed_out.weight");
     good_dir();
     set_float("m/model.safetensors", "gpt_neox.layers.0.attention.dense.bias", -(float)INFINITY);
     load_case("infinity in the weights", DPO_E_NONFINITE, "m/model.safetensors", "attention.dense.bias");
@@ -682,6 +696,8 @@ static void bad_nulls(void) {
     CHECK(dpo_generate(NULL, NULL, NULL, 0, NULL, NULL, NULL) < 0 && dpo_model_tensors(NULL, NULL, 0) <= 0);
     dpo_clear(NULL);
     dpo_close(NULL);
+    CHECK(dpo_model_load_as(NULL, "x", NULL) == NULL && dpo_model_copy(NULL, NULL) == NULL);
+    CHECK(dpo_model_set_precision(NULL, DPO_PRECISION_FP32) < 0 && dpo_model_precision_of(NULL) == DPO_PRECISION_FP32);
     expect("loading from NULL", dpo_model_load(c, NULL) ? DPO_OK : dpo_status(c), DPO_E_ARG, "dpo_model_load", "NULL");
     expect("a file called NULL", dpo_tensors_load(c, NULL, NULL, NULL), DPO_E_ARG, "dpo_tensors_load", "NULL");
 }
@@ -693,9 +709,10 @@ static void every_length(void) {
         dpo_model *m;
         good_dir();
         memfs_find(fs, "m/model.safetensors")->size = n;
-        m = dpo_model_load(c, "m");
+        m = dpo_model_load_as(c, "m", &storages[n % STORAGES]);
         if (m || dpo_status(c) != DPO_E_FORMAT || !strstr(dpo_error(c), "m/model.safetensors") || fs->handles) wrong++;
         dpo_model_free(m);
+        if (fs->maps) wrong++;
         dpo_clear(c);
     }
     CHECK(wrong == 0);
@@ -710,12 +727,13 @@ static void every_bit(void) {
         dpo_model *m;
         good_dir();
         memfs_find(fs, "m/model.safetensors")->data[bit / 8] ^= (uint8_t)(1u << bit % 8);
-        m = dpo_model_load(c, "m");
+        m = dpo_model_load_as(c, "m", &storages[(bit + bit / 8) % STORAGES]);
         if (m && !dpo_status(c)) loaded++;
         else if (!m && dpo_status(c) < 0 && strlen(dpo_error(c)) > 15) refused++;
         else wrong++;
         if (fs->handles) wrong++;
         dpo_model_free(m);
+        if (fs->maps) wrong++;
         dpo_clear(c);
     }
     CHECK(wrong == 0 && refused > 3 * n);
@@ -764,6 +782,7 @@ int main(void) {
     memset(&d, 0, sizeof d);
     memset(&memory, 0, sizeof memory);
     fs = memfs_new();
+    memfs_maps(fs, 1);
     d.n_threads = 1;
     d.io = &fs->io;
     d.alloc = heap_alloc;

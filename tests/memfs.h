@@ -20,7 +20,7 @@ typedef struct memfs {
     memfs_file files[MEMFS_FILES];
     int64_t ops, fail_at; /* operation fail_at (counted from 1) fails, once or from then on */
     int transient, fail_code;
-    int handles;
+    int handles, maps;
     int unsynced; /* files that were renamed before they were synced, or not followed by a sync of the directory */
     int renamed;
     const char *deny; /* paths that begin so cannot be written */
@@ -138,6 +138,34 @@ MAYBE_UNUSED static int memfs_sync_dir(void *user, const char *path) {
     (void)path;
     ((memfs *)user)->renamed = 0;
     return memfs_fault((memfs *)user);
+}
+
+/* A copy with nothing behind its end, that stays whatever happens to the file. */
+MAYBE_UNUSED static int memfs_map(void *user, void *file, uint64_t bytes, const void **at) {
+    memfs *m = (memfs *)user;
+    const memfs_file *f = (const memfs_file *)file;
+    void *copy;
+    int e = memfs_fault(m);
+    *at = NULL;
+    if (e || bytes > f->size) return e ? e : MEMFS_EIO;
+    copy = malloc((size_t)bytes);
+    if (!copy) exit(3);
+    memcpy(copy, f->data, (size_t)bytes);
+    *at = copy;
+    m->maps++;
+    return 0;
+}
+MAYBE_UNUSED static int memfs_unmap(void *user, const void *at, uint64_t bytes) {
+    memfs *m = (memfs *)user;
+    (void)bytes;
+    m->maps--;
+    free((void *)(uintptr_t)at);
+    return memfs_fault(m);
+}
+/* For contexts that are opened from now on; without it files are read. */
+MAYBE_UNUSED static void memfs_maps(memfs *m, int on) {
+    m->io.map = on ? memfs_map : NULL;
+    m->io.unmap = on ? memfs_unmap : NULL;
 }
 
 MAYBE_UNUSED static memfs *memfs_new(void) {

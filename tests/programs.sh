@@ -63,6 +63,7 @@ works "dpo" $train dpo --model "$out/sft" --output "$out/dpo" $o --epochs 2
 grep -q '"eval_rewards/accuracies"' "$out/dpo/metrics.jsonl" && ok || bad "dpo's metrics have eval_rewards/accuracies"
 head -n 1 "$out/dpo/metrics.jsonl" | grep -q '"eval_rewards/margins": 0,' && ok || bad "policy = reference: margins are exactly 0"
 works "dpo with adapters" $train dpo --model "$out/sft" --output "$out/lora" $o --lora-r 4 --lora-targets query_key_value,dense
+works "adapters in bf16" $train dpo --model "$out/sft" --output "$out/lora16" $o --lora-r 4 --precision bf16
 has "adapters are written as PEFT's files" "$out/lora/adapter/adapter_config.json" "$out/lora/adapter/adapter_model.safetensors"
 works "a plan" $train dpo --model "$out/sft" --output "$out/none" $o --plan
 [ -e "$out/none/model.safetensors" ] && bad "a plan writes no model" || ok
@@ -80,7 +81,7 @@ refuses "lr NaN" "learning-rate" $train sft --init "$out/tiny.json" --output "$o
 refuses "lr negative" "learning-rate" $train sft --init "$out/tiny.json" --output "$out/x" $o --learning-rate -1
 refuses "beta negative" "beta" $train dpo --model "$out/sft" --output "$out/x" $o --beta -0.1
 refuses "beta NaN" "beta" $train dpo --model "$out/sft" --output "$out/x" $o --beta nan
-refuses "bf16 is for later" "fp32" $train sft --init "$out/tiny.json" --output "$out/x" $o --precision bf16
+refuses "fp16" "mixed" $train sft --init "$out/tiny.json" --output "$out/x" $o --precision fp16
 refuses "missing data" "missing.jsonl" $train sft --init "$out/tiny.json" --output "$out/x" --train "$out/missing.jsonl"
 refuses "missing model" "nowhere" $train dpo --model "$out/nowhere" --output "$out/x" $o
 refuses "missing configuration" "none.json" $train sft --init "$out/none.json" --output "$out/x" $o

@@ -18,10 +18,11 @@
 #include "test_model.h"
 #include "test_step.h"
 #include "test_memory.h"
+#include "test_storage.h"
 #include "test_data.h"
 #include "test_generate.h"
 
-#define FLOOR 85 /* so many tests there are at least */
+#define FLOOR 95 /* so many tests there are at least */
 
 typedef struct test {
     const char *name;
@@ -89,6 +90,16 @@ static const test tests[] = {T(math_floats),
                              T(files_adapter_round_trip),
                              T(files_reference),
                              T(files_tensors),
+                             T(storage_same),
+                             T(storage_rounds),
+                             T(storage_read_instead),
+                             T(storage_shards),
+                             T(storage_errors),
+                             T(storage_nan),
+                             T(storage_lora),
+                             T(storage_faults),
+                             T(storage_layout),
+                             T(storage_disk),
                              T(data_truncation),
                              T(data_rows),
                              T(data_text),

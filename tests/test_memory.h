@@ -121,7 +121,7 @@ static void plan_case(int family, int lora, int optimizer, int recompute) {
     l.target_modules = tiny_targets[family];
     d = tiny_data(c, 0, 0, TINY_PAIRS);
     at = h.live;
-    if (CHECK_OK(c, dpo_plan_train(c, &k, lora ? &l : NULL, &tc, d, NULL, &p))) {
+    if (CHECK_OK(c, dpo_plan_train(c, &k, NULL, lora ? &l : NULL, &tc, d, NULL, &p))) {
         int64_t rest = (int64_t)(p.gradients + p.optimizer + p.activations + p.logits + p.scratch) - pack;
         CHECK(h.live == at); /* nothing of the plan is kept */
         CHECK(dpo_plan_text(&p, text, sizeof text) < sizeof text && strstr(text, "weights"));

@@ -42,7 +42,7 @@ static void step_budget(const tiny_run *base) {
     l.target_modules = tiny_targets[base->family];
     for (;;) {
         dpo_train_config t = tiny_config(&r);
-        if (dpo_plan_train(c, &k, base->lora ? &l : NULL, &t, d, NULL, &p)) break;
+        if (dpo_plan_train(c, &k, NULL, base->lora ? &l : NULL, &t, d, NULL, &p)) break;
         CHECK(!r.memory || p.total <= r.memory);
         CHECK(!before || p.total < before);
         again |= p.recompute;

@@ -16,7 +16,7 @@
 
 typedef struct settings {
     const char *model, *adapter, *tokenizer, *prompt, *system, *stop;
-    int format, max_new_tokens, top_k, n, threads, json;
+    int format, max_new_tokens, top_k, n, precision, threads, json;
     uint64_t seed;
     dpo_generate_config g;
 } settings;
@@ -47,6 +47,8 @@ static int settings_parse(settings *s, cli_program *p, int argc, char **argv) {
         CLI_INT("n", &s->n, 1, 1000000, "num_return_sequences", "answers to each turn; the first one is remembered"),
         CLI_STRING("stop", &s->stop, "TEXT", "", "end an answer here, besides where its format ends"),
         CLI_HEADING("The run"),
+        CLI_WORD("precision", &s->precision, "fp32|mixed|bf16", "",
+                 "of the arithmetic: mixed and bf16 multiply bf16 numbers; the weights stay as in their file"),
         CLI_INT("threads", &s->threads, 0, 1024, "", "0: one per core. Changes no answer"),
         CLI_FLAG("json", &s->json, "", "a line of {prompt, response, tokens, finish, seed, index} for each answer"),
     };
@@ -441,6 +443,7 @@ static int chat_ends(chat *u) {
 static int chat_open(chat *u) {
     const char *from = u->s.tokenizer ? u->s.tokenizer : u->s.model;
     dpo_desc desc;
+    dpo_load_config how;
     int vocab;
     memset(&desc, 0, sizeof desc);
     desc.n_threads = u->s.threads;
@@ -452,7 +455,9 @@ static int chat_open(chat *u) {
     if (!u->n_out || !u->finish) return no_memory();
     u->c = dpo_open(&desc);
     if (!u->c) return cli_die("%s", dpo_error(NULL));
-    u->m = dpo_model_load(u->c, u->s.model);
+    how.precision = u->s.precision;
+    how.frozen = 1;
+    u->m = dpo_model_load_as(u->c, u->s.model, &how);
     if (u->m && u->s.adapter) dpo_lora_load(u->m, u->s.adapter);
     if (dpo_status(u->c)) return cli_die("%s", dpo_error(u->c));
     u->t = dataset_tokenizer(u->c, from, NULL);

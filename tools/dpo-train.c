@@ -21,7 +21,7 @@ enum { RECIPE_REF, RECIPE_PAPER, RECIPE_TRL };
 typedef struct settings {
     const char *model, *init, *output, *train, *eval, *tokenizer, *adapter, *reference_file, *targets;
     double lora_alpha, sample_temperature;
-    int recipe, loss, precision;
+    int recipe, loss, precision, optimizer_dtype;
     int epochs, max_steps, batch_size, accumulation, warmup_steps, eval_every, eval_steps, eval_size, micro_rows;
     int lora_r, rslora, merge, threads, simd, plan, quiet;
     int sample_prompts, sample_tokens;
@@ -114,6 +114,7 @@ static int settings_parse(settings *s, cli_program *p, int argc, char **argv) {
         CLI_INT("gradient-accumulation-steps", &s->accumulation, 1, FOREVER, "", "multiplies the batch size"),
         CLI_WORD("optimizer", &t->optimizer, "adamw|rmsprop", "optim", "how gradients move weights"),
         CLI_WORD("lr-scheduler", &t->schedule, "constant|linear|cosine", "lr_scheduler_type", "after the warm-up"),
+        CLI_WORD("optimizer-dtype", &s->optimizer_dtype, "fp32|bf16", "", "of its state, which bf16 halves"),
         CLI_INT("warmup-steps", &s->warmup_steps, 0, FOREVER, "", "updates of linear warm-up"),
         CLI_DOUBLE("max-grad-norm", &t->max_grad_norm, 0, 1e9, "", "gradients are scaled down to this; 0: never"),
         CLI_DOUBLE("weight-decay", &t->weight_decay, 0, 1000, "", "of AdamW"),
@@ -124,7 +125,8 @@ static int settings_parse(settings *s, cli_program *p, int argc, char **argv) {
         CLI_UINT64("seed", &t->seed, "", "of the data's order and of random weights"),
         CLI_WORD("sft-reduction", &t->sft_reduction, "token_mean|sequence_sum", "",
                  "sft: mean over the batch's tokens, or sum over each answer and mean over answers"),
-        CLI_WORD("precision", &s->precision, "fp32|mixed|bf16|fp16", "", "of weights and products"),
+        CLI_WORD("precision", &s->precision, "fp32|mixed|bf16", "",
+                 "mixed: products of bf16 numbers; bf16: weights are kept so, too (under adapters: as in the file)"),
         CLI_HEADING("Preferences (dpo)"),
         CLI_DOUBLE("beta", &l->beta, CLI_ABOVE_0, 1e6, "", "how strongly the reference holds"),
         CLI_WORD("loss", &s->loss, s->losses, "loss_type", "of a pair"),
@@ -154,8 +156,10 @@ static int settings_parse(settings *s, cli_program *p, int argc, char **argv) {
                 "evaluation prompts answered each time, by the model and by the one it was; samples.jsonl; 0: none"),
         CLI_INT("sample-max-new-tokens", &s->sample_tokens, 1, 65536, "", "the longest answer"),
         CLI_DOUBLE("sample-temperature", &s->sample_temperature, 0, 100, "", "0: the likeliest token each time"),
-        CLI_INT("threads", &s->threads, 0, 4096, "", "0: one per core. Changes no bit, nor do the next three"),
-        CLI_WORD("simd", &s->simd, "auto|scalar|avx2|avx512", "", "instructions"),
+        CLI_INT("threads", &s->threads, 0, 4096, "", "0: one per core. Changes no bit, nor do the next four"),
+        CLI_WORD("simd", &s->simd, "auto|scalar|avx2|avx512|avx512-bf16|neon", "", "instructions"),
+
+        CLI_BYTES("memory", &t->memory, "", "most that all may take (4G): picks the next two, and tiles; 0: any"),
         CLI_INT("micro-rows", &s->micro_rows, 0, FOREVER, "", "most tokens computed at a time; 0: planned"),
         CLI_FLAG("recompute", &t->recompute, "gradient_checkpointing", "less memory, more work"),
         CLI_FLAG("plan", &s->plan, "", "print memory and work, then stop"),
@@ -168,13 +172,11 @@ static int settings_parse(settings *s, cli_program *p, int argc, char **argv) {
 }
 
 static int settings_check(settings *s) {
-    static const char *const precision[] = {"fp32", "mixed", "bf16", "fp16"};
     int64_t batch = (int64_t)s->batch_size * s->accumulation;
     if (!s->model == !s->init)
         return cli_die("expected either --model DIR (a model to fine-tune) or --init CONFIG.json (random weights)");
     if (!s->train) return cli_die("expected --train FILE, the training data");
     if (!s->output && !s->plan) return cli_die("expected --output DIR, where the trained model goes");
-    if (s->precision) return cli_die("--precision %s: this version computes in fp32 only", precision[s->precision]);
     if (s->lora_r > 0 && s->adapter)
         return cli_die("--lora-r %d with --adapter %s: the adapter has a rank of its own; leave --lora-r out",
                        s->lora_r, s->adapter);
@@ -190,6 +192,7 @@ static int settings_check(settings *s) {
     s->t.warmup_steps = s->warmup_steps;
     s->t.eval_size = s->eval_size;
     s->t.micro_rows = s->micro_rows;
+    s->t.optimizer_dtype = s->optimizer_dtype ? DPO_BF16 : DPO_F32;
     return 0;
 }
 
@@ -447,9 +450,28 @@ static int read_config(run *u) {
     return read_tokenizer(u);
 }
 
+/* Under adapters the weights stay in their file. */
+static dpo_load_config load_how(const run *u) {
+    dpo_load_config how;
+    how.precision = u->s.precision;
+    how.frozen = run_lora(u);
+    return how;
+}
+static dpo_model *load_weights(const run *u) {
+    const settings *s = &u->s;
+    dpo_load_config how = load_how(u);
+    dpo_model *made, *m;
+    if (s->model) return dpo_model_load_as(u->c, s->model, &how);
+    made = dpo_model_create_from(u->c, s->init, s->t.seed);
+    if (!made || s->precision == DPO_PRECISION_FP32) return made;
+    m = dpo_model_copy(made, &how);
+    dpo_model_free(made);
+    return m;
+}
+
 static int load_model(run *u) {
     const settings *s = &u->s;
-    u->m = s->model ? dpo_model_load(u->c, s->model) : dpo_model_create_from(u->c, s->init, s->t.seed);
+    u->m = load_weights(u);
     if (!u->m) return run_fail(u);
     if (s->adapter && dpo_lora_load(u->m, s->adapter)) return run_fail(u);
     if (s->lora_r > 0) {
@@ -503,13 +525,14 @@ static void fit_evaluation(run *u) {
 
 static int make_plan(run *u) {
     dpo_lora_config lora = dpo_lora_defaults(u->config.family);
+    dpo_load_config how = load_how(u);
     char targets[1024], text[4096];
     lora.r = u->s.lora_r;
     lora.lora_alpha = u->s.lora_alpha;
     if (u->s.targets) lora.target_modules = u->s.targets;
     fit_evaluation(u);
     if (u->s.adapter && adapter_shape(u, &lora, targets, sizeof targets)) return 1;
-    if (dpo_plan_train(u->c, &u->config, run_lora(u) ? &lora : NULL, &u->s.t, u->train, u->eval, &u->plan))
+    if (dpo_plan_train(u->c, &u->config, &how, run_lora(u) ? &lora : NULL, &u->s.t, u->train, u->eval, &u->plan))
         return run_fail(u);
     if (u->s.quiet && !u->s.plan) return 0;
     dpo_plan_text(&u->plan, text, sizeof text);
@@ -788,7 +811,8 @@ static int save_result(run *u, int at_end) {
     char path[4096];
     dpo_model *merged;
     if (!run_lora(u)) {
-        if (dpo_model_save(u->m, u->s.output, DPO_F32)) return run_fail(u);
+        int dtype = u->s.precision == DPO_PRECISION_BF16 ? DPO_BF16 : DPO_F32; /* nothing is lost */
+        if (dpo_model_save(u->m, u->s.output, dtype)) return run_fail(u);
         return write_companions(u, u->s.output);
     }
     if (path_join(path, sizeof path, u->s.output, "adapter")) return 1;
