@@ -2043,7 +2043,7 @@ DPO__INLINE dpo__lanes dpo__lanes_fma(int fused, dpo__lanes a, dpo__lanes b, dpo
 /* Correctly rounded by IEEE 754. sqrtf sets errno and so is not vectorised; x86-64 and aarch64 have these at least.
    gcc takes all lanes apart for the four-lane form, and no other can be written where the target is not known yet. */
 DPO__INLINE dpo__lanes dpo__lanes_sqrt(int fused, dpo__lanes a) {
-    int l;
+    int i;
 #if defined(DPO__X86) && !defined(__clang__)
     typedef float dpo__eight __attribute__((vector_size(32)));
     if (fused) {
@@ -2057,11 +2057,11 @@ DPO__INLINE dpo__lanes dpo__lanes_sqrt(int fused, dpo__lanes a) {
 #endif
     (void)fused;
 #if defined(__SSE2__)
-    for (l = 0; l < 16; l += 4) _mm_storeu_ps(a.x + l, _mm_sqrt_ps(_mm_loadu_ps(a.x + l)));
+    for (i = 0; i < 16; i += 4) _mm_storeu_ps(a.x + i, _mm_sqrt_ps(_mm_loadu_ps(a.x + i)));
 #elif defined(__aarch64__)
-    for (l = 0; l < 16; l += 4) vst1q_f32(a.x + l, vsqrtq_f32(vld1q_f32(a.x + l)));
+    for (i = 0; i < 16; i += 4) vst1q_f32(a.x + i, vsqrtq_f32(vld1q_f32(a.x + i)));
 #else
-    for (l = 0; l < 16; l++) a.x[l] = sqrtf(a.x[l]);
+    for (i = 0; i < 16; i++) a.x[i] = sqrtf(a.x[i]);
 #endif
     return a;
 }
@@ -2374,9 +2374,7 @@ DPO__INLINE void dpo__row_norm_grad(int fused, int64_t n, float *dw, const float
 }
 /* scale s + slope d, d = j - (n-1) for element j */
 DPO__INLINE dpo__lanes dpo__lanes_bias(int fused, dpo__lanes s, dpo__lanes d, float scale, float slope) {
-    dpo__lanes f = dpo__lanes_set(scale);
-    if (slope == 0.0f) return dpo__lanes_mul(s, f);
-    return dpo__lanes_fma(fused, s, f, dpo__lanes_mul(dpo__lanes_set(slope), d));
+    return dpo__lanes_fma(fused, s, dpo__lanes_set(scale), dpo__lanes_mul(dpo__lanes_set(slope), d));
 }
 DPO__INLINE dpo__lanes dpo__lanes_places(int64_t n) { DPO__LANEWISE((float)(l - (int)(n - 1))); }
 
@@ -2395,7 +2393,7 @@ DPO__INLINE void dpo__row_attend(int fused, int64_t n, float *s, float scale, fl
     }
     if (m) {
         rest = dpo__lanes_bias(fused, dpo__lanes_load_part(s + whole, m, 0.0f), d, scale, slope);
-        DPO__LANES(rest.x[l] = dpo__num_choose(l < m, rest.x[l], -INFINITY);)
+        rest = dpo__lanes_select_le(d, dpo__lanes_set(0.0f), rest, dpo__lanes_set(-INFINITY)); /* beyond the last */
         top = dpo__lanes_max(top, rest);
     }
     stats[0] = dpo__lanes_max_all(top);
