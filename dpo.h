@@ -2206,6 +2206,7 @@ DPO__LANES_FUNCTION(log)
 #define DPO__BLOCKS(n, i, m, ...)                                                                                      \
     do {                                                                                                               \
         int64_t i;                                                                                                     \
+        (void)fused;                                                                                                   \
         DPO__STEP                                                                                                      \
         for (i = 0; i + 16 <= (n); i += 16) {                                                                          \
             const int m = 16;                                                                                          \
@@ -2277,29 +2278,10 @@ DPO__INLINE void dpo__row_expand(int fused, int64_t n, float *y, const uint16_t 
     }
     for (; i < n; i++) y[i] = add ? y[i] + dpo__num_bf16_to(x[i]) : dpo__num_bf16_to(x[i]);
 }
-/* Sixteen 16-bit random numbers, those from 2 i on of a key: a finaliser of 32 bits over counter and key (products of
-   64 bits are slow in vectors), each serves two. */
-DPO__INLINE void dpo__draw16(uint32_t *r, uint32_t i, uint64_t key) {
+/* The two bytes, or the same values as floats, or both. A loop of 16 that is known to be one is what compilers
+   vectorise. */
+DPO__INLINE void dpo__narrow_put(int m, uint16_t *to, float *y, const uint32_t *h) {
     int l;
-    for (l = 0; l < 8; l++) {
-        uint32_t x = (i + (uint32_t)l) * 0x9e3779b9u + (uint32_t)key;
-        x = (x ^ (x >> 16)) * 0x7feb352du;
-        x = (x ^ (x >> 15)) + (uint32_t)(key >> 32);
-        x = (x ^ (x >> 16)) * 0x846ca68bu;
-        x ^= x >> 16;
-        r[l] = x & 0xffffu;
-        r[l + 8] = x >> 16;
-    }
-}
-/* m <= 16 floats to bf16: to nearest even, or by chance with the random numbers r. A loop of 16 that is known
-   to be one is what compilers vectorise. */
-DPO__INLINE void dpo__narrow_part(int m, uint16_t *to, float *y, const float *x, const uint32_t *r) {
-    uint32_t h[16];
-    int l;
-    if (r)
-        for (l = 0; l < m; l++) h[l] = dpo__num_bf16_draw(x[l], r[l]);
-    else
-        for (l = 0; l < m; l++) h[l] = dpo__num_bf16_from(x[l]);
     if (to)
         for (l = 0; l < m; l++) to[l] = (uint16_t)h[l];
     if (y)
@@ -2307,21 +2289,22 @@ DPO__INLINE void dpo__narrow_part(int m, uint16_t *to, float *y, const float *x,
 }
 /* float to bf16, to nearest even; `to` receives the two bytes, `y` the same value as a float; either may be NULL */
 DPO__INLINE void dpo__row_narrow(int fused, int64_t n, uint16_t *to, float *y, const float *x) {
-    int64_t i;
-    (void)fused;
-    for (i = 0; i + 16 <= n; i += 16) dpo__narrow_part(16, to ? to + i : NULL, y ? y + i : NULL, x + i, NULL);
-    if (i < n) dpo__narrow_part((int)(n - i), to ? to + i : NULL, y ? y + i : NULL, x + i, NULL);
+    DPO__BLOCKS(n, i, m, uint32_t h[16]; int l; for (l = 0; l < m; l++) h[l] = dpo__num_bf16_from(x[i + l]);
+                dpo__narrow_put(m, to ? to + i : NULL, y ? y + i : NULL, h););
 }
-/* the same by chance: a function of the key and the element's index; n < 2^32 */
+/* The same by chance: a function of the key and the element's index, n < 2^32. The random numbers are a finaliser of
+   32 bits over counter and key (products of 64 bits are slow in vectors); each serves two elements. */
 DPO__INLINE void dpo__row_narrow_draw(int fused, int64_t n, uint16_t *to, float *y, const float *x, uint64_t key) {
-    uint32_t r[16];
-    int64_t i;
-    (void)fused;
-    for (i = 0; i < n; i += 16) {
-        dpo__draw16(r, (uint32_t)(i / 2), key);
-        if (i + 16 <= n) dpo__narrow_part(16, to ? to + i : NULL, y ? y + i : NULL, x + i, r);
-        else dpo__narrow_part((int)(n - i), to ? to + i : NULL, y ? y + i : NULL, x + i, r);
-    }
+    DPO__BLOCKS(
+        n, i, m, uint32_t h[16]; dpo__lanes v = dpo__lanes_get(x + i, m); int l; for (l = 0; l < 8; l++) {
+            uint32_t r = ((uint32_t)(i / 2) + (uint32_t)l) * 0x9e3779b9u + (uint32_t)key;
+            r = (r ^ (r >> 16)) * 0x7feb352du;
+            r = (r ^ (r >> 15)) + (uint32_t)(key >> 32);
+            r = (r ^ (r >> 16)) * 0x846ca68bu;
+            r ^= r >> 16;
+            h[l] = dpo__num_bf16_draw(v.x[l], r & 0xffffu);
+            h[l + 8] = dpo__num_bf16_draw(v.x[l + 8], r >> 16);
+        } dpo__narrow_put(m, to ? to + i : NULL, y ? y + i : NULL, h););
 }
 /* y += a x */
 DPO__INLINE void dpo__row_axpy(int fused, int64_t n, float *y, float a, const float *x) {
