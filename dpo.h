@@ -1623,6 +1623,14 @@ DPO__INLINE uint16_t dpo__num_bf16_from(float x) {
     uint32_t u = dpo__num_bits(x), r = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
     return (uint16_t)((u & 0x7fffffffu) > 0x7f800000u ? (u >> 16) | 0x40u : r);
 }
+/* bf16 by chance: up with the probability of the part cut off, for r uniform in 0..65535, so that the mean of many is
+   the number itself. Never up to infinity; what is not finite stays so. */
+DPO__INLINE uint32_t dpo__num_bf16_draw(float x, uint32_t r) {
+    uint32_t u = dpo__num_bits(x);
+    int32_t a = (int32_t)(u & 0x7fffffffu);
+    u += a < 0x7f7f0000 ? r : 0u;
+    return (u | (a > 0x7f800000 ? 0x400000u : 0u)) >> 16;
+}
 DPO__INLINE float dpo__num_bf16_to(uint16_t h) { return dpo__num_float((uint32_t)h << 16); }
 
 /* IEEE half, subnormals included */
@@ -2034,13 +2042,17 @@ typedef struct {
 DPO__INLINE dpo__lanes dpo__lanes_set(float a) { DPO__LANEWISE(a); }
 DPO__INLINE dpo__lanes dpo__lanes_load(const float *p) { DPO__LANEWISE(p[l]); }
 DPO__INLINE void dpo__lanes_store(float *p, dpo__lanes a) { DPO__LANES(p[l] = a.x[l];) }
+/* n = 1..15 of them; by way of memory, so that the lanes themselves stay in registers */
 DPO__INLINE dpo__lanes dpo__lanes_load_part(const float *p, int n, float fill) {
-    dpo__lanes r = dpo__lanes_set(fill);
-    if (n > 0) memcpy(&r, p, (size_t)(n < 16 ? n : 16) * sizeof(float));
-    return r;
+    float part[16];
+    dpo__lanes_store(part, dpo__lanes_set(fill));
+    memcpy(part, p, (size_t)n * sizeof(float));
+    return dpo__lanes_load(part);
 }
 DPO__INLINE void dpo__lanes_store_part(float *p, dpo__lanes a, int n) {
-    if (n > 0) memcpy(p, &a, (size_t)(n < 16 ? n : 16) * sizeof(float));
+    float part[16];
+    dpo__lanes_store(part, a);
+    memcpy(p, part, (size_t)n * sizeof(float));
 }
 
 DPO__INLINE dpo__lanes dpo__lanes_add(dpo__lanes a, dpo__lanes b) { DPO__LANEWISE(a.x[l] + b.x[l]); }
@@ -2057,8 +2069,14 @@ DPO__INLINE dpo__lanes dpo__lanes_abs(dpo__lanes a) {
 DPO__INLINE dpo__lanes dpo__lanes_sign(dpo__lanes a, dpo__lanes b) {
     DPO__LANEWISE(dpo__num_float(dpo__num_bits(a.x[l]) | (dpo__num_bits(b.x[l]) & 0x80000000u)));
 }
+DPO__INLINE float dpo__num_choose(int yes, float x, float y) {
+    uint32_t m = (uint32_t)-yes;
+    return dpo__num_float((dpo__num_bits(x) & m) | (dpo__num_bits(y) & ~m));
+}
 /* the second operand where they compare equal or one is nan */
-DPO__INLINE dpo__lanes dpo__lanes_max(dpo__lanes a, dpo__lanes b) { DPO__LANEWISE(a.x[l] > b.x[l] ? a.x[l] : b.x[l]); }
+DPO__INLINE dpo__lanes dpo__lanes_max(dpo__lanes a, dpo__lanes b) {
+    DPO__LANEWISE(dpo__num_choose(a.x[l] > b.x[l], a.x[l], b.x[l]));
+}
 
 /* the sixteen without the instruction: one test tells whether any of them needs care. SSE2 reads subnormals as zero. */
 /* Out of line: sixteen of it in every kernel would cost a minute to compile. */
@@ -2091,23 +2109,32 @@ DPO__INLINE dpo__lanes dpo__lanes_fma(int fused, dpo__lanes a, dpo__lanes b, dpo
     return dpo__lanes_fma_soft(a, b, c);
 }
 
-/* Correctly rounded by IEEE 754. sqrtf sets errno and so is not vectorised; x86-64 and aarch64 have these at least. */
-DPO__INLINE dpo__lanes dpo__lanes_sqrt(dpo__lanes a) {
-    int l;
+/* Correctly rounded by IEEE 754. sqrtf sets errno and so is not vectorised; x86-64 and aarch64 have these at least.
+   gcc takes all lanes apart for the four-lane form, and no other can be written where the target is not known yet. */
+DPO__INLINE dpo__lanes dpo__lanes_sqrt(int fused, dpo__lanes a) {
+    int i;
+#if defined(DPO__X86) && !defined(__clang__)
+    typedef float dpo__eight __attribute__((vector_size(32)));
+    if (fused) {
+        dpo__eight low = {0}, high = {0};
+        DPO__LANES(if (l < 8) low[l % 8] = a.x[l]; else high[l % 8] = a.x[l];)
+        __asm__("vsqrtps %0, %0" : "+x"(low));
+        __asm__("vsqrtps %0, %0" : "+x"(high));
+        DPO__LANES(a.x[l] = l < 8 ? low[l % 8] : high[l % 8];)
+        return a;
+    }
+#endif
+    (void)fused;
 #if defined(__SSE2__)
-    for (l = 0; l < 16; l += 4) _mm_storeu_ps(a.x + l, _mm_sqrt_ps(_mm_loadu_ps(a.x + l)));
+    for (i = 0; i < 16; i += 4) _mm_storeu_ps(a.x + i, _mm_sqrt_ps(_mm_loadu_ps(a.x + i)));
 #elif defined(__aarch64__)
-    for (l = 0; l < 16; l += 4) vst1q_f32(a.x + l, vsqrtq_f32(vld1q_f32(a.x + l)));
+    for (i = 0; i < 16; i += 4) vst1q_f32(a.x + i, vsqrtq_f32(vld1q_f32(a.x + i)));
 #else
-    for (l = 0; l < 16; l++) a.x[l] = sqrtf(a.x[l]);
+    for (i = 0; i < 16; i++) a.x[i] = sqrtf(a.x[i]);
 #endif
     return a;
 }
 
-DPO__INLINE float dpo__num_choose(int yes, float x, float y) {
-    uint32_t m = (uint32_t)-yes;
-    return dpo__num_float((dpo__num_bits(x) & m) | (dpo__num_bits(y) & ~m));
-}
 /* a < b ? x : y and a <= b ? x : y; a nan chooses y */
 DPO__INLINE dpo__lanes dpo__lanes_select_lt(dpo__lanes a, dpo__lanes b, dpo__lanes x, dpo__lanes y) {
     DPO__LANEWISE(dpo__num_choose(a.x[l] < b.x[l], x.x[l], y.x[l]));
@@ -2222,7 +2249,7 @@ DPO__INLINE dpo__lanes dpo__lanes_log_body(int fused, dpo__lanes x) {
 }
 
 /* What kernels call. The software forms stand out of line: inside every kernel they would cost a minute to
-   compile. They give the same bits, so that tails of rows use them, too. */
+   compile. */
 #define DPO__LANES_FUNCTION(name)                                                                                      \
     static __attribute__((noinline)) dpo__lanes dpo__lanes_##name##_soft(dpo__lanes x) {                               \
         return dpo__lanes_##name##_body(0, x);                                                                         \
@@ -2244,20 +2271,18 @@ DPO__LANES_FUNCTION(log)
    Formulas stand with the layers that use them.
    =========================================================================================== */
 
-/* Whole groups of 16, then the rest: `m` lanes from element `i` on. A body calls exp, tanh, erf with `fast`:
-   in the rest they are the software forms, out of line. */
+/* Whole groups of 16, then the rest: `m` lanes from element `i` on. */
 #define DPO__BLOCKS(n, i, m, ...)                                                                                      \
     do {                                                                                                               \
         int64_t i;                                                                                                     \
+        (void)fused;                                                                                                   \
         DPO__STEP                                                                                                      \
         for (i = 0; i + 16 <= (n); i += 16) {                                                                          \
-            const int m = 16, fast = fused;                                                                            \
-            (void)fast;                                                                                                \
+            const int m = 16;                                                                                          \
             __VA_ARGS__                                                                                                \
         }                                                                                                              \
         if (i < (n)) {                                                                                                 \
-            const int m = (int)((n)-i), fast = 0;                                                                      \
-            (void)fast;                                                                                                \
+            const int m = (int)((n)-i);                                                                                \
             __VA_ARGS__                                                                                                \
         }                                                                                                              \
     } while (0)
@@ -2292,22 +2317,19 @@ DPO__INLINE float dpo__row_variance(int fused, int64_t n, const float *x, float 
 DPO__INLINE double dpo__row_squares(int fused, int64_t n, const float *x) {
     double s[16];
     int64_t i;
-    int l;
+    int k;
     (void)fused;
-    for (l = 0; l < 16; l++) s[l] = 0.0;
-    for (i = 0; i + 16 <= n; i += 16)
-        for (l = 0; l < 16; l++) {
-            double v = (double)x[i + l];
-            double q = v * v;
-            s[l] = s[l] + q;
-        }
-    for (l = 0; i + l < n; l++) {
-        double v = (double)x[i + l];
-        double q = v * v;
-        s[l] = s[l] + q;
+    DPO__LANES(s[l] = 0.0;)
+    for (i = 0; i + 16 <= n; i += 16) {
+        DPO__LANES(double v = (double)x[i + l]; v = v * v; s[l] = s[l] + v;)
     }
-    for (l = 0; l < 8; l++) s[l] = s[l] + s[l + 8];
-    for (l = 0; l < 4; l++) s[l] = s[l] + s[l + 4];
+    for (k = 0; i + k < n; k++) {
+        double v = (double)x[i + k];
+        v = v * v;
+        s[k] = s[k] + v;
+    }
+    for (k = 0; k < 8; k++) s[k] = s[k] + s[k + 8];
+    for (k = 0; k < 4; k++) s[k] = s[k] + s[k + 4];
     return (s[0] + s[2]) + (s[1] + s[3]);
 }
 DPO__INLINE void dpo__row_add(int fused, int64_t n, float *y, const float *x) {
@@ -2315,22 +2337,43 @@ DPO__INLINE void dpo__row_add(int fused, int64_t n, float *y, const float *x) {
 }
 /* bf16 to float: y (+)= x */
 DPO__INLINE void dpo__row_expand(int fused, int64_t n, float *y, const uint16_t *x, int add) {
-    int64_t i;
+    int64_t i = 0;
     (void)fused;
-    for (i = 0; i < n; i++) {
-        float v = dpo__num_bf16_to(x[i]);
-        y[i] = add ? y[i] + v : v;
+    for (; add && i + 16 <= n; i += 16) {
+        DPO__LANES(y[i + l] = y[i + l] + dpo__num_bf16_to(x[i + l]);)
     }
+    for (; !add && i + 16 <= n; i += 16) {
+        DPO__LANES(y[i + l] = dpo__num_bf16_to(x[i + l]);)
+    }
+    for (; i < n; i++) y[i] = add ? y[i] + dpo__num_bf16_to(x[i]) : dpo__num_bf16_to(x[i]);
+}
+/* The two bytes, or the same values as floats, or both. A loop of 16 that is known to be one is what compilers
+   vectorise. */
+DPO__INLINE void dpo__narrow_put(int m, uint16_t *to, float *y, const uint32_t *h) {
+    int l;
+    if (to)
+        for (l = 0; l < m; l++) to[l] = (uint16_t)h[l];
+    if (y)
+        for (l = 0; l < m; l++) y[l] = dpo__num_float(h[l] << 16);
 }
 /* float to bf16, to nearest even; `to` receives the two bytes, `y` the same value as a float; either may be NULL */
 DPO__INLINE void dpo__row_narrow(int fused, int64_t n, uint16_t *to, float *y, const float *x) {
-    int64_t i;
-    (void)fused;
-    for (i = 0; i < n; i++) {
-        uint16_t h = dpo__num_bf16_from(x[i]);
-        if (to) to[i] = h;
-        if (y) y[i] = dpo__num_bf16_to(h);
-    }
+    DPO__BLOCKS(n, i, m, uint32_t h[16]; int l; for (l = 0; l < m; l++) h[l] = dpo__num_bf16_from(x[i + l]);
+                dpo__narrow_put(m, to ? to + i : NULL, y ? y + i : NULL, h););
+}
+/* The same by chance: a function of the key and the element's index, n < 2^32. The random numbers are a finaliser of
+   32 bits over counter and key (products of 64 bits are slow in vectors); each serves two elements. */
+DPO__INLINE void dpo__row_narrow_draw(int fused, int64_t n, uint16_t *to, float *y, const float *x, uint64_t key) {
+    DPO__BLOCKS(
+        n, i, m, uint32_t h[16]; dpo__lanes v = dpo__lanes_get(x + i, m); int l; for (l = 0; l < 8; l++) {
+            uint32_t r = ((uint32_t)(i / 2) + (uint32_t)l) * 0x9e3779b9u + (uint32_t)key;
+            r = (r ^ (r >> 16)) * 0x7feb352du;
+            r = (r ^ (r >> 15)) + (uint32_t)(key >> 32);
+            r = (r ^ (r >> 16)) * 0x846ca68bu;
+            r ^= r >> 16;
+            h[l] = dpo__num_bf16_draw(v.x[l], r & 0xffffu);
+            h[l + 8] = dpo__num_bf16_draw(v.x[l + 8], r >> 16);
+        } dpo__narrow_put(m, to ? to + i : NULL, y ? y + i : NULL, h););
 }
 /* y += a x */
 DPO__INLINE void dpo__row_axpy(int fused, int64_t n, float *y, float a, const float *x) {
@@ -2381,35 +2424,53 @@ DPO__INLINE void dpo__row_norm_grad(int fused, int64_t n, float *dw, const float
         n, i, m, dpo__lanes h = dpo__lanes_mul(dpo__lanes_sub(dpo__lanes_get(x + i, m), mu), rs);
         dpo__lanes_put(dw + i, dpo__lanes_fma(fused, dpo__lanes_get(dy + i, m), h, dpo__lanes_get(dw + i, m)), m););
 }
-/* s_j = scale s_j - slope (n-1-j) */
-DPO__INLINE void dpo__row_bias(int fused, int64_t n, float *s, float scale, float slope) {
-    dpo__lanes f = dpo__lanes_set(scale), k = dpo__lanes_set(slope);
-    if (slope == 0.0f) {
-        dpo__row_scale(fused, n, s, s, scale);
-        return;
-    }
-    DPO__BLOCKS(n, i, m, dpo__lanes d; DPO__LANES(d.x[l] = (float)((int)(i + l) - (int)(n - 1));) dpo__lanes_put(
-                    s + i, dpo__lanes_fma(fused, dpo__lanes_get(s + i, m), f, dpo__lanes_mul(k, d)), m););
+/* scale s + slope d, d = j - (n-1) for element j */
+DPO__INLINE dpo__lanes dpo__lanes_bias(int fused, dpo__lanes s, dpo__lanes d, float scale, float slope) {
+    return dpo__lanes_fma(fused, s, dpo__lanes_set(scale), dpo__lanes_mul(dpo__lanes_set(slope), d));
 }
-/* The softmax of a row of scores, in place; stats = row maximum, 1 / sum. */
+DPO__INLINE dpo__lanes dpo__lanes_places(int64_t n) { DPO__LANEWISE((float)(l - (int)(n - 1))); }
+
+/* The softmax of a row of scores, in place; stats = row maximum, 1 / sum. Rows are short, so that the rest counts: it
+   is read once and stays in registers. */
 DPO__INLINE void dpo__row_attend(int fused, int64_t n, float *s, float scale, float slope, float *stats) {
-    dpo__lanes top = dpo__lanes_set(-INFINITY), sum = dpo__lanes_set(0.0f), f;
-    dpo__row_bias(fused, n, s, scale, slope);
-    DPO__BLOCKS(n, i, m, top = dpo__lanes_max(top, dpo__lanes_get_or(s + i, m, -INFINITY)););
+    dpo__lanes top = dpo__lanes_set(-INFINITY), sum = dpo__lanes_set(0.0f), d = dpo__lanes_places(n), rest = top, f;
+    int64_t i, whole = n / 16 * 16;
+    int m = (int)(n - whole);
+    DPO__STEP
+    for (i = 0; i < whole; i += 16) {
+        dpo__lanes v = dpo__lanes_bias(fused, dpo__lanes_load(s + i), d, scale, slope);
+        top = dpo__lanes_max(top, v);
+        d = dpo__lanes_add(d, dpo__lanes_set(16.0f));
+        dpo__lanes_store(s + i, v);
+    }
+    if (m) {
+        rest = dpo__lanes_bias(fused, dpo__lanes_load_part(s + whole, m, 0.0f), d, scale, slope);
+        rest = dpo__lanes_select_le(d, dpo__lanes_set(0.0f), rest, dpo__lanes_set(-INFINITY)); /* beyond the last */
+        top = dpo__lanes_max(top, rest);
+    }
     stats[0] = dpo__lanes_max_all(top);
     top = dpo__lanes_set(stats[0]);
-    DPO__BLOCKS(n, i, m, dpo__lanes e = dpo__lanes_get_or(s + i, m, -INFINITY);
-                e = dpo__lanes_exp(fast, dpo__lanes_sub(e, top)); sum = dpo__lanes_add(sum, e);
-                dpo__lanes_put(s + i, e, m););
+    DPO__STEP
+    for (i = 0; i < whole; i += 16) {
+        dpo__lanes e = dpo__lanes_exp(fused, dpo__lanes_sub(dpo__lanes_load(s + i), top));
+        sum = dpo__lanes_add(sum, e);
+        dpo__lanes_store(s + i, e);
+    }
+    if (m) {
+        rest = dpo__lanes_exp(fused, dpo__lanes_sub(rest, top));
+        sum = dpo__lanes_add(sum, rest);
+    }
     stats[1] = 1.0f / dpo__lanes_sum(sum);
     f = dpo__lanes_set(stats[1]);
-    DPO__BLOCKS(n, i, m, dpo__lanes_put(s + i, dpo__lanes_mul(dpo__lanes_get(s + i, m), f), m););
+    DPO__STEP
+    for (i = 0; i < whole; i += 16) dpo__lanes_store(s + i, dpo__lanes_mul(dpo__lanes_load(s + i), f));
+    if (m) dpo__lanes_store_part(s + whole, dpo__lanes_mul(rest, f), m);
 }
 /* The same probabilities again, from scores and the saved stats. */
 DPO__INLINE void dpo__row_attend_again(int fused, int64_t n, float *s, float scale, float slope, const float *stats) {
-    dpo__lanes top = dpo__lanes_set(stats[0]), f = dpo__lanes_set(stats[1]);
-    dpo__row_bias(fused, n, s, scale, slope);
-    DPO__BLOCKS(n, i, m, dpo__lanes e = dpo__lanes_exp(fast, dpo__lanes_sub(dpo__lanes_get(s + i, m), top));
+    dpo__lanes top = dpo__lanes_set(stats[0]), f = dpo__lanes_set(stats[1]), d = dpo__lanes_places(n);
+    DPO__BLOCKS(n, i, m, dpo__lanes e = dpo__lanes_bias(fused, dpo__lanes_get(s + i, m), d, scale, slope);
+                e = dpo__lanes_exp(fused, dpo__lanes_sub(e, top)); d = dpo__lanes_add(d, dpo__lanes_set(16.0f));
                 dpo__lanes_put(s + i, dpo__lanes_mul(e, f), m););
 }
 /* ds = p (dp - delta) scale, over dp */
@@ -2435,7 +2496,7 @@ DPO__INLINE void dpo__row_rotate(int fused, int64_t n, float *a, float *b, const
 DPO__INLINE void dpo__row_gelu(int fused, int64_t n, float *y, const float *x) {
     dpo__lanes half = dpo__lanes_set(0.5f), root = dpo__lanes_set(DPO__SQRT_HALF);
     DPO__BLOCKS(n, i, m, dpo__lanes v = dpo__lanes_get(x + i, m); dpo__lanes t = dpo__lanes_mul(half, v);
-                v = dpo__lanes_erf(fast, dpo__lanes_mul(v, root));
+                v = dpo__lanes_erf(fused, dpo__lanes_mul(v, root));
                 dpo__lanes_put(y + i, dpo__lanes_fma(fused, t, v, t), m););
 }
 /* dx = dy (Phi(x) + x phi(x)) */
@@ -2443,8 +2504,8 @@ DPO__INLINE void dpo__row_gelu_back(int fused, int64_t n, float *dx, const float
     dpo__lanes half = dpo__lanes_set(0.5f), root = dpo__lanes_set(DPO__SQRT_HALF);
     dpo__lanes c = dpo__lanes_set(DPO__INV_SQRT_2PI), minus = dpo__lanes_set(-0.5f);
     DPO__BLOCKS(n, i, m, dpo__lanes v = dpo__lanes_get(x + i, m);
-                dpo__lanes e = dpo__lanes_erf(fast, dpo__lanes_mul(v, root));
-                dpo__lanes d = dpo__lanes_exp(fast, dpo__lanes_mul(dpo__lanes_mul(v, v), minus));
+                dpo__lanes e = dpo__lanes_erf(fused, dpo__lanes_mul(v, root));
+                dpo__lanes d = dpo__lanes_exp(fused, dpo__lanes_mul(dpo__lanes_mul(v, v), minus));
                 e = dpo__lanes_fma(fused, half, e, half); d = dpo__lanes_fma(fused, v, dpo__lanes_mul(d, c), e);
                 dpo__lanes_put(dx + i, dpo__lanes_mul(dpo__lanes_get(dy + i, m), d), m););
 }
@@ -2453,7 +2514,7 @@ DPO__INLINE void dpo__row_gelu_tanh(int fused, int64_t n, float *y, const float 
     dpo__lanes c = dpo__lanes_set(DPO__SQRT_2_BY_PI), k = dpo__lanes_set(DPO__GELU_CUBE);
     DPO__BLOCKS(n, i, m, dpo__lanes v = dpo__lanes_get(x + i, m);
                 dpo__lanes t = dpo__lanes_fma(fused, k, dpo__lanes_mul(v, v), one);
-                t = dpo__lanes_tanh(fast, dpo__lanes_mul(dpo__lanes_mul(c, v), t)); v = dpo__lanes_mul(half, v);
+                t = dpo__lanes_tanh(fused, dpo__lanes_mul(dpo__lanes_mul(c, v), t)); v = dpo__lanes_mul(half, v);
                 dpo__lanes_put(y + i, dpo__lanes_fma(fused, v, t, v), m););
 }
 /* dx = dy [ (1 + t)/2 + x/2 (1 - t^2) c (1 + 3 k x^2) ] */
@@ -2463,7 +2524,7 @@ DPO__INLINE void dpo__row_gelu_tanh_back(int fused, int64_t n, float *dx, const 
     dpo__lanes k3 = dpo__lanes_set(3.0f * DPO__GELU_CUBE);
     DPO__BLOCKS(n, i, m, dpo__lanes v = dpo__lanes_get(x + i, m); dpo__lanes q = dpo__lanes_mul(v, v);
                 dpo__lanes t = dpo__lanes_fma(fused, k, q, one);
-                t = dpo__lanes_tanh(fast, dpo__lanes_mul(dpo__lanes_mul(c, v), t));
+                t = dpo__lanes_tanh(fused, dpo__lanes_mul(dpo__lanes_mul(c, v), t));
                 q = dpo__lanes_mul(c, dpo__lanes_fma(fused, k3, q, one));
                 q = dpo__lanes_mul(q, dpo__lanes_fma(fused, dpo__lanes_neg(t), t, one));
                 t = dpo__lanes_fma(fused, half, t, half); t = dpo__lanes_fma(fused, dpo__lanes_mul(half, v), q, t);
@@ -2474,7 +2535,8 @@ DPO__INLINE dpo__lanes dpo__lanes_sigmoid(int fused, dpo__lanes v) {
     return dpo__lanes_div(one, dpo__lanes_add(one, dpo__lanes_exp(fused, dpo__lanes_neg(v))));
 }
 DPO__INLINE void dpo__row_swiglu(int fused, int64_t n, float *y, const float *up, const float *gate) {
-    DPO__BLOCKS(n, i, m, dpo__lanes g = dpo__lanes_get(gate + i, m); g = dpo__lanes_mul(g, dpo__lanes_sigmoid(fast, g));
+    DPO__BLOCKS(n, i, m, dpo__lanes g = dpo__lanes_get(gate + i, m);
+                g = dpo__lanes_mul(g, dpo__lanes_sigmoid(fused, g));
                 dpo__lanes_put(y + i, dpo__lanes_mul(dpo__lanes_get(up + i, m), g), m););
 }
 /* dup = dy g s; dgate = dy up s (1 + g (1 - s)), s = sigmoid(g) */
@@ -2482,7 +2544,8 @@ DPO__INLINE void dpo__row_swiglu_back(int fused, int64_t n, float *dup, float *d
                                       const float *gate) {
     dpo__lanes one = dpo__lanes_set(1.0f);
     DPO__BLOCKS(n, i, m, dpo__lanes g = dpo__lanes_get(gate + i, m); dpo__lanes d = dpo__lanes_get(dy + i, m);
-                dpo__lanes u = dpo__lanes_mul(dpo__lanes_get(up + i, m), d); dpo__lanes s = dpo__lanes_sigmoid(fast, g);
+                dpo__lanes u = dpo__lanes_mul(dpo__lanes_get(up + i, m), d);
+                dpo__lanes s = dpo__lanes_sigmoid(fused, g);
                 dpo__lanes t = dpo__lanes_fma(fused, g, dpo__lanes_sub(one, s), one);
                 dpo__lanes_put(dup + i, dpo__lanes_mul(d, dpo__lanes_mul(g, s)), m);
                 dpo__lanes_put(dgate + i, dpo__lanes_mul(u, dpo__lanes_mul(s, t)), m););
@@ -2494,13 +2557,13 @@ DPO__INLINE void dpo__row_logsumexp(int fused, int64_t n, const float *z, float 
     stats[0] = dpo__lanes_max_all(top);
     top = dpo__lanes_set(stats[0]);
     DPO__BLOCKS(n, i, m, dpo__lanes e = dpo__lanes_get_or(z + i, m, -INFINITY);
-                sum = dpo__lanes_add(sum, dpo__lanes_exp(fast, dpo__lanes_sub(e, top))););
+                sum = dpo__lanes_add(sum, dpo__lanes_exp(fused, dpo__lanes_sub(e, top))););
     stats[1] = dpo__lanes_sum(sum);
 }
 /* z = -p, p = exp(z - max) / sum; the caller adds the target's 1 */
 DPO__INLINE void dpo__row_softmax_back(int fused, int64_t n, float *z, const float *stats) {
     dpo__lanes top = dpo__lanes_set(stats[0]), inv = dpo__lanes_set(-(1.0f / stats[1]));
-    DPO__BLOCKS(n, i, m, dpo__lanes e = dpo__lanes_exp(fast, dpo__lanes_sub(dpo__lanes_get(z + i, m), top));
+    DPO__BLOCKS(n, i, m, dpo__lanes e = dpo__lanes_exp(fused, dpo__lanes_sub(dpo__lanes_get(z + i, m), top));
                 dpo__lanes_put(z + i, dpo__lanes_mul(e, inv), m););
 }
 
@@ -2520,7 +2583,7 @@ DPO__INLINE void dpo__row_adamw(int fused, int64_t n, float *w, const float *g, 
                 dpo__lanes v = dpo__lanes_mul(dpo__lanes_get(w + i, m), decay);
                 a = dpo__lanes_fma(fused, c1, dpo__lanes_sub(d, a), a);
                 b = dpo__lanes_fma(fused, dpo__lanes_mul(c2, d), d, dpo__lanes_mul(b, b2));
-                d = dpo__lanes_add(dpo__lanes_div(dpo__lanes_sqrt(b), root), eps);
+                d = dpo__lanes_add(dpo__lanes_div(dpo__lanes_sqrt(fused, b), root), eps);
                 v = dpo__lanes_fma(fused, rate, dpo__lanes_div(a, d), v); dpo__lanes_put(m1 + i, a, m);
                 dpo__lanes_put(m2 + i, b, m); dpo__lanes_put(w + i, v, m););
 }
@@ -2532,8 +2595,8 @@ DPO__INLINE void dpo__row_rmsprop(int fused, int64_t n, float *w, const float *g
                 dpo__lanes d = dpo__lanes_mul(dpo__lanes_get(g + i, m), clip);
                 if (o->decay != 0.0f) d = dpo__lanes_fma(fused, decay, v, d);
                 b = dpo__lanes_fma(fused, dpo__lanes_mul(c2, d), d, dpo__lanes_mul(b, b2));
-                d = dpo__lanes_div(d, dpo__lanes_add(dpo__lanes_sqrt(b), eps)); v = dpo__lanes_fma(fused, rate, d, v);
-                dpo__lanes_put(m2 + i, b, m); dpo__lanes_put(w + i, v, m););
+                d = dpo__lanes_div(d, dpo__lanes_add(dpo__lanes_sqrt(fused, b), eps));
+                v = dpo__lanes_fma(fused, rate, d, v); dpo__lanes_put(m2 + i, b, m); dpo__lanes_put(w + i, v, m););
 }
 
 /* Matrix tiles. A packed panel holds, for each p of the inner dimension, `width` neighbouring rows of
@@ -2555,6 +2618,7 @@ typedef void (*dpo__pack_fn)(float *dst, int width, const float *src, int64_t ld
     X(void, , add, (int64_t n, float *y, const float *x), n, y, x)                                                     \
     X(void, , expand, (int64_t n, float *y, const uint16_t *x, int add), n, y, x, add)                                 \
     X(void, , narrow, (int64_t n, uint16_t * to, float *y, const float *x), n, to, y, x)                               \
+    X(void, , narrow_draw, (int64_t n, uint16_t * to, float *y, const float *x, uint64_t key), n, to, y, x, key)       \
     X(void, , axpy, (int64_t n, float *y, float a, const float *x), n, y, a, x)                                        \
     X(void, , scale, (int64_t n, float *y, const float *x, float a), n, y, x, a)                                       \
     X(void, , norm, (int64_t n, float *y, const float *x, const float *stats, const float *w, const float *b), n, y,   \
@@ -8118,19 +8182,63 @@ static double dpo__power(double x, int64_t n) {
     return y;
 }
 
+/* Weights and state are floats, or bf16: a block is expanded, moved in fp32, and rounded by chance. To nearest, most
+   updates of fine-tuning would be lost: at lr 5e-7 they are far below half the distance of two bf16 numbers near 0.02,
+   which is 6e-5; and v would never decay with beta2 = 0.999, for its change is below half of v's last place.
+   The chance is a function of (seed, stream, array, index): the stream names the update and the tensor. */
+#define DPO__MOVE_BLOCK 1024 /* stays in the first cache from the update to the clearing of its gradient */
+
 typedef struct dpo__optimizer_job {
     dpo_context *c;
     int kind;
-    float *w, *g, *m, *v;
+    void *w;
+    int w_dtype;  /* DPO_F32, DPO_BF16 */
+    int rounding; /* 1: the weights' values are bf16, whatever their dtype */
+    float *g;
+    void *m, *v;
+    int state_dtype;
+    uint64_t seed, stream;
     dpo__update o;
 } dpo__optimizer_job;
+
+/* A block as floats: where it lies, or expanded into `room`. */
+static float *dpo__optimizer_floats(const dpo__optimizer_job *j, void *x, int dtype, int64_t at, int64_t n,
+                                    float *room) {
+    if (dtype == DPO_F32) return x ? (float *)x + at : NULL;
+    if (x) j->c->kernels.expand(n, room, (const uint16_t *)x + at, 0);
+    return room;
+}
+static void dpo__optimizer_round(const dpo__optimizer_job *j, void *x, int dtype, int64_t at, int64_t n,
+                                 const float *from, uint64_t array) {
+    uint64_t key = dpo__random_bits(j->seed, j->stream, 4 * (uint64_t)(at / DPO__MOVE_BLOCK) + array);
+    if (!x) return;
+    if (dtype == DPO_F32) j->c->kernels.narrow_draw(n, NULL, (float *)x + at, from, key);
+    else j->c->kernels.narrow_draw(n, (uint16_t *)x + at, NULL, from, key);
+}
 static void dpo__optimizer_range(void *arg, int64_t first, int64_t last, int worker) {
     const dpo__optimizer_job *j = (const dpo__optimizer_job *)arg;
-    int64_t n = last - first;
+    const dpo__kernels *k = &j->c->kernels;
+    float room[3][DPO__MOVE_BLOCK];
+    int64_t at, n;
     (void)worker;
-    if (j->kind == DPO_ADAMW) j->c->kernels.adamw(n, j->w + first, j->g + first, j->m + first, j->v + first, &j->o);
-    else j->c->kernels.rmsprop(n, j->w + first, j->g + first, j->v + first, &j->o);
-    memset(j->g + first, 0, (size_t)n * sizeof(float)); /* the next step's chains begin at zero */
+    for (at = first; at < last; at += n) {
+        float *w, *m, *v;
+        n = dpo__min64(last - at, DPO__MOVE_BLOCK);
+        w = dpo__optimizer_floats(j, j->w, j->w_dtype, at, n, room[0]);
+        m = dpo__optimizer_floats(j, j->m, j->state_dtype, at, n, room[1]);
+        v = dpo__optimizer_floats(j, j->v, j->state_dtype, at, n, room[2]);
+        if (j->kind == DPO_ADAMW) k->adamw(n, w, j->g + at, m, v, &j->o);
+        else k->rmsprop(n, w, j->g + at, v, &j->o);
+        memset(j->g + at, 0, (size_t)n * sizeof(float)); /* the next step's chains begin at zero */
+        if (j->rounding) dpo__optimizer_round(j, j->w, j->w_dtype, at, n, w, 0);
+        if (j->state_dtype == DPO_F32) continue;
+        dpo__optimizer_round(j, j->m, DPO_BF16, at, n, m, 1);
+        dpo__optimizer_round(j, j->v, DPO_BF16, at, n, v, 2);
+    }
+}
+static void dpo__optimizer_run(const dpo__optimizer_job *j, int64_t n) {
+    dpo__optimizer_job job = *j;
+    dpo__split_run(j->c, n, DPO__MOVE_BLOCK, dpo__optimizer_range, &job);
 }
 /* Constants of update number t (from 1) for a tensor whose learning rate is lr. */
 static dpo__update dpo__optimizer_constants(const dpo_train_config *k, int64_t t, double lr, double clip) {
@@ -12534,6 +12642,8 @@ DPO_API dpo_result dpo_trainer_zero(dpo_trainer *t) {
     return DPO_OK;
 }
 
+#define DPO__MOVE_STREAM ((uint64_t)1 << 40) /* far from the streams that shuffle */
+
 /* Clips and moves; the gradients are clear afterwards. Nothing moves if one is not finite. */
 static dpo_result dpo__trainer_move(dpo_trainer *t, double *grad_norm) {
     const dpo_train_config *k = &t->k;
@@ -12559,8 +12669,20 @@ static dpo_result dpo__trainer_move(dpo_trainer *t, double *grad_norm) {
         const dpo__param *p = t->trained[i];
         int scaled = k->mup_learning_rate && !t->m->lora && p->kind == DPO__MATRIX; /* [muP] */
         dpo__update o = dpo__optimizer_constants(k, t->step + 1, scaled ? lr * t->m->config.width_scale : lr, clip);
-        dpo__optimizer_job j = {t->c, k->optimizer, dpo__param_f32(p), t->grad[i], t->m1[i], t->m2[i], o};
-        dpo__split_run(t->c, p->count, 16, dpo__optimizer_range, &j);
+        dpo__optimizer_job j = {t->c,
+                                k->optimizer,
+                                p->data,
+                                p->dtype,
+                                0,
+                                t->grad[i],
+                                t->m1[i],
+                                t->m2[i],
+                                k->optimizer_dtype,
+                                k->seed,
+                                DPO__MOVE_STREAM + (uint64_t)(t->step * t->n_trained + i),
+                                o};
+        j.rounding = t->m->precision == DPO_PRECISION_BF16 && !t->m->lora;
+        dpo__optimizer_run(&j, p->count);
     }
     t->step++;
     return DPO_OK;
