@@ -1518,28 +1518,49 @@ DPO__INLINE uint64_t dpo__load_le64(const uint8_t *p) { /* one load where that i
     return (uint64_t)p[0] | (uint64_t)p[1] << 8 | (uint64_t)p[2] << 16 | (uint64_t)p[3] << 24 | (uint64_t)p[4] << 32 |
            (uint64_t)p[5] << 40 | (uint64_t)p[6] << 48 | (uint64_t)p[7] << 56;
 }
+DPO__INLINE void dpo__hash_group(uint64_t *lane, uint64_t a, uint64_t b, uint64_t c, uint64_t d) {
+    a = (a ^ lane[0]) * 0x9fb21c651e98df25u;
+    b = (b ^ lane[1]) * 0x9fb21c651e98df25u;
+    c = (c ^ lane[2]) * 0x9fb21c651e98df25u;
+    d = (d ^ lane[3]) * 0x9fb21c651e98df25u;
+    lane[0] = a ^ (a >> 29);
+    lane[1] = b ^ (b >> 29);
+    lane[2] = c ^ (c >> 29);
+    lane[3] = d ^ (d >> 29);
+}
 static void dpo__hash_add(dpo__hash *h, const void *data, size_t bytes) {
     const uint8_t *p = (const uint8_t *)data;
     uint8_t tail[32];
-    size_t left = bytes;
-    int i;
-    h->length += bytes;
-    while (left) {
-        const uint8_t *from = p;
-        size_t n = left < 32 ? left : 32;
+    dpo__hash k = *h; /* a copy that p cannot point into */
+    size_t n;
+    for (n = bytes; n; n -= n < 32 ? n : 32, p += 32) {
         if (n < 32) { /* each call's last group is padded: a call is a unit of the hash */
             memset(tail, 0, sizeof tail);
             memcpy(tail, p, n);
-            from = tail;
+            p = tail;
         }
-        for (i = 0; i < 4; i++) {
-            uint64_t x = h->lane[i] ^ dpo__load_le64(from + 8 * i);
-            x *= 0x9fb21c651e98df25u;
-            h->lane[i] = x ^ (x >> 29);
-        }
-        p += n;
-        left -= n;
+        dpo__hash_group(k.lane, dpo__load_le64(p), dpo__load_le64(p + 8), dpo__load_le64(p + 16),
+                        dpo__load_le64(p + 24));
     }
+    k.length += bytes;
+    *h = k;
+}
+/* bf16 numbers, as the little-endian floats that they are. */
+static void dpo__hash_add_bf16(dpo__hash *h, const uint16_t *x, int64_t n) {
+    dpo__hash k = *h;
+    uint16_t tail[8];
+    k.length += (uint64_t)n * 4;
+    for (; n > 0; n -= 8, x += 8) {
+        if (n < 8) {
+            memset(tail, 0, sizeof tail);
+            memcpy(tail, x, (size_t)n * 2);
+            x = tail;
+        }
+        dpo__hash_group(k.lane, (uint64_t)x[0] << 16 | (uint64_t)x[1] << 48,
+                        (uint64_t)x[2] << 16 | (uint64_t)x[3] << 48, (uint64_t)x[4] << 16 | (uint64_t)x[5] << 48,
+                        (uint64_t)x[6] << 16 | (uint64_t)x[7] << 48);
+    }
+    *h = k;
 }
 static void dpo__hash_number(dpo__hash *h, int64_t x) {
     uint8_t b[8];
@@ -5293,29 +5314,32 @@ static size_t dpo__st_print_header(char *out, size_t cap, const dpo__st_item *it
 }
 
 static void dpo__st_write_data(dpo__file_writer *w, const dpo__st_item *t) {
-    uint8_t piece[4096];
-    size_t size = dpo__st_size(t->dtype), n, i, k;
+    enum { PIECE = 2048 };
+    float floats[PIECE];
+    uint16_t halves[PIECE];
+    const dpo__kernels *k = &w->c->kernels;
+    size_t size = dpo__st_size(t->dtype);
     uint64_t elements, bytes, at;
+    int64_t n, i;
     (void)dpo__st_product(t->shape, t->ndim, (unsigned)size * 8, &elements, &bytes);
     if (t->from == t->dtype && !DPO__BIG_ENDIAN) {
         (void)dpo__file_write(w, t->data, (size_t)bytes);
         return;
     }
-    for (at = 0; at < elements && !w->result; at += n) {
-        n = elements - at < sizeof piece / size ? (size_t)(elements - at) : sizeof piece / size;
+    for (at = 0; at < elements && !w->result; at += (uint64_t)n) {
+        const uint8_t *from = (const uint8_t *)t->data + at * dpo__st_size(t->from);
+        void *piece = t->dtype == DPO_BF16 || t->dtype == DPO_F16 ? (void *)halves : (void *)floats;
+        n = (int64_t)(elements - at < PIECE / 2 ? elements - at : PIECE / 2); /* an F64 takes two floats' place */
         if (t->from == t->dtype) {
-            memcpy(piece, (const uint8_t *)t->data + at * size, n * size);
-            dpo__st_swap(piece, n, size);
+            memcpy(piece, from, (size_t)n * size);
         } else {
-            for (i = 0; i < n; i++) {
-                float x = dpo__st_value(t->data, t->from, (int64_t)(at + i));
-                uint32_t u = t->dtype == DPO_F32    ? dpo__num_bits(x)
-                             : t->dtype == DPO_BF16 ? dpo__num_bf16_from(x)
-                                                    : dpo__num_f16_from(x);
-                for (k = 0; k < size; k++) piece[size * i + k] = (uint8_t)(u >> (8 * k));
-            }
+            if (t->from == DPO_BF16) k->expand(n, floats, (const uint16_t *)(const void *)from, 0);
+            else memcpy(floats, from, (size_t)n * sizeof *floats);
+            if (t->dtype == DPO_BF16) k->narrow(n, halves, NULL, floats);
+            for (i = 0; t->dtype == DPO_F16 && i < n; i++) halves[i] = dpo__num_f16_from(floats[i]);
         }
-        (void)dpo__file_write(w, piece, n * size);
+        dpo__st_swap(piece, (uint64_t)n, size);
+        (void)dpo__file_write(w, piece, (size_t)n * size);
     }
 }
 
@@ -6668,21 +6692,17 @@ DPO_API int64_t dpo_model_tensors(const dpo_model *m, dpo_tensor *out, int64_t c
 }
 
 /* Values count as floats, however they are kept. */
-static void dpo__hash_param(dpo_context *c, dpo__hash *h, const dpo__param *p) {
-    enum { PIECE = 2048 }; /* whole groups of the hash */
-    float x[PIECE];
+static void dpo__hash_param(dpo__hash *h, const dpo__param *p) {
+    float x[8]; /* a group of the hash */
     int64_t at, n;
     dpo__hash_add(h, p->name, strlen(p->name));
     dpo__hash_number(h, p->rows);
     dpo__hash_number(h, p->columns);
-    if (p->dtype == DPO_F32 && !DPO__BIG_ENDIAN) {
-        dpo__hash_add(h, p->data, (size_t)p->count * sizeof(float));
-        return;
-    }
-    for (at = 0; at < p->count; at += n) {
-        n = dpo__min64(p->count - at, PIECE);
-        if (p->dtype == DPO_F32) memcpy(x, dpo__param_f32(p) + at, (size_t)n * sizeof *x);
-        else c->kernels.expand(n, x, (const uint16_t *)p->data + at, 0);
+    if (p->dtype == DPO_BF16) dpo__hash_add_bf16(h, (const uint16_t *)p->data, p->count);
+    else if (!DPO__BIG_ENDIAN) dpo__hash_add(h, p->data, (size_t)p->count * sizeof *x);
+    for (at = 0; DPO__BIG_ENDIAN && p->dtype == DPO_F32 && at < p->count; at += n) {
+        n = dpo__min64(p->count - at, 8);
+        memcpy(x, dpo__param_f32(p) + at, (size_t)n * sizeof *x);
         dpo__st_swap(x, (uint64_t)n, sizeof *x);
         dpo__hash_add(h, x, (size_t)n * sizeof *x);
     }
@@ -6691,7 +6711,7 @@ DPO_API uint64_t dpo_model_hash(const dpo_model *m) {
     dpo__hash h = dpo__hash_start(0);
     int64_t i;
     if (!m) return 0;
-    for (i = 0; i < m->n_params; i++) dpo__hash_param(m->c, &h, &m->params[i]);
+    for (i = 0; i < m->n_params; i++) dpo__hash_param(&h, &m->params[i]);
     return dpo__hash_end(&h);
 }
 
