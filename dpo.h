@@ -147,7 +147,14 @@ enum {
     DPO_E_CANCELLED = -9    /* the cancel hook said stop */
 };
 enum { DPO_F32 = 1, DPO_BF16 = 2, DPO_F16 = 3, DPO_I32 = 4, DPO_F64 = 5 };
-enum { DPO_SIMD_AUTO = 0, DPO_SIMD_SCALAR = 1, DPO_SIMD_AVX2 = 2, DPO_SIMD_AVX512 = 3 };
+enum {
+    DPO_SIMD_AUTO = 0,
+    DPO_SIMD_SCALAR = 1,
+    DPO_SIMD_AVX2 = 2,
+    DPO_SIMD_AVX512 = 3,
+    DPO_SIMD_AVX512_BF16 = 4, /* where both operands are bf16; the same bits as all the others */
+    DPO_SIMD_NEON = 5
+};
 enum { DPO_LOG_INFO = 0, DPO_LOG_WARNING = 1 };
 
 /* How a model computes. fp32: all in F32. mixed: F32 weights; every operand of a linear product is rounded to bf16, and
@@ -2620,14 +2627,34 @@ DPO__INLINE void dpo__row_rmsprop(int fused, int64_t n, float *w, const float *g
                 v = dpo__lanes_fma(fused, rate, d, v); dpo__lanes_put(m2 + i, b, m); dpo__lanes_put(w + i, v, m););
 }
 
-/* Matrix tiles. A packed panel holds, for each p of the inner dimension, `width` neighbouring rows of
-   A or columns of B. A tile of C, mr x nr, starts from `init` (NULL: zeros; row stride 0: a bias row;
-   C itself: the chain goes on) and adds the products in index order: one chain per element. */
-typedef void (*dpo__tile_fn)(int64_t k, const float *a, const float *b, float *c, int64_t c_row, const float *init,
-                             int64_t init_row);
-/* dst[p*width + i] = element (i,p), zero for i >= valid. "across": it is src[p*ld + i];
-   "along": src[i*ld + p], a transposition. May write up to 16 floats beyond the panel. */
-typedef void (*dpo__pack_fn)(float *dst, int width, const float *src, int64_t ld, int valid, int64_t k);
+/* Matrix tiles. A tile of C starts from `init` (NULL: zeros; row stride 0: a bias row; C itself: the chain goes on) and
+   adds the products in index order: one chain per element. A is read as it is addressed; B comes as panels that hold, for
+   each p of the inner dimension, `nr` neighbouring columns, or from rows that lie so. An instance knows some
+   shapes: 1..mr rows by half a panel or a whole one, one row by four panels, two rows by two. Strides count elements. */
+typedef struct dpo__tile {
+    int64_t k;
+    const void *a, *b;
+    int64_t a_row, a_step, b_step, b_panel; /* element (i,p) of A; the next p of B; the next panel */
+    float *c;
+    const float *init;
+    int64_t c_row, init_row;
+    int rows, columns;
+} dpo__tile;
+typedef void (*dpo__tile_fn)(const dpo__tile *t);
+
+/* dst[p*width + i] = element (i,p) = src[i*across + p*along], zero for i >= valid; one of the strides is 1. May write
+   up to 16 floats beyond the panel. */
+enum { DPO__FROM_F32 = 0, DPO__FROM_ROUNDED = 1, DPO__FROM_BF16 = 2 }; /* floats, rounded to bf16 on the way, bf16 */
+typedef void (*dpo__pack_fn)(void *dst, int width, const void *src, int64_t across, int64_t along, int from, int valid,
+                             int64_t k);
+
+/* How one kind of product is computed. Pairs: an element of a panel is two bf16, k's even one in the high half, because
+   VDPBF16PS adds the low halves' product last; an odd end gets (-0, +0), which changes no bit. */
+typedef struct dpo__product {
+    int mr, nr, pairs;
+    dpo__tile_fn tile, expand; /* B's elements: floats or pairs; bf16 */
+    dpo__pack_fn pack_a, pack_b;
+} dpo__product;
 
 /* Every row kernel once: X(result, return or nothing, name, parameters, arguments). The list makes the table's
    members, and an instance of each for an instruction set. */
@@ -2674,9 +2701,7 @@ typedef void (*dpo__pack_fn)(float *dst, int width, const float *src, int64_t ld
 
 typedef struct dpo__kernels {
     const char *name;
-    int mr, nr;
-    dpo__tile_fn tile;
-    dpo__pack_fn pack_along, pack_across;
+    dpo__product product[2]; /* of floats; of operands that are all bf16 */
 #define X(result, give, name, parameters, ...) result(*name) parameters;
     DPO__ROW_KERNELS(X)
 #undef X
@@ -2687,194 +2712,390 @@ typedef struct dpo__kernels {
     static result dpo__##name##_scalar parameters { give dpo__row_##name(0, __VA_ARGS__); }
 DPO__ROW_KERNELS(X)
 #undef X
-static void dpo__tile_scalar(int64_t k, const float *a, const float *b, float *c, int64_t c_row, const float *init,
-                             int64_t init_row) {
-    int64_t p;
-    int i, j;
-    for (i = 0; i < 4; i++)
-        for (j = 0; j < 16; j++) {
-            float s = init ? init[i * init_row + j] : 0.0f;
-            for (p = 0; p < k; p++) s = dpo__num_fmaf(a[p * 4 + i], b[p * 16 + j], s);
-            c[i * c_row + j] = s;
-        }
+DPO__INLINE float dpo__pack_value(const void *src, int64_t at, int from) {
+    float x;
+    if (from == DPO__FROM_BF16) return dpo__num_bf16_to(((const uint16_t *)src)[at]);
+    x = ((const float *)src)[at];
+    return from == DPO__FROM_ROUNDED ? dpo__num_bf16_to(dpo__num_bf16_from(x)) : x;
 }
-static void dpo__pack_along_scalar(float *dst, int width, const float *src, int64_t ld, int valid, int64_t k) {
+static void dpo__pack_plain(void *dst, int width, const void *src, int64_t across, int64_t along, int from, int valid,
+                            int64_t k) {
+    float *to = (float *)dst;
     int64_t p;
     int i;
     for (p = 0; p < k; p++)
-        for (i = 0; i < width; i++) dst[p * width + i] = i < valid ? src[i * ld + p] : 0.0f;
+        for (i = 0; i < width; i++, to++) *to = i < valid ? dpo__pack_value(src, i * across + p * along, from) : 0.0f;
 }
-static void dpo__pack_across(float *dst, int width, const float *src, int64_t ld, int valid, int64_t k) {
+DPO__INLINE void dpo__tile_plain(const dpo__tile *t, int from) {
+    const float *a = (const float *)t->a;
     int64_t p;
-    int i;
-    if (valid == width && width == 32) {
-        for (p = 0; p < k; p++) memcpy(dst + p * 32, src + p * ld, 32 * sizeof(float));
-        return;
-    }
-    for (p = 0; p < k; p++) {
-        memcpy(dst + p * width, src + p * ld, (size_t)valid * sizeof(float));
-        for (i = valid; i < width; i++) dst[p * width + i] = 0.0f;
-    }
+    int i, j;
+    for (i = 0; i < t->rows; i++)
+        for (j = 0; j < t->columns; j++) {
+            float s = t->init ? t->init[i * t->init_row + j] : 0.0f;
+            int64_t b = j / 16 * t->b_panel + j % 16;
+            for (p = 0; p < t->k; p++)
+                s = dpo__num_fmaf(a[i * t->a_row + p * t->a_step], dpo__pack_value(t->b, b + p * t->b_step, from), s);
+            t->c[i * t->c_row + j] = s;
+        }
 }
+static void dpo__tile_scalar(const dpo__tile *t) { dpo__tile_plain(t, DPO__FROM_F32); }
+static void dpo__tile_scalar_16(const dpo__tile *t) { dpo__tile_plain(t, DPO__FROM_BF16); }
+#define DPO__PRODUCT_SCALAR                                                                                            \
+    { 4, 16, 0, dpo__tile_scalar, dpo__tile_scalar_16, dpo__pack_plain, dpo__pack_plain }
 #define X(result, give, name, parameters, ...) dpo__##name##_scalar,
 static const dpo__kernels dpo__kernels_scalar = {
-    "scalar", 4, 16, dpo__tile_scalar, dpo__pack_along_scalar, dpo__pack_across, DPO__ROW_KERNELS(X)};
+    "scalar", {DPO__PRODUCT_SCALAR, DPO__PRODUCT_SCALAR}, DPO__ROW_KERNELS(X)};
 #undef X
 
+/* Tiles in registers. The template's numbers are constants where it is used; `op` names an instruction set's
+   load, store, zero, fma, the splat of an element of A and the vector of elements of B. 6 x 16 for AVX2: twelve
+   accumulators of 8; 12 x 32 for AVX-512, whose twenty-four of 16 hide the latency of two FMAs a cycle. */
+#if defined(__clang__)
+#define DPO__UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define DPO__UNROLL _Pragma("GCC unroll 32")
+#endif
+#define DPO__TILE_TEMPLATE(target, name, op, vector, a_type, b_type, lanes)                                            \
+    target DPO__INLINE void name##_of(const dpo__tile *t, int rows, int n, int per_panel) {                            \
+        vector s[24], b[16];                                                                                           \
+        const a_type *pa = (const a_type *)t->a;                                                                       \
+        const b_type *pb = (const b_type *)t->b;                                                                       \
+        const int64_t a_row = t->a_row, a_step = t->a_step, b_step = t->b_step, b_panel = t->b_panel;                  \
+        int64_t k;                                                                                                     \
+        int i, j;                                                                                                      \
+        DPO__UNROLL for (i = 0; i < rows; i++) DPO__UNROLL for (j = 0; j < n; j++) s[i * n + j] =                      \
+            t->init ? op##_load(t->init + i * t->init_row + lanes * j) : op##_zero();                                  \
+        for (k = t->k; k > 0; k--, pa += a_step, pb += b_step) {                                                       \
+            DPO__UNROLL for (j = 0; j < n; j++) b[j] =                                                                 \
+                op##_b_##b_type(pb + j / per_panel * b_panel + j % per_panel * lanes);                                 \
+            DPO__UNROLL for (i = 0; i < rows; i++) {                                                                   \
+                vector x = op##_a_##a_type(pa + i * a_row);                                                            \
+                DPO__UNROLL for (j = 0; j < n; j++) s[i * n + j] = op##_fma_##a_type(x, b[j], s[i * n + j]);           \
+            }                                                                                                          \
+        }                                                                                                              \
+        DPO__UNROLL for (i = 0; i < rows; i++) DPO__UNROLL for (j = 0; j < n; j++)                                     \
+            op##_store(t->c + i * t->c_row + lanes * j, s[i * n + j]);                                                 \
+    }
+#define DPO__TILE_CASE(name, r, half)                                                                                  \
+    case r * 16 + 1: name##_of(t, r, half, half); return;                                                              \
+    case r * 16 + 2:                                                                                                   \
+        name##_of(t, r, 2 * half, 2 * half);                                                                           \
+        return;
+#define DPO__TILE_CASES6(name, half)                                                                                   \
+    DPO__TILE_CASE(name, 1, half)                                                                                      \
+    DPO__TILE_CASE(name, 2, half)                                                                                      \
+    DPO__TILE_CASE(name, 3, half)                                                                                      \
+    DPO__TILE_CASE(name, 4, half)                                                                                      \
+    DPO__TILE_CASE(name, 5, half)                                                                                      \
+    DPO__TILE_CASE(name, 6, half)                                                                                      \
+    case 16 + 8: name##_of(t, 1, 8 * half, 2 * half); return;                                                          \
+    case 32 + 4:                                                                                                       \
+        name##_of(t, 2, 4 * half, 2 * half);                                                                           \
+        return;
+#define DPO__TILE_CASES12(name, half)                                                                                  \
+    DPO__TILE_CASES6(name, half)                                                                                       \
+    DPO__TILE_CASE(name, 7, half)                                                                                      \
+    DPO__TILE_CASE(name, 8, half)                                                                                      \
+    DPO__TILE_CASE(name, 9, half)                                                                                      \
+    DPO__TILE_CASE(name, 10, half)                                                                                     \
+    DPO__TILE_CASE(name, 11, half)                                                                                     \
+    DPO__TILE_CASE(name, 12, half)
+#define DPO__TILE(target, name, op, vector, a_type, b_type, lanes, CASES, half)                                        \
+    DPO__TILE_TEMPLATE(target, name, op, vector, a_type, b_type, lanes)                                                \
+    target static void name(const dpo__tile *t) {                                                                      \
+        switch (t->rows * 16 + t->columns / (lanes * half)) { CASES(name, half) }                                      \
+    }
+
 #ifdef DPO__X86
-#define DPO__AVX2   __attribute__((target("avx2,fma")))
-#define DPO__AVX512 __attribute__((target("avx2,fma,avx512f,avx512vl,avx512dq,avx512bw")))
+#define DPO__AVX2        __attribute__((target("avx2,fma")))
+#define DPO__AVX512      __attribute__((target("avx2,fma,avx512f,avx512vl,avx512dq,avx512bw")))
+#define DPO__AVX512_BF16 __attribute__((target("avx2,fma,avx512f,avx512vl,avx512dq,avx512bw,avx512bf16")))
 #define X(result, give, name, parameters, ...)                                                                         \
     DPO__AVX2 static result dpo__##name##_avx2 parameters { give dpo__row_##name(1, __VA_ARGS__); }                    \
     DPO__AVX512 static result dpo__##name##_avx512 parameters { give dpo__row_##name(1, __VA_ARGS__); }
 DPO__ROW_KERNELS(X)
 #undef X
 
-/* A tile of C in registers: row i is l##i and h##i, `wide` columns each; EACH lists the rows. 6 x 16 for AVX2: twelve
-   accumulators of 8; 12 x 32 for AVX-512, whose twenty-four of 16 hide the latency of two FMAs a cycle. */
-#define DPO__TILE_ROW(vector, op, wide, i)  vector l##i, h##i;
-#define DPO__TILE_ZERO(vector, op, wide, i) l##i = h##i = op##_setzero_ps();
-#define DPO__TILE_LOAD(vector, op, wide, i)                                                                            \
-    l##i = op##_loadu_ps(init + i * init_row);                                                                         \
-    h##i = op##_loadu_ps(init + i * init_row + wide);
-#define DPO__TILE_STEP(vector, op, wide, i)                                                                            \
-    {                                                                                                                  \
-        vector s = op##_set1_ps(a[i]);                                                                                 \
-        l##i = op##_fmadd_ps(s, b0, l##i);                                                                             \
-        h##i = op##_fmadd_ps(s, b1, h##i);                                                                             \
-    }
-#define DPO__TILE_STORE(vector, op, wide, i)                                                                           \
-    op##_storeu_ps(c + i * c_row, l##i);                                                                               \
-    op##_storeu_ps(c + i * c_row + wide, h##i);
-#define DPO__EACH6(X, ...)                                                                                             \
-    X(__VA_ARGS__, 0) X(__VA_ARGS__, 1) X(__VA_ARGS__, 2) X(__VA_ARGS__, 3) X(__VA_ARGS__, 4) X(__VA_ARGS__, 5)
-#define DPO__EACH12(X, ...)                                                                                            \
-    DPO__EACH6(X, __VA_ARGS__)                                                                                         \
-    X(__VA_ARGS__, 6) X(__VA_ARGS__, 7) X(__VA_ARGS__, 8) X(__VA_ARGS__, 9) X(__VA_ARGS__, 10) X(__VA_ARGS__, 11)
-#define DPO__TILE(target, name, EACH, rows, vector, op, wide)                                                          \
-    target static void name(int64_t k, const float *a, const float *b, float *c, int64_t c_row, const float *init,     \
-                            int64_t init_row) {                                                                        \
-        EACH(DPO__TILE_ROW, vector, op, wide)                                                                          \
-        if (init) {                                                                                                    \
-            EACH(DPO__TILE_LOAD, vector, op, wide)                                                                     \
-        } else {                                                                                                       \
-            EACH(DPO__TILE_ZERO, vector, op, wide)                                                                     \
-        }                                                                                                              \
-        for (; k > 0; k--, a += rows, b += 2 * wide) {                                                                 \
-            vector b0 = op##_loadu_ps(b), b1 = op##_loadu_ps(b + wide);                                                \
-            EACH(DPO__TILE_STEP, vector, op, wide)                                                                     \
-        }                                                                                                              \
-        EACH(DPO__TILE_STORE, vector, op, wide)                                                                        \
-    }
-DPO__TILE(DPO__AVX2, dpo__tile_avx2, DPO__EACH6, 6, __m256, _mm256, 8)
-DPO__TILE(DPO__AVX512, dpo__tile_avx512, DPO__EACH12, 12, __m512, _mm512, 16)
+#define dpo__avx2_zero()             _mm256_setzero_ps()
+#define dpo__avx2_load(p)            _mm256_loadu_ps(p)
+#define dpo__avx2_store(p, v)        _mm256_storeu_ps(p, v)
+#define dpo__avx2_a_float(p)         _mm256_broadcast_ss(p)
+#define dpo__avx2_b_float(p)         _mm256_loadu_ps(p)
+#define dpo__avx2_b_uint16_t(p)      dpo__avx2_expand(_mm_loadu_si128((const __m128i *)(const void *)(p)))
+#define dpo__avx2_fma_float(x, b, s) _mm256_fmadd_ps(x, b, s)
+DPO__AVX2 DPO__INLINE __m256 dpo__avx2_expand(__m128i x) {
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(x), 16));
+}
+DPO__TILE(DPO__AVX2, dpo__tile_avx2, dpo__avx2, __m256, float, float, 8, DPO__TILE_CASES6, 1)
+DPO__TILE(DPO__AVX2, dpo__tile_avx2_16, dpo__avx2, __m256, float, uint16_t, 8, DPO__TILE_CASES6, 1)
 
-/* Transposes 8 x 8 blocks: rows of the source become columns of the panel. */
-DPO__AVX2 static void dpo__transpose8(float *dst, int width, const float *src, int64_t ld, int valid) {
+/* Eight elements as floats, zero from the n-th on. */
+DPO__AVX2 DPO__INLINE __m256 dpo__avx2_get(const void *src, int64_t at, int from, int n) {
+    static const int32_t masks[16] = {-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0};
+    __m256 x;
+    __m256i u, odd;
+    if (from == DPO__FROM_BF16) {
+        const uint16_t *p = (const uint16_t *)src + at;
+        uint16_t part[8] = {0, 0, 0, 0, 0, 0, 0, 0};
+        if (n < 8) p = (const uint16_t *)memcpy(part, p, (size_t)n * sizeof *p);
+        return dpo__avx2_b_uint16_t(p);
+    }
+    x = n < 8 ? _mm256_maskload_ps((const float *)src + at,
+                                   _mm256_loadu_si256((const __m256i *)(const void *)(masks + 8 - n)))
+              : _mm256_loadu_ps((const float *)src + at);
+    if (from == DPO__FROM_F32) return x;
+    u = _mm256_castps_si256(x); /* dpo__num_bf16_from */
+    odd = _mm256_and_si256(_mm256_srli_epi32(u, 16), _mm256_set1_epi32(1));
+    odd = _mm256_add_epi32(u, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+    u = _mm256_or_si256(u, _mm256_set1_epi32(0x400000));
+    x = _mm256_blendv_ps(_mm256_castsi256_ps(odd), _mm256_castsi256_ps(u), _mm256_cmp_ps(x, x, _CMP_UNORD_Q));
+    return _mm256_and_ps(x, _mm256_castsi256_ps(_mm256_set1_epi32(-65536)));
+}
+/* Transposes an 8 x 8 block: rows of the source become columns of the panel. */
+DPO__AVX2 DPO__INLINE void dpo__transpose8(float *dst, int width, const void *src, int64_t at, int64_t ld, int from,
+                                           int valid, int n) {
     __m256 r[8], t[8];
     int i;
-    for (i = 0; i < 8; i++) r[i] = i < valid ? _mm256_loadu_ps(src + i * ld) : _mm256_setzero_ps();
-    for (i = 0; i < 4; i++) {
+    DPO__UNROLL for (i = 0; i < 8; i++) r[i] =
+        i < valid ? dpo__avx2_get(src, at + i * ld, from, n) : _mm256_setzero_ps();
+    DPO__UNROLL for (i = 0; i < 4; i++) {
         t[2 * i] = _mm256_unpacklo_ps(r[2 * i], r[2 * i + 1]);
         t[2 * i + 1] = _mm256_unpackhi_ps(r[2 * i], r[2 * i + 1]);
     }
-    for (i = 0; i < 2; i++) {
+    DPO__UNROLL for (i = 0; i < 2; i++) {
         r[4 * i] = _mm256_shuffle_ps(t[4 * i], t[4 * i + 2], 0x44);
         r[4 * i + 1] = _mm256_shuffle_ps(t[4 * i], t[4 * i + 2], 0xee);
         r[4 * i + 2] = _mm256_shuffle_ps(t[4 * i + 1], t[4 * i + 3], 0x44);
         r[4 * i + 3] = _mm256_shuffle_ps(t[4 * i + 1], t[4 * i + 3], 0xee);
     }
+    DPO__UNROLL for (i = 0; i < 4; i++) {
+        t[i] = _mm256_permute2f128_ps(r[i], r[i + 4], 0x20);
+        t[i + 4] = _mm256_permute2f128_ps(r[i], r[i + 4], 0x31);
+    }
     /* in ascending order: a store of 8 may run into the next column's place */
-    for (i = 0; i < 4; i++) _mm256_storeu_ps(dst + i * width, _mm256_permute2f128_ps(r[i], r[i + 4], 0x20));
-    for (i = 0; i < 4; i++) _mm256_storeu_ps(dst + (i + 4) * width, _mm256_permute2f128_ps(r[i], r[i + 4], 0x31));
+    DPO__UNROLL for (i = 0; i < 8; i++) if (i < n) _mm256_storeu_ps(dst + i * width, t[i]);
 }
-DPO__AVX2 static void dpo__pack_along_avx2(float *dst, int width, const float *src, int64_t ld, int valid, int64_t k) {
+DPO__AVX2 DPO__INLINE void dpo__pack_avx2_of(float *dst, int width, const void *src, int64_t across, int64_t along,
+                                             int from, int valid, int64_t k) {
     int64_t p;
-    int i, j;
-    for (p = 0; p + 8 <= k; p += 8)
-        for (i = 0; i < width; i += 8)
-            dpo__transpose8(dst + p * width + i, width, src + i * ld + p, ld,
-                            valid - i < 8 ? (valid < i ? 0 : valid - i) : 8);
-    for (; p < k; p++)
-        for (j = 0; j < width; j++) dst[p * width + j] = j < valid ? src[j * ld + p] : 0.0f;
+    int i, n;
+    if (across == 1) {
+        for (p = 0; p < k; p++)
+            for (i = 0; i < width; i += 8) {
+                n = valid - i;
+                _mm256_storeu_ps(dst + p * width + i, n > 7   ? dpo__avx2_get(src, p * along + i, from, 8)
+                                                      : n > 0 ? dpo__avx2_get(src, p * along + i, from, n)
+                                                              : _mm256_setzero_ps());
+            }
+        return;
+    }
+    for (p = 0; p < k; p += 8)
+        for (i = 0; i < width; i += 8) {
+            n = valid - i;
+            if (n > 7 && p + 8 <= k)
+                dpo__transpose8(dst + p * width + i, width, src, i * across + p, across, from, 8, 8);
+            else if (p + 8 <= k) dpo__transpose8(dst + p * width + i, width, src, i * across + p, across, from, n, 8);
+            else dpo__transpose8(dst + p * width + i, width, src, i * across + p, across, from, n, (int)(k - p));
+        }
+}
+DPO__AVX2 static void dpo__pack_avx2(void *dst, int width, const void *src, int64_t across, int64_t along, int from,
+                                     int valid, int64_t k) {
+    float *to = (float *)dst;
+    if (from == DPO__FROM_BF16) dpo__pack_avx2_of(to, width, src, across, along, DPO__FROM_BF16, valid, k);
+    else if (from == DPO__FROM_ROUNDED) dpo__pack_avx2_of(to, width, src, across, along, DPO__FROM_ROUNDED, valid, k);
+    else if (width == 6 && valid == 6) dpo__pack_avx2_of(to, 6, src, across, along, DPO__FROM_F32, 6, k);
+    else if (width == 16 && valid == 16) dpo__pack_avx2_of(to, 16, src, across, along, DPO__FROM_F32, 16, k);
+    else dpo__pack_avx2_of(to, width, src, across, along, DPO__FROM_F32, valid, k);
 }
 
-/* Transposes a 16 x 16 block in four rounds of shuffles. The masked forms with a full mask are the same
-   instructions; the plain ones make g++ 12 warn about its own headers. */
+#define dpo__avx512_zero()             _mm512_setzero_ps()
+#define dpo__avx512_load(p)            _mm512_loadu_ps(p)
+#define dpo__avx512_store(p, v)        _mm512_storeu_ps(p, v)
+#define dpo__avx512_a_float(p)         _mm512_set1_ps(*(p))
+#define dpo__avx512_a_uint32_t(p)      _mm512_castsi512_ps(_mm512_set1_epi32((int)*(p)))
+#define dpo__avx512_b_float(p)         _mm512_loadu_ps(p)
+#define dpo__avx512_b_uint32_t(p)      _mm512_loadu_ps((const float *)(const void *)(p))
+#define dpo__avx512_b_uint16_t(p)      _mm512_castsi512_ps(dpo__avx512_get(p, 0, DPO__FROM_BF16, DPO__ALL16))
+#define dpo__avx512_fma_float(x, b, s) _mm512_fmadd_ps(x, b, s)
+#define dpo__avx512_fma_uint32_t(x, b, s)                                                                              \
+    _mm512_dpbf16_ps(s, (__m512bh)_mm512_castps_si512(x), (__m512bh)_mm512_castps_si512(b))
+/* The masked forms with a full mask are the same instructions; the plain ones make g++ 12 warn about its own headers. */
 #define DPO__ALL16 ((__mmask16)0xffff)
 #define DPO__ALL8  ((__mmask8)0xff)
-DPO__AVX512 static void dpo__transpose16(float *dst, int width, const float *src, int64_t ld, int valid,
-                                         __mmask16 columns, int rows_out) {
-    __m512i r[16], t[16];
+
+/* Sixteen elements as floats, zero where the mask is. */
+DPO__AVX512 DPO__INLINE __m512i dpo__avx512_get(const void *src, int64_t at, int from, __mmask16 mask) {
+    __m512i u, r;
+    if (from == DPO__FROM_BF16) {
+        u = _mm512_maskz_cvtepu16_epi32(DPO__ALL16, _mm256_maskz_loadu_epi16(mask, (const uint16_t *)src + at));
+        return _mm512_maskz_slli_epi32(DPO__ALL16, u, 16);
+    }
+    u = _mm512_maskz_loadu_epi32(mask, (const float *)src + at);
+    if (from == DPO__FROM_F32) return u;
+    r = _mm512_and_epi32(_mm512_maskz_srli_epi32(DPO__ALL16, u, 16), _mm512_set1_epi32(1)); /* dpo__num_bf16_from */
+    r = _mm512_add_epi32(u, _mm512_add_epi32(r, _mm512_set1_epi32(0x7fff)));
+    r = _mm512_mask_or_epi32(r, _mm512_cmp_ps_mask(_mm512_castsi512_ps(u), _mm512_castsi512_ps(u), _CMP_UNORD_Q), u,
+                             _mm512_set1_epi32(0x400000));
+    return _mm512_and_epi32(r, _mm512_set1_epi32(-65536));
+}
+/* Sixteen pairs of neighbours along a row of which n elements are left; `pad` joins an odd one. */
+DPO__AVX512 DPO__INLINE __m512i dpo__avx512_pairs(const void *src, int64_t at, int from, int n, int pad) {
+    __m512i lo, hi;
+    uint32_t mask = n > 31 ? 0xffffffffu : (1u << n) - 1u;
+    if (from == DPO__FROM_BF16) {
+        lo = _mm512_maskz_loadu_epi16(mask, (const uint16_t *)src + at);
+        lo = _mm512_maskz_rol_epi32(DPO__ALL16, lo, 16);
+    } else { /* 64 bits: the even one's in the upper half of the low word, the odd one's in that of the high word */
+        lo = dpo__avx512_get(src, at, from, (__mmask16)mask);
+        hi = mask >> 16 ? dpo__avx512_get(src, at + 16, from, (__mmask16)(mask >> 16)) : _mm512_setzero_si512();
+        lo = _mm512_or_epi32(lo, _mm512_maskz_srli_epi64(DPO__ALL8, lo, 48));
+        hi = _mm512_or_epi32(hi, _mm512_maskz_srli_epi64(DPO__ALL8, hi, 48));
+        lo = _mm512_inserti64x4(_mm512_maskz_broadcast_i64x4(DPO__ALL8, _mm512_maskz_cvtepi64_epi32(DPO__ALL8, lo)),
+                                _mm512_maskz_cvtepi64_epi32(DPO__ALL8, hi), 1);
+    }
+    if (n < 32 && n % 2) lo = _mm512_mask_or_epi32(lo, (__mmask16)(1u << n / 2), lo, _mm512_set1_epi32(pad));
+    return lo;
+}
+/* Transposes 16 x 16 elements of 32 bits in four rounds of shuffles. */
+DPO__AVX512 DPO__INLINE void dpo__transpose16(uint32_t *dst, int width, __m512i *r, int rows_out) {
+    __m512i t[16];
     int i;
-    for (i = 0; i < 16; i++)
-        r[i] = i < valid ? _mm512_maskz_loadu_epi32(columns, src + i * ld) : _mm512_setzero_si512();
-    for (i = 0; i < 8; i++) {
+    DPO__UNROLL for (i = 0; i < 8; i++) {
         t[2 * i] = _mm512_maskz_unpacklo_epi32(DPO__ALL16, r[2 * i], r[2 * i + 1]);
         t[2 * i + 1] = _mm512_maskz_unpackhi_epi32(DPO__ALL16, r[2 * i], r[2 * i + 1]);
     }
-    for (i = 0; i < 4; i++) {
+    DPO__UNROLL for (i = 0; i < 4; i++) {
         r[4 * i] = _mm512_maskz_unpacklo_epi64(DPO__ALL8, t[4 * i], t[4 * i + 2]);
         r[4 * i + 1] = _mm512_maskz_unpackhi_epi64(DPO__ALL8, t[4 * i], t[4 * i + 2]);
         r[4 * i + 2] = _mm512_maskz_unpacklo_epi64(DPO__ALL8, t[4 * i + 1], t[4 * i + 3]);
         r[4 * i + 3] = _mm512_maskz_unpackhi_epi64(DPO__ALL8, t[4 * i + 1], t[4 * i + 3]);
     }
-    for (i = 0; i < 4; i++) {
+    DPO__UNROLL for (i = 0; i < 4; i++) {
         t[i] = _mm512_maskz_shuffle_i32x4(DPO__ALL16, r[i], r[4 + i], 0x88);
         t[4 + i] = _mm512_maskz_shuffle_i32x4(DPO__ALL16, r[i], r[4 + i], 0xdd);
         t[8 + i] = _mm512_maskz_shuffle_i32x4(DPO__ALL16, r[8 + i], r[12 + i], 0x88);
         t[12 + i] = _mm512_maskz_shuffle_i32x4(DPO__ALL16, r[8 + i], r[12 + i], 0xdd);
     }
-    for (i = 0; i < 4; i++) {
+    DPO__UNROLL for (i = 0; i < 4; i++) {
         r[i] = _mm512_maskz_shuffle_i32x4(DPO__ALL16, t[i], t[8 + i], 0x88);
         r[8 + i] = _mm512_maskz_shuffle_i32x4(DPO__ALL16, t[i], t[8 + i], 0xdd);
         r[4 + i] = _mm512_maskz_shuffle_i32x4(DPO__ALL16, t[4 + i], t[12 + i], 0x88);
         r[12 + i] = _mm512_maskz_shuffle_i32x4(DPO__ALL16, t[4 + i], t[12 + i], 0xdd);
     }
-    for (i = 0; i < rows_out; i++) _mm512_storeu_si512(dst + i * width, r[i]);
+    DPO__UNROLL for (i = 0; i < 16; i++) if (i < rows_out) _mm512_storeu_si512(dst + i * width, r[i]);
 }
-DPO__AVX512 static void dpo__pack_along_avx512(float *dst, int width, const float *src, int64_t ld, int valid,
-                                               int64_t k) {
+/* pairs: with the odd one's half (-0 for A, +0 for B) in an odd k's last pair, by `pad`; -1: floats */
+DPO__AVX512 DPO__INLINE void dpo__pack_avx512_of(uint32_t *dst, int width, const void *src, int64_t across,
+                                                 int64_t along, int from, int valid, int64_t k, int pad) {
+    const int step = pad < 0 ? 1 : 2;
+    __m512i r[16], odd;
     int64_t p;
-    int i;
-    for (p = 0; p < k; p += 16) {
-        int n = k - p < 16 ? (int)(k - p) : 16;
-        __mmask16 columns = (__mmask16)((1u << n) - 1u);
+    int i, j;
+    if (across == 1) {
+        for (p = 0; p < k; p += step, dst += width)
+            for (i = 0; i < width; i += 16) {
+                int n = valid - i;
+                __mmask16 mask = (__mmask16)(n > 15 ? 0xffffu : n > 0 ? (1u << n) - 1u : 0u);
+                r[0] = dpo__avx512_get(src, p * along + i, from, mask);
+                if (pad >= 0) {
+                    odd = p + 1 < k ? dpo__avx512_get(src, (p + 1) * along + i, from, mask)
+                                    : _mm512_set1_epi32((int)((uint32_t)pad << 16));
+                    r[0] = _mm512_or_epi32(r[0], _mm512_maskz_srli_epi32(DPO__ALL16, odd, 16));
+                }
+                _mm512_storeu_si512(dst + i, r[0]);
+            }
+        return;
+    }
+    for (p = 0; p < k; p += 16 * step, dst += 16 * width) {
+        int n = (int)dpo__min64(k - p, 16 * step);
         for (i = 0; i < width; i += 16) {
-            int left = valid - i;
-            dpo__transpose16(dst + p * width + i, width, src + i * ld + p, ld,
-                             left < 0    ? 0
-                             : left > 16 ? 16
-                                         : left,
-                             columns, n);
+            DPO__UNROLL for (j = 0; j < 16; j++) {
+                int64_t at = (i + j) * across + p;
+                if (i + j >= valid) r[j] = _mm512_setzero_si512();
+                else if (pad < 0) r[j] = dpo__avx512_get(src, at, from, (__mmask16)((1u << n) - 1u));
+                else r[j] = dpo__avx512_pairs(src, at, from, n, pad);
+            }
+            dpo__transpose16(dst + i, width, r, (n + step - 1) / step);
         }
     }
 }
+#define DPO__PACK_AVX512(name, pad)                                                                                    \
+    DPO__AVX512 static void name(void *dst, int width, const void *src, int64_t across, int64_t along, int from,       \
+                                 int valid, int64_t k) {                                                               \
+        uint32_t *to = (uint32_t *)dst;                                                                                \
+        if (from == DPO__FROM_BF16) dpo__pack_avx512_of(to, width, src, across, along, DPO__FROM_BF16, valid, k, pad); \
+        else if (from == DPO__FROM_ROUNDED)                                                                            \
+            dpo__pack_avx512_of(to, width, src, across, along, DPO__FROM_ROUNDED, valid, k, pad);                      \
+        else if (pad < 0) dpo__pack_avx512_of(to, width, src, across, along, DPO__FROM_F32, valid, k, -1);             \
+    }
+DPO__PACK_AVX512(dpo__pack_avx512, -1)
+DPO__PACK_AVX512(dpo__pack_avx512_a, 0x8000)
+DPO__PACK_AVX512(dpo__pack_avx512_b, 0)
+DPO__TILE(DPO__AVX512, dpo__tile_avx512, dpo__avx512, __m512, float, float, 16, DPO__TILE_CASES12, 1)
+DPO__TILE(DPO__AVX512, dpo__tile_avx512_16, dpo__avx512, __m512, float, uint16_t, 16, DPO__TILE_CASES12, 1)
+DPO__TILE(DPO__AVX512_BF16, dpo__tile_avx512_pairs, dpo__avx512, __m512, uint32_t, uint32_t, 16, DPO__TILE_CASES12, 1)
 
+#define DPO__PRODUCT_AVX2                                                                                              \
+    { 6, 16, 0, dpo__tile_avx2, dpo__tile_avx2_16, dpo__pack_avx2, dpo__pack_avx2 }
+#define DPO__PRODUCT_AVX512                                                                                            \
+    { 12, 32, 0, dpo__tile_avx512, dpo__tile_avx512_16, dpo__pack_avx512, dpo__pack_avx512 }
+#define DPO__PRODUCT_PAIRS                                                                                             \
+    { 12, 32, 1, dpo__tile_avx512_pairs, NULL, dpo__pack_avx512_a, dpo__pack_avx512_b }
 #define X(result, give, name, parameters, ...) dpo__##name##_avx2,
-static const dpo__kernels dpo__kernels_avx2 = {
-    "avx2", 6, 16, dpo__tile_avx2, dpo__pack_along_avx2, dpo__pack_across, DPO__ROW_KERNELS(X)};
+static const dpo__kernels dpo__kernels_avx2 = {"avx2", {DPO__PRODUCT_AVX2, DPO__PRODUCT_AVX2}, DPO__ROW_KERNELS(X)};
 #undef X
 #define X(result, give, name, parameters, ...) dpo__##name##_avx512,
 static const dpo__kernels dpo__kernels_avx512 = {
-    "avx512", 12, 32, dpo__tile_avx512, dpo__pack_along_avx512, dpo__pack_across, DPO__ROW_KERNELS(X)};
+    "avx512", {DPO__PRODUCT_AVX512, DPO__PRODUCT_AVX512}, DPO__ROW_KERNELS(X)};
+static const dpo__kernels dpo__kernels_avx512_bf16 = {
+    "avx512-bf16", {DPO__PRODUCT_AVX512, DPO__PRODUCT_PAIRS}, DPO__ROW_KERNELS(X)};
 #undef X
-#endif /* DPO__X86 */
+#elif defined(__aarch64__) && !defined(DPO_NO_SIMD)
+#define DPO__NEON 1
+#define X(result, give, name, parameters, ...)                                                                         \
+    static result dpo__##name##_neon parameters { give dpo__row_##name(1, __VA_ARGS__); }
+DPO__ROW_KERNELS(X)
+#undef X
+#define dpo__neon_zero()             vdupq_n_f32(0.0f)
+#define dpo__neon_load(p)            vld1q_f32(p)
+#define dpo__neon_store(p, v)        vst1q_f32(p, v)
+#define dpo__neon_a_float(p)         vdupq_n_f32(*(p))
+#define dpo__neon_b_float(p)         vld1q_f32(p)
+#define dpo__neon_b_uint16_t(p)      vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(p), 16))
+#define dpo__neon_fma_float(x, b, s) vfmaq_f32(s, b, x)
+DPO__TILE(, dpo__tile_neon, dpo__neon, float32x4_t, float, float, 4, DPO__TILE_CASES6, 2)
+DPO__TILE(, dpo__tile_neon_16, dpo__neon, float32x4_t, float, uint16_t, 4, DPO__TILE_CASES6, 2)
+#define DPO__PRODUCT_NEON                                                                                              \
+    { 6, 16, 0, dpo__tile_neon, dpo__tile_neon_16, dpo__pack_plain, dpo__pack_plain }
+#define X(result, give, name, parameters, ...) dpo__##name##_neon,
+static const dpo__kernels dpo__kernels_neon = {"neon", {DPO__PRODUCT_NEON, DPO__PRODUCT_NEON}, DPO__ROW_KERNELS(X)};
+#undef X
+#endif /* instruction sets */
 
 /* The best kernels this CPU has, or the path asked for; 0 if it has not got that one. */
 static int dpo__kernels_choose(dpo__kernels *k, int simd) {
     *k = dpo__kernels_scalar;
-#ifdef DPO__X86
+#if defined(DPO__X86)
     __builtin_cpu_init();
-    if ((simd == DPO_SIMD_AUTO || simd == DPO_SIMD_AVX512) && __builtin_cpu_supports("avx512f") &&
-        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+    if ((simd == DPO_SIMD_AUTO || simd == DPO_SIMD_AVX512 || simd == DPO_SIMD_AVX512_BF16) &&
+        __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
         __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("fma")) {
+        if (simd != DPO_SIMD_AVX512 && __builtin_cpu_supports("avx512bf16")) {
+            *k = dpo__kernels_avx512_bf16;
+            return 1;
+        }
         *k = dpo__kernels_avx512;
-        return 1;
+        return simd != DPO_SIMD_AVX512_BF16;
     }
     if ((simd == DPO_SIMD_AUTO || simd == DPO_SIMD_AVX2) && __builtin_cpu_supports("avx2") &&
         __builtin_cpu_supports("fma")) {
         *k = dpo__kernels_avx2;
+        return 1;
+    }
+#elif defined(DPO__NEON)
+    if (simd == DPO_SIMD_AUTO || simd == DPO_SIMD_NEON) {
+        *k = dpo__kernels_neon;
         return 1;
     }
 #endif
@@ -2966,11 +3187,12 @@ static int dpo__arena_get(dpo_context *c, dpo__arena *a, const char *what) {
 
 /* Sizes of the cache blocks of a matrix product: KC floats of a panel stay in L1, MC x KC of A in L2,
    NC x KC of B in the cache behind it. MC and NC are multiples of every tile. */
-#define DPO__KC          384
+#define DPO__KC          256
 #define DPO__MC          192
 #define DPO__NC          1024
+#define DPO__A_DIRECT    8 /* panels of B: so few do not repay packing A */
 #define DPO__PACK_SLACK  16
-#define DPO__PACK_FLOATS (DPO__MC * DPO__KC + DPO__NC * DPO__KC + 2 * DPO__PACK_SLACK)
+#define DPO__PACK_FLOATS ((DPO__MC + 12) * DPO__KC + DPO__NC * DPO__KC + 2 * DPO__PACK_SLACK)
 
 #define DPO__COMPILER_TEXT2(x) #x
 #define DPO__COMPILER_TEXT(x)  DPO__COMPILER_TEXT2(x)
@@ -3125,10 +3347,10 @@ static void dpo__split_run(dpo_context *c, int64_t n, int64_t align, dpo__range_
 /* ===========================================================================================
    >>GEMM - C = init + A B, each element one chain of fused multiply-adds over k in index order
 
-   Panels of A and B are packed into the worker's buffer, multiplied by the register tile, and C's
-   stored values carry each chain on from one block of k to the next: blocking, threads and tile
-   shapes change no bit. The two operands may be transposed by their strides, which gives the three
-   products a linear layer needs from one routine.
+   Panels of B, and of A where that pays, are packed into the worker's buffer and multiplied by the register tile; C's
+   stored values carry each chain on from one block of k to the next: blocking, threads and tile shapes change no bit.
+   The two operands may be transposed by their strides, which gives the three products a linear layer needs from one
+   routine. Few rows read B once, as it lies.
    =========================================================================================== */
 
 /* An operand as it lies in memory, F32 or BF16: element (i,j) is data[i*row + j*col]; one of the strides is 1. */
@@ -3143,9 +3365,10 @@ typedef struct dpo__gemm {
     dpo__operand a, b; /* A [m,k], B [k,n] */
     float *c;          /* element (i,j) at c[i*c_row + j] */
     int64_t c_row;
-    const float *bias; /* [n] or NULL: where the chains begin, unless they */
-    int accumulate;    /* continue from C's stored values */
-    int bf16;          /* F32 operands are rounded to bf16 on their way in */
+    const float *bias;    /* [n] or NULL: where the chains begin, unless they */
+    int accumulate;       /* continue from C's stored values */
+    int bf16;             /* F32 operands are rounded to bf16 on their way in */
+    const void *b_panels; /* NULL, or all of B from dpo__gemm_pack_all (with the same bf16) */
 } dpo__gemm;
 
 static const void *dpo__operand_at(const dpo__operand *o, int64_t i, int64_t j) {
@@ -3153,84 +3376,219 @@ static const void *dpo__operand_at(const dpo__operand *o, int64_t i, int64_t j) 
     return o->dtype == DPO_BF16 ? (const void *)((const uint16_t *)o->data + at)
                                 : (const void *)((const float *)o->data + at);
 }
-/* bf16 values as floats */
-static void dpo__gemm_pack_slow(float *to, int width, const void *src, int64_t across, int64_t along, int dtype,
-                                int valid, int64_t k) {
-    int64_t p;
-    int i;
-    for (p = 0; p < k; p++)
-        for (i = 0; i < width; i++) {
-            int64_t at = i * across + p * along;
-            to[p * width + i] = i >= valid          ? 0.0f
-                                : dtype == DPO_BF16 ? dpo__num_bf16_to(((const uint16_t *)src)[at])
-                                                    : dpo__num_bf16_to(dpo__num_bf16_from(((const float *)src)[at]));
-        }
+DPO__INLINE int dpo__operand_from(const dpo__operand *o, int bf16) {
+    return o->dtype == DPO_BF16 ? DPO__FROM_BF16 : bf16 ? DPO__FROM_ROUNDED : DPO__FROM_F32;
 }
-static void dpo__gemm_pack_a(const dpo__kernels *k, const dpo__gemm *g, float *to, int64_t i0, int64_t i1, int64_t p0,
-                             int64_t kc) {
-    int64_t i;
-    for (i = i0; i < i1; i += k->mr, to += kc * k->mr) {
-        int valid = (int)dpo__min64(k->mr, i1 - i);
-        const void *src = dpo__operand_at(&g->a, i, p0);
-        if (g->a.dtype == DPO_BF16 || g->bf16)
-            dpo__gemm_pack_slow(to, k->mr, src, g->a.row, g->a.col, g->a.dtype, valid, kc);
-        else if (g->a.col == 1) k->pack_along(to, k->mr, (const float *)src, g->a.row, valid, kc);
-        else k->pack_across(to, k->mr, (const float *)src, g->a.col, valid, kc);
+
+/* All of B [k,n] as panels, each whole in k one behind the other: floats, or with bf16 two bytes an element. */
+static size_t dpo__gemm_packed_size(const dpo__kernels *kernels, int64_t k, int64_t n, int bf16) {
+    const dpo__product *p = &kernels->product[bf16 != 0];
+    size_t columns = (size_t)((n + p->nr - 1) / p->nr * p->nr);
+    return columns * (size_t)(p->pairs ? (k + 1) / 2 * 2 : k) * (bf16 ? sizeof(uint16_t) : sizeof(float));
+}
+typedef struct dpo__gemm_packing {
+    const dpo__product *p;
+    dpo__operand b;
+    int64_t k, n;
+    int bf16;
+    uint8_t *to;
+    size_t panel;
+} dpo__gemm_packing;
+static void dpo__gemm_pack_panels(void *arg, int64_t first, int64_t last, int worker) {
+    const dpo__gemm_packing *s = (const dpo__gemm_packing *)arg;
+    int64_t j, q;
+    int from = dpo__operand_from(&s->b, s->bf16), nr = s->p->nr, i;
+    (void)worker;
+    for (j = first; j < last; j += nr) {
+        const void *src = dpo__operand_at(&s->b, 0, j);
+        uint8_t *to = s->to + (size_t)(j / nr) * s->panel;
+        uint16_t *half = (uint16_t *)(void *)to;
+        int valid = (int)dpo__min64(nr, s->n - j);
+        if (!s->bf16 || s->p->pairs) {
+            s->p->pack_b(to, nr, src, s->b.col, s->b.row, from, valid, s->k);
+            continue;
+        }
+        for (q = 0; q < s->k; q++)
+            for (i = 0; i < nr; i++)
+                *half++ = i < valid
+                              ? (uint16_t)(dpo__num_bits(dpo__pack_value(src, i * s->b.col + q * s->b.row, from)) >> 16)
+                              : 0;
     }
 }
-static void dpo__gemm_pack_b(const dpo__kernels *k, const dpo__gemm *g, float *to, int64_t j0, int64_t j1, int64_t p0,
-                             int64_t kc) {
-    int64_t j;
-    for (j = j0; j < j1; j += k->nr, to += kc * k->nr) {
-        int valid = (int)dpo__min64(k->nr, j1 - j);
-        const void *src = dpo__operand_at(&g->b, p0, j);
-        if (g->b.dtype == DPO_BF16 || g->bf16)
-            dpo__gemm_pack_slow(to, k->nr, src, g->b.col, g->b.row, g->b.dtype, valid, kc);
-        else if (g->b.col == 1) k->pack_across(to, k->nr, (const float *)src, g->b.row, valid, kc);
-        else k->pack_along(to, k->nr, (const float *)src, g->b.col, valid, kc);
+static void dpo__gemm_pack_all(dpo_context *c, dpo__operand b, int64_t k, int64_t n, int bf16, void *to) {
+    dpo__gemm_packing s = {&c->kernels.product[bf16 != 0], b, k, n, bf16, (uint8_t *)to, 0};
+    s.panel = dpo__gemm_packed_size(&c->kernels, k, s.p->nr, bf16);
+    dpo__split_run(c, n, s.p->nr, dpo__gemm_pack_panels, &s);
+}
+
+/* One worker's part of a product: rows m0..m1-1, columns n0..n1-1. */
+typedef struct dpo__gemm_part {
+    const dpo__gemm *g;
+    const dpo__product *p;
+    int64_t m0, m1, n0, n1;
+    int from_a, from_b;
+    int a_packed, b_packed; /* or read where it lies */
+    int small;              /* few rows: B is read once */
+    int64_t p0, kc, step;   /* the block of k, and its largest */
+    float *pa, *pb;
+    dpo__tile_fn run;
+    dpo__tile t;
+} dpo__gemm_part;
+
+/* Rows of the next tile: two shares rather than one tile and a sliver. */
+DPO__INLINE int dpo__gemm_rows(int64_t left, int mr) {
+    return (int)(left >= 2 * mr || left == mr ? mr : left > mr ? (left + 1) / 2 : left);
+}
+DPO__INLINE int64_t dpo__gemm_units(const dpo__gemm_part *s, int64_t k) { return s->p->pairs ? (k + 1) / 2 : k; }
+
+static void dpo__gemm_pack_a(const dpo__gemm_part *s, int64_t i0, int64_t i1, float *to) {
+    int mr = s->p->mr, h;
+    for (; i0 < i1; i0 += h, to += dpo__gemm_units(s, s->kc) * mr) {
+        h = dpo__gemm_rows(i1 - i0, mr);
+        s->p->pack_a(to, mr, dpo__operand_at(&s->g->a, i0, s->p0), s->g->a.row, s->g->a.col, s->from_a, h, s->kc);
+    }
+}
+/* Columns j.. of the next tile's B, `columns` of them; packed now unless it was. */
+static void dpo__gemm_take_b(dpo__gemm_part *s, int64_t j, int columns, int pack, float *to) {
+    const dpo__gemm *g = s->g;
+    dpo__tile *t = &s->t;
+    int nr = s->p->nr;
+    int64_t units = dpo__gemm_units(s, s->kc), whole = dpo__gemm_units(s, g->k), at = dpo__gemm_units(s, s->p0) * nr;
+    s->run = s->p->tile;
+    if (g->b_panels) at += j * whole;
+    if (g->b_panels && s->b_packed == 0) {
+        t->b_step = nr;
+        t->b_panel = whole * nr;
+        if (s->from_b == DPO__FROM_F32 || s->p->pairs) t->b = (const float *)g->b_panels + at;
+        else {
+            t->b = (const uint16_t *)g->b_panels + at;
+            s->run = s->p->expand;
+        }
+        return;
+    }
+    if (!s->b_packed && g->n - j >= nr) {
+        t->b = dpo__operand_at(&g->b, s->p0, j);
+        t->b_step = g->b.row;
+        t->b_panel = nr;
+        if (s->from_b == DPO__FROM_BF16) s->run = s->p->expand;
+        return;
+    }
+    t->b = to;
+    t->b_step = nr;
+    t->b_panel = units * nr;
+    if (!pack) return;
+    for (; columns > 0; columns -= nr, j += nr, to += units * nr, at += whole * nr) {
+        if (g->b_panels) s->p->pack_b(to, nr, (const uint16_t *)g->b_panels + at, 1, nr, DPO__FROM_BF16, nr, s->kc);
+        else
+            s->p->pack_b(to, nr, dpo__operand_at(&g->b, s->p0, j), g->b.col, g->b.row, s->from_b,
+                         (int)dpo__min64(nr, g->n - j), s->kc);
     }
 }
 
 /* A tile that hangs over C's edge is computed in a full one beside it. */
-static void dpo__gemm_edge(const dpo__kernels *k, int64_t kc, const float *a, const float *b, float *c, int64_t c_row,
-                           const float *init, int64_t init_row, int64_t h, int64_t w) {
+static void dpo__gemm_edge(dpo__tile_fn run, const dpo__tile *t, int64_t w) {
     float full[12 * 32];
-    int64_t i, j;
-    for (i = 0; i < k->mr; i++)
-        for (j = 0; j < k->nr; j++) full[i * k->nr + j] = init && i < h && j < w ? init[i * init_row + j] : 0.0f;
-    k->tile(kc, a, b, full, k->nr, full, k->nr);
-    for (i = 0; i < h; i++) memcpy(c + i * c_row, full + i * k->nr, (size_t)w * sizeof(float));
+    dpo__tile e = *t;
+    int i, j;
+    for (i = 0; i < t->rows; i++)
+        for (j = 0; j < t->columns; j++)
+            full[i * t->columns + j] = t->init && j < w ? t->init[i * t->init_row + j] : 0.0f;
+    e.init = e.c = full;
+    e.init_row = e.c_row = t->columns;
+    run(&e);
+    for (i = 0; i < t->rows; i++) memcpy(t->c + i * t->c_row, full + i * t->columns, (size_t)w * sizeof(float));
 }
-
-/* Rows m0..m1-1, columns n0..n1-1 of the product, on the calling thread. */
-static void dpo__gemm_block(const dpo__kernels *k, const dpo__gemm *g, int64_t m0, int64_t m1, int64_t n0, int64_t n1,
-                            float *pack) {
-    float *pa = pack, *pb = pack + DPO__MC * DPO__KC + DPO__PACK_SLACK;
-    int64_t ic, jc, pc, i, j;
-    int64_t blocks = (g->k + DPO__KC - 1) / DPO__KC;
-    int64_t step = blocks ? (g->k + blocks - 1) / blocks : 0; /* even shares of k */
-    if (!blocks) blocks = 1;
-    for (jc = n0; jc < n1; jc += DPO__NC) {
-        int64_t je = dpo__min64(jc + DPO__NC, n1);
-        for (pc = 0; pc < blocks; pc++) {
-            int64_t p0 = pc * step, kc = dpo__min64(step, g->k - p0);
-            dpo__gemm_pack_b(k, g, pb, jc, je, p0, kc);
-            for (ic = m0; ic < m1; ic += DPO__MC) {
-                int64_t ie = dpo__min64(ic + DPO__MC, m1);
-                dpo__gemm_pack_a(k, g, pa, ic, ie, p0, kc);
-                for (j = jc; j < je; j += k->nr)
-                    for (i = ic; i < ie; i += k->mr) {
-                        float *c = g->c + i * g->c_row + j;
-                        const float *init = pc || g->accumulate ? c : g->bias ? g->bias + j : NULL;
-                        int64_t init_row = pc || g->accumulate ? g->c_row : 0;
-                        int64_t h = dpo__min64(k->mr, ie - i), w = dpo__min64(k->nr, je - j);
-                        const float *a = pa + (i - ic) * kc, *b = pb + (j - jc) * kc;
-                        if (h == k->mr && w == k->nr) k->tile(kc, a, b, c, g->c_row, init, init_row);
-                        else dpo__gemm_edge(k, kc, a, b, c, g->c_row, init, init_row, h, w);
-                    }
+/* Rows i0..i1-1 by the columns that the tile's B has. */
+static void dpo__gemm_column(dpo__gemm_part *s, int64_t i0, int64_t i1, int64_t j, const float *pa) {
+    const dpo__gemm *g = s->g;
+    dpo__tile *t = &s->t;
+    int64_t i, w = dpo__min64(s->n1 - j, t->columns), panel = t->k * s->p->mr;
+    int r, on = s->p0 > 0 || g->accumulate;
+    for (i = i0; i < i1; i += t->rows, pa += panel) {
+        t->rows = dpo__gemm_rows(i1 - i, s->p->mr);
+        t->c = g->c + i * g->c_row + j;
+        t->init = on ? t->c : g->bias ? g->bias + j : NULL;
+        t->init_row = on ? g->c_row : 0;
+        t->a = s->a_packed ? pa : (const float *)dpo__operand_at(&g->a, i, s->p0);
+        for (r = 0; r < dpo__min64(i1 - i - t->rows, s->p->mr); r++) {
+            const float *next = t->c + (t->rows + r) * g->c_row;
+            __builtin_prefetch(next, 1);
+            __builtin_prefetch(next + w - 1, 1);
+        }
+        if (w == t->columns) s->run(t);
+        else dpo__gemm_edge(s->run, t, w);
+    }
+}
+/* Rows ic..ie-1 by columns jc..je-1 over one block of k. */
+static void dpo__gemm_rectangle(dpo__gemm_part *s, int64_t ic, int64_t ie, int64_t jc, int64_t je, const float *pa) {
+    int64_t j, one = s->p->nr, single = s->m1 - s->m0 <= DPO__MC;
+    for (j = jc; j < je; j += one) {
+        int rows = dpo__gemm_rows(ie - ic, s->p->mr);
+        int64_t left = s->n1 - j;
+        float *to = s->pb + (single ? 0 : (j - jc) * s->t.k);
+        one = s->p->nr;
+        if (rows == ie - ic && rows < 3)
+            one = dpo__min64(left, je - j) >= (int64_t)4 / rows * one ? 4 / rows * one : one;
+        s->t.columns = (int)(left <= one / 2 ? one / 2 : one);
+        dpo__gemm_take_b(s, j, (int)one, ic == s->m0, to);
+        dpo__gemm_column(s, ic, ie, j, pa);
+    }
+}
+static void dpo__gemm_block_run(dpo__gemm_part *s) {
+    const dpo__gemm *g = s->g;
+    int64_t mr = s->p->mr, m = s->m1 - s->m0, mc, nc, ic, jc, all, tall;
+    int64_t blocks = (g->k + s->step - 1) / s->step;
+    s->step = blocks ? ((g->k + blocks - 1) / blocks + 15) / 16 * 16 : 16; /* even shares of k */
+    mc = (m + DPO__MC - 1) / DPO__MC;
+    mc = ((m + mc - 1) / mc + mr - 1) / mr * mr;
+    nc = s->small && s->b_packed ? 4 * s->p->nr : DPO__NC;
+    tall = (m / mr + (m % mr != 0)) * mr;
+    all = s->a_packed && tall * ((g->k + 15) / 16 * 16) <= DPO__MC * DPO__KC;
+    for (jc = s->n0; jc < s->n1; jc += nc) {
+        int64_t je = dpo__min64(jc + nc, s->n1);
+        for (s->p0 = 0; s->p0 == 0 || s->p0 < g->k; s->p0 += s->step) {
+            s->kc = dpo__min64(s->step, g->k - s->p0);
+            s->t.k = dpo__gemm_units(s, s->kc);
+            for (ic = s->m0; ic < s->m1; ic += mc) {
+                int64_t ie = dpo__min64(ic + mc, s->m1);
+                float *pa = s->pa + (all ? dpo__gemm_units(s, s->p0) * tall + (ic - s->m0) * s->t.k : 0);
+                if (s->a_packed && (jc == s->n0 || !all)) dpo__gemm_pack_a(s, ic, ie, pa);
+                dpo__gemm_rectangle(s, ic, ie, jc, je, pa);
             }
         }
     }
+}
+/* Rows m0..m1-1, columns n0..n1-1 of the product, on the calling thread. */
+static void dpo__gemm_block(const dpo__kernels *k, const dpo__gemm *g, int64_t m0, int64_t m1, int64_t n0, int64_t n1,
+                            float *pack) {
+    dpo__gemm_part s;
+    int64_t m = m1 - m0, n = n1 - n0;
+    int narrow, half_a, half_b;
+    if (m < 1 || n < 1) return;
+    memset(&s, 0, sizeof s);
+    s.g = g;
+    s.m0 = m0;
+    s.m1 = m1;
+    s.n0 = n0;
+    s.n1 = n1;
+    s.from_a = dpo__operand_from(&g->a, g->bf16);
+    s.from_b = dpo__operand_from(&g->b, g->bf16);
+    s.small = m <= 2 * k->product[0].mr;
+    half_a = s.from_a != DPO__FROM_F32;
+    half_b = s.from_b != DPO__FROM_F32;
+    narrow = s.small && !g->b_panels; /* B is used up before pairs would pay */
+    s.p = &k->product[half_a && half_b && !narrow];
+    s.b_packed =
+        g->b_panels ? half_b && !s.p->pairs && !s.small : !s.small || g->b.col != 1 || s.from_b == DPO__FROM_ROUNDED;
+    s.a_packed = s.p->pairs || half_a || !(s.small || n <= DPO__A_DIRECT * s.p->nr);
+    s.step = DPO__KC * (s.p->pairs ? 2 : 1);
+    if (s.small && !s.b_packed) s.step = g->b_panels ? DPO__MC * DPO__KC / (2 * s.p->mr) / 16 * 16 : 16;
+    s.pa = pack;
+    s.pb = pack + (DPO__MC + 12) * DPO__KC + DPO__PACK_SLACK;
+    s.t.c_row = g->c_row;
+    s.t.a_row = s.a_packed ? 1 : g->a.row;
+    s.t.a_step = s.a_packed ? s.p->mr : g->a.col;
+    dpo__gemm_block_run(&s);
 }
 
 typedef struct dpo__gemm_job {
@@ -3241,26 +3599,26 @@ typedef struct dpo__gemm_job {
 
 static void dpo__gemm_task(void *arg, int64_t task, int worker) {
     const dpo__gemm_job *s = (const dpo__gemm_job *)arg;
-    const dpo__kernels *k = &s->c->kernels;
+    const dpo__product *p = &s->c->kernels.product[0];
     int64_t im = task / s->parts_n, in = task % s->parts_n;
-    int64_t um = (s->g->m + k->mr - 1) / k->mr, un = (s->g->n + k->nr - 1) / k->nr;
-    int64_t m0 = um * im / s->parts_m * k->mr, m1 = um * (im + 1) / s->parts_m * k->mr;
-    int64_t n0 = un * in / s->parts_n * k->nr, n1 = un * (in + 1) / s->parts_n * k->nr;
-    dpo__gemm_block(k, s->g, m0, dpo__min64(m1, s->g->m), n0, dpo__min64(n1, s->g->n), s->c->pack[worker]);
+    int64_t um = (s->g->m + p->mr - 1) / p->mr, un = (s->g->n + p->nr - 1) / p->nr;
+    int64_t m0 = um * im / s->parts_m * p->mr, m1 = um * (im + 1) / s->parts_m * p->mr;
+    int64_t n0 = un * in / s->parts_n * p->nr, n1 = un * (in + 1) / s->parts_n * p->nr;
+    dpo__gemm_block(&s->c->kernels, s->g, m0, dpo__min64(m1, s->g->m), n0, dpo__min64(n1, s->g->n), s->c->pack[worker]);
 }
 
 /* On all workers: C is cut into one rectangle each, along the grid whose largest share costs least
    (multiplying, and packing its rows and columns). */
 static void dpo__gemm_run(dpo_context *c, const dpo__gemm *g) {
     dpo__gemm_job s = {c, g, 1, 1};
-    int64_t um = (g->m + c->kernels.mr - 1) / c->kernels.mr;
-    int64_t un = (g->n + c->kernels.nr - 1) / c->kernels.nr, pm;
+    int mr = c->kernels.product[0].mr, nr = c->kernels.product[0].nr;
+    int64_t um = (g->m + mr - 1) / mr, un = (g->n + nr - 1) / nr, pm;
     double best = 0;
     if (g->m < 1 || g->n < 1) return;
     if (c->pool.n > 1 && (double)g->m * (double)g->n * (double)g->k > 40000.0)
         for (pm = 1; pm <= c->pool.n; pm++) {
             int64_t pn = c->pool.n / pm;
-            int64_t m = (um + pm - 1) / pm * c->kernels.mr, n = (un + pn - 1) / pn * c->kernels.nr;
+            int64_t m = (um + pm - 1) / pm * mr, n = (un + pn - 1) / pn * nr;
             double cost =
                 (double)m * (double)n + 24.0 * (double)n + 24.0 * (double)m * (double)((n + DPO__NC - 1) / DPO__NC);
             if (pm * pn != c->pool.n) continue; /* tasks = workers: each gets one rectangle */
@@ -3275,7 +3633,7 @@ static void dpo__gemm_run(dpo_context *c, const dpo__gemm *g) {
 
 static dpo__gemm dpo__gemm_of(int64_t m, int64_t n, int64_t k, const void *a, int64_t a_row, int64_t a_col,
                               const void *b, int64_t b_row, int64_t b_col, float *c, int64_t c_row) {
-    dpo__gemm g = {m, n, k, {a, a_row, a_col, DPO_F32}, {b, b_row, b_col, DPO_F32}, c, c_row, NULL, 0, 0};
+    dpo__gemm g = {m, n, k, {a, a_row, a_col, DPO_F32}, {b, b_row, b_col, DPO_F32}, c, c_row, NULL, 0, 0, NULL};
     return g;
 }
 /* C += A B */
