@@ -14,6 +14,7 @@
 #if CLI_UNIX
 #include <dlfcn.h>
 #include <pthread.h>
+#include <sched.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #endif
@@ -115,26 +116,28 @@ static dpo_model *bench_load_frozen(dpo_context *c, const char *dir, int precisi
 #define BENCH_24(X, a)                                                                                                 \
     BENCH_12(X, a)                                                                                                     \
     X(12, a) X(13, a) X(14, a) X(15, a) X(16, a) X(17, a) X(18, a) X(19, a) X(20, a) X(21, a) X(22, a) X(23, a)
-#define BENCH_FMA_START(i, type) type v##i = zero;
-#define BENCH_FMA_STEP(i, fma)   v##i = fma(v##i, a, b);
-#define BENCH_FMA_SUM(i, add)    zero = add(zero, v##i);
+#define BENCH_FMA_START(i, type)                                                                                       \
+    type v##i;                                                                                                         \
+    memcpy(&v##i, memory + 16 * i, sizeof v##i);
+#define BENCH_FMA_STEP(i, fma) v##i = fma(v##i, a, b);
+#define BENCH_FMA_SUM(i, add)  sum = add(sum, v##i);
+enum { BENCH_SMALL = 26 * 16 }; /* floats */
 
-/* Twelve or twenty-four sums at a time hide the latency; the loop ends with them all in one place, so none is dropped. */
+/* Twelve or twenty-four sums at a time hide the latency. Each begins with numbers of its own, or the compiler would see
+ * that they are all the same one. */
 #define BENCH_FMA(name, target, type, operand, ALL, fma, add)                                                          \
     target static void name(long n, float *memory) {                                                                   \
-        type zero;                                                                                                     \
         operand a, b;                                                                                                  \
-        memcpy(&zero, memory, sizeof zero);                                                                            \
-        memcpy(&a, memory, sizeof a);                                                                                  \
-        b = a;                                                                                                         \
-        {                                                                                                              \
-            ALL(BENCH_FMA_START, type)                                                                                 \
-            for (; n > 0; n--) {                                                                                       \
-                ALL(BENCH_FMA_STEP, fma)                                                                               \
-            }                                                                                                          \
-            ALL(BENCH_FMA_SUM, add)                                                                                    \
+        type sum;                                                                                                      \
+        ALL(BENCH_FMA_START, type)                                                                                     \
+        memcpy(&a, memory + 16 * 24, sizeof a);                                                                        \
+        memcpy(&b, memory + 16 * 25, sizeof b);                                                                        \
+        memcpy(&sum, memory, sizeof sum);                                                                              \
+        for (; n > 0; n--) {                                                                                           \
+            ALL(BENCH_FMA_STEP, fma)                                                                                   \
         }                                                                                                              \
-        memcpy(memory, &zero, sizeof zero);                                                                            \
+        ALL(BENCH_FMA_SUM, add)                                                                                        \
+        memcpy(memory, &sum, sizeof sum);                                                                              \
     }
 /* All of n bytes, eight vectors at a time. */
 #define BENCH_READ(name, target, bytes)                                                                                \
@@ -238,16 +241,15 @@ typedef struct bench_machine {
     long rounds[PROBES];  /* that take some milliseconds; 0 = not found yet */
     size_t bytes[PROBES]; /* of one thread */
     float *memory;        /* what they read, got when first needed: it counts as resident */
-    float small[BENCH_THREADS][32];
+    float *small;         /* BENCH_SMALL of each thread */
 } bench_machine;
 
 typedef struct bench_team {
     bench_machine *m;
-    int which, ready;
-    double took[BENCH_THREADS];
+    int which, there;
+    double start[BENCH_THREADS], end[BENCH_THREADS];
 #if CLI_UNIX
     pthread_mutex_t lock;
-    pthread_cond_t all;
 #endif
 } bench_team;
 typedef struct bench_member {
@@ -282,10 +284,10 @@ static void *bench_large(size_t bytes) { /* zeros, in huge pages if they can be 
 
 static void bench_probe_part(bench_team *t, int part) {
     bench_machine *m = t->m;
-    float *small = m->small[part];
+    float *small = m->small + (size_t)part * BENCH_SMALL;
     char *at = (char *)m->memory + (size_t)part * m->bytes[t->which];
     long i;
-    double start = cli_clock();
+    t->start[part] = cli_clock();
     if (t->which == PROBE_FMA) m->k->fma(m->rounds[t->which], small);
     else if (t->which == PROBE_BF16) m->k->bf16(m->rounds[t->which], small);
     else
@@ -293,102 +295,121 @@ static void bench_probe_part(bench_team *t, int part) {
             if (t->which == PROBE_STREAM) m->k->stream((float *)(void *)at, m->bytes[t->which]);
             else m->k->read(at, m->bytes[t->which], small);
         }
-    t->took[part] = cli_clock() - start;
+    t->end[part] = cli_clock();
 }
 
 #if CLI_UNIX
-static void *bench_member_run(void *arg) { /* all start when the last one is there */
+static void *bench_member_run(void *arg) { /* all start when the last one is there, without having slept */
     bench_member *w = (bench_member *)arg;
     bench_team *t = w->team;
+    int wait;
     pthread_mutex_lock(&t->lock);
-    if (++t->ready >= t->m->threads) pthread_cond_broadcast(&t->all);
-    while (t->ready < t->m->threads) pthread_cond_wait(&t->all, &t->lock);
+    t->there++;
     pthread_mutex_unlock(&t->lock);
+    do {
+        sched_yield();
+        pthread_mutex_lock(&t->lock);
+        wait = t->there < t->m->threads;
+        pthread_mutex_unlock(&t->lock);
+    } while (wait);
     bench_probe_part(t, w->part);
     return NULL;
 }
+static void bench_team_run(bench_team *t) {
+    pthread_t thread[BENCH_THREADS];
+    bench_member member[BENCH_THREADS];
+    int i, n;
+    pthread_mutex_init(&t->lock, NULL);
+    for (n = 0; n < t->m->threads; n++) {
+        member[n].team = t;
+        member[n].part = n;
+        if (n && pthread_create(&thread[n], NULL, bench_member_run, &member[n])) break;
+    }
+    pthread_mutex_lock(&t->lock);
+    t->m->threads = n; /* less if the system has no more: those that are there wait for this many */
+    pthread_mutex_unlock(&t->lock);
+    bench_member_run(&member[0]);
+    for (i = 1; i < n; i++) pthread_join(thread[i], NULL);
+    pthread_mutex_destroy(&t->lock);
+}
+#else
+static void bench_team_run(bench_team *t) { /* one after the other */
+    int i;
+    for (i = 0; i < t->m->threads; i++) bench_probe_part(t, i);
+}
 #endif
 
-/* One run on all threads: the sum of what each did in a second of its own, in rounds. */
-static double bench_probe_rounds(bench_machine *m, int which) {
+/* Seconds from the first one's start to the last one's end. */
+static double bench_probe_seconds(bench_machine *m, int which) {
     bench_team t;
-    double sum = 0;
+    double start, end;
     int i;
     memset(&t, 0, sizeof t);
     t.m = m;
     t.which = which;
-#if CLI_UNIX
-    if (m->threads > 1) {
-        pthread_t thread[BENCH_THREADS];
-        bench_member member[BENCH_THREADS];
-        int n;
-        pthread_mutex_init(&t.lock, NULL);
-        pthread_cond_init(&t.all, NULL);
-        for (n = 0; n < m->threads; n++) {
-            member[n].team = &t;
-            member[n].part = n;
-            if (n && pthread_create(&thread[n], NULL, bench_member_run, &member[n])) break;
-        }
-        if (n < m->threads) { /* the system has no more: those that are there are waiting for this many */
-            pthread_mutex_lock(&t.lock);
-            m->threads = n;
-            pthread_cond_broadcast(&t.all);
-            pthread_mutex_unlock(&t.lock);
-        }
-        bench_member_run(&member[0]);
-        for (i = 1; i < n; i++) pthread_join(thread[i], NULL);
-        pthread_cond_destroy(&t.all);
-        pthread_mutex_destroy(&t.lock);
-    } else
-#endif
-        for (i = 0; i < m->threads; i++) bench_probe_part(&t, i);
-    for (i = 0; i < m->threads; i++) sum += (double)m->rounds[which] / t.took[i];
-    return sum;
+    bench_team_run(&t);
+    start = t.start[0];
+    end = t.end[0];
+    for (i = 1; i < m->threads; i++) {
+        if (t.start[i] < start) start = t.start[i];
+        if (t.end[i] > end) end = t.end[i];
+    }
+    return end - start;
 }
 
-static void bench_probe_prepare(bench_machine *m, int which) { /* sizes, memory, and rounds for 6 ms */
+static void bench_probe_prepare(bench_machine *m, int which) { /* sizes, memory, and rounds for 3 ms */
     size_t n = (size_t)m->threads, most = (size_t)256 << 20;
     int i, threads = m->threads;
-    for (i = PROBE_L1; i <= PROBE_L3; i++) m->bytes[i] = bench_cache(i) / 2;
-    m->bytes[PROBE_L3] = m->bytes[PROBE_L3] / n;
-    m->bytes[PROBE_DRAM] = m->bytes[PROBE_STREAM] = most / n;
     for (i = PROBE_L1; i < PROBES; i++) {
-        size_t at_most = most / n;
-        m->bytes[i] = (m->bytes[i] < at_most ? m->bytes[i] : at_most) / 4096 * 4096;
-        if (!m->bytes[i]) m->bytes[i] = 4096;
+        size_t bytes = i >= PROBE_DRAM ? most / n : bench_cache(i) / 2 / (i == PROBE_L3 ? n : 1);
+        if (i == PROBE_L3 && bytes > 8 * bench_cache(PROBE_L2))
+            bytes = 8 * bench_cache(PROBE_L2); /* others use it too */
+        if (bytes > most / n) bytes = most / n;
+        m->bytes[i] = bytes < 4096 ? 4096 : bytes / 4096 * 4096;
     }
     if (which >= PROBE_L1 && !m->memory) m->memory = (float *)bench_large(most);
     if (which >= PROBE_L1 && !m->memory) return;
-    for (m->threads = 1, m->rounds[which] = 1;; m->rounds[which] *= 2)
-        if ((double)m->rounds[which] / bench_probe_rounds(m, which) > 0.006 || m->rounds[which] > LONG_MAX / 4) break;
+    for (m->threads = 1, m->rounds[which] = 1; m->rounds[which] < LONG_MAX / 4; m->rounds[which] *= 2)
+        if (bench_probe_seconds(m, which) > 0.0025 && bench_probe_seconds(m, which) > 0.0025) break;
     m->threads = threads;
 }
 
-/* One short run: GFLOP/s or GB/s. Where a path has no products of bf16 its own, fp32's are what there is. */
+/* The best of three short runs: GFLOP/s or GB/s. Where a path has no products of bf16 its own, fp32's are what there
+ * is. */
 static double bench_probe(bench_machine *m, int which) {
-    double rounds;
+    double rounds, best = 1e30;
+    int i;
     if (which == PROBE_BF16 && !m->k->bf16) which = PROBE_FMA;
     if (!m->rounds[which]) bench_probe_prepare(m, which);
     if (which >= PROBE_L1 && !m->memory) return 0;
-    rounds = bench_probe_rounds(m, which);
+    for (i = 0; i < 3; i++) {
+        double took = bench_probe_seconds(m, which);
+        if (took < best) best = took;
+    }
+    rounds = (double)m->rounds[which] * m->threads / best;
     if (which == PROBE_FMA) return rounds * m->k->flops / 1e9;
     if (which == PROBE_BF16) return rounds * m->k->bf16_flops / 1e9;
     return rounds * (double)m->bytes[which] * (which == PROBE_STREAM ? 28.0 / 16 : 1.0) / 1e9;
 }
 
 /* The path the context computes by, for its line says "..., avx2 kernels, 2 threads". */
-static void bench_machine_of(bench_machine *m, const dpo_context *c, int threads) {
+static int bench_machine_of(bench_machine *m, const dpo_context *c, int threads) {
     const char *info = dpo_build_info(c), *end = strstr(info, " kernels");
+    const uint32_t half = 0x3f003f00; /* as a float and as two bf16 */
     int i;
     memset(m, 0, sizeof *m);
     m->k = &bench_paths[0];
     m->threads = threads;
+    m->small = (float *)bench_large((size_t)threads * BENCH_SMALL * sizeof *m->small);
+    if (!m->small) return cli_die("no memory for %d threads' numbers", threads);
+    for (i = 0; i < threads * BENCH_SMALL; i++) memcpy(m->small + i, &half, sizeof half);
     for (i = 0; end && i < BENCH_PATHS; i++) {
         size_t n = strlen(bench_paths[i].name);
         if ((size_t)(end - info) > n && end[-(ptrdiff_t)n - 1] == ' ' && !memcmp(end - n, bench_paths[i].name, n) &&
             bench_path_runs(bench_paths[i].name))
             m->k = &bench_paths[i];
     }
+    return 0;
 }
 
 /* ---- timing beside the machine ---------------------------------------------------------------------------------- */
@@ -442,7 +463,10 @@ static dpo_context *bench_open(const bench_options *o, bench_machine *m) {
     desc.simd = o->simd;
     c = dpo_open(&desc);
     if (!c) cli_die("--simd or --threads: %s", dpo_error(NULL));
-    else if (m) bench_machine_of(m, c, o->threads);
+    if (c && m && bench_machine_of(m, c, o->threads)) {
+        dpo_close(c);
+        c = NULL;
+    }
     return c;
 }
 
@@ -572,14 +596,20 @@ static void gemm_blas_call(gemm_bench *g) {
     else if (g->form == GEMM_DX) g->blas(ROWS, PLAIN, PLAIN, m, k, n, 1, g->y, n, g->w, k, 0, g->x, k);
     else g->blas(ROWS, TURNED, PLAIN, n, k, m, 1, g->y, n, g->x, k, 1, g->dw, k);
 }
-static double gemm_run_with(gemm_bench *g, void (*call)(gemm_bench *)) {
-    double at = cli_clock();
+static double gemm_run_with(gemm_bench *g, void (*call)(gemm_bench *)) { /* the best of three, as a probe is */
+    double at, took, best = 1e30;
+    int turn;
     long i;
-    for (i = 0; i < g->calls; i++) call(g);
+    for (turn = 0; turn < 3; turn++) {
+        at = cli_clock();
+        for (i = 0; i < g->calls; i++) call(g);
+        took = (cli_clock() - at) / (double)g->calls;
+        if (took < best) best = took;
+    }
     if (dpo_status(g->c) == DPO_E_SHAPE && g->bf16)
-        return cli_die("--precision bf16: dpo_linear of this dpo.h takes no bf16 weights yet"), -1;
-    if (dpo_status(g->c)) return cli_die("%s", dpo_error(g->c)), -1;
-    return (cli_clock() - at) / (double)g->calls;
+        cli_die("--precision bf16: dpo_linear of this dpo.h takes no bf16 weights yet");
+    else if (dpo_status(g->c)) cli_die("%s", dpo_error(g->c));
+    return dpo_status(g->c) ? -1 : best;
 }
 static double gemm_run(void *arg) { return gemm_run_with((gemm_bench *)arg, gemm_call); }
 static double gemm_run_blas(void *arg) { return gemm_run_with((gemm_bench *)arg, gemm_blas_call); }
@@ -663,7 +693,7 @@ static int gemm_measure(gemm_bench *g, bench_machine *m, int steps, gemm_share *
     g->calls = 1;
     if ((at = gemm_run(g)) < 0) return 1;
     if (g->blas) gemm_run_blas(g);
-    if (at < 0.008) g->calls = (long)(0.008 / at) + 1;
+    if (at < 0.003) g->calls = (long)(0.003 / at) + 1;
     for (i = 0; i < steps; i++) { /* in turn, so that all of them see the same minutes */
         if (bench_against(&t, m, 1u << which, gemm_run, g, 1)) return 1;
         if (t.best < best[0]) best[0] = t.best;
@@ -738,10 +768,12 @@ static int bench_gemm(const bench_options *o) {
     if (gemm_range(o, &first, &last) || (o->vs && gemm_find_blas(o, &g.blas))) return 1;
     g.c = bench_open(o, &m);
     if (!g.c || gemm_memory(&g, first, last)) return 1;
-    if (!o->json)
-        printf("%s\n%% of the %s peak%s%s%s\n%31s  %-20s%-20s%-20s\n", dpo_build_info(g.c), m.k->name,
-               o->vs ? ", then " : "", o->vs ? o->vs : "", o->vs ? "'s and the ratio" : "", "tokens    out    in",
-               "  y = x W^T", o->vs ? "  dx = dy W" : "dx = dy W", o->vs ? "  dW += dy^T x" : "");
+    if (!o->json) {
+        printf("%s\n%% of the %s peak%s%s%s\n%31s", dpo_build_info(g.c), m.k->name, o->vs ? ", then " : "",
+               o->vs ? o->vs : "", o->vs ? "'s and the ratio" : "", "tokens    out    in ");
+        for (f = 0; f < GEMM_FORMS; f++) printf("  %*s", o->vs ? 18 : 12, gemm_forms[f]);
+        printf("\n");
+    }
     for (i = first; i < last && !bad; i++) {
         g.s = gemm_shape_of(i);
         for (f = 0; f < GEMM_FORMS && !bad; f++) {
