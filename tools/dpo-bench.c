@@ -1024,7 +1024,8 @@ static dpo_data *bench_data(dpo_context *c, const bench_options *o, int objectiv
         for (k = 0; k < 3 * most; k++) ids[k] = (int32_t)((uint64_t)((int64_t)i * 7919 + k * 104729 + k * k) % 50000);
         bench_lengths(o, i, count, n);
         if (objective == DPO_SFT && !o->hh) dpo_data_add_tokens(data, NULL, 0, ids, o->seq, NULL, 0);
-        else dpo_data_add_tokens(data, ids, n[0], ids + most, n[1], ids + 2 * most, objective == DPO_SFT ? 0 : n[2]);
+        else if (objective == DPO_SFT) dpo_data_add_tokens(data, ids, n[0], ids + most, n[1], NULL, 0);
+        else dpo_data_add_tokens(data, ids, n[0], ids + most, n[1], ids + 2 * most, n[2]);
     }
     if (!ids) cli_die("no memory for made-up ids");
     free(ids);
