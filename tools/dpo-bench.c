@@ -29,7 +29,7 @@ enum { BENCH_THREADS = 256, BENCH_ROUNDS = 1001 };
 typedef struct bench_options {
     const char *model, *tokenizer, *text, *vs, *range, *dir;
     int batch, seq, prompt, tokens, hh, steps, threads, rank, micro_rows, simd, precision, optimizer, optimizer_dtype,
-        millions, recompute, naive, mapped, quick, json;
+        millions, recompute, naive, mapped, quick, cpu_time, json;
     uint64_t memory;
 } bench_options;
 
@@ -103,6 +103,24 @@ static dpo_model *bench_load_frozen(dpo_context *c, const char *dir, int precisi
     bench_lacks("loading bf16 weights as they lie in a file");
     return NULL;
 #endif
+}
+
+/* ---- time ------------------------------------------------------------------------------------------------------- */
+
+static int bench_cpu_threads; /* --cpu-time: how many threads share the process's time; else 0 */
+
+/* Seconds on the wall; or of CPU time for each thread, which does not pass while others have the cores, nor, so take
+ * figures of several threads with care, while one of them sleeps waiting for another. */
+static double bench_now(void) {
+    return bench_cpu_threads ? (double)clock() / CLOCKS_PER_SEC / bench_cpu_threads : cli_clock();
+}
+/* The beginning of an object of --json, and of what is there for people. */
+static void bench_json(const char *what) {
+    printf("{\"bench\": \"%s\", \"clock\": \"%s\", ", what, bench_cpu_threads ? "cpu" : "wall");
+}
+static void bench_begin(const bench_options *o, const dpo_context *c, const char *what) {
+    if (o->json) bench_json(what);
+    else printf("%s%s\n", dpo_build_info(c), bench_cpu_threads ? "; CPU time" : "");
 }
 
 /* ---- the machine: loops that do nothing but multiply and add, or read ------------------------------------------- */
@@ -287,7 +305,7 @@ static void bench_probe_part(bench_team *t, int part) {
     float *small = m->small + (size_t)part * BENCH_SMALL;
     char *at = (char *)m->memory + (size_t)part * m->bytes[t->which];
     long i;
-    t->start[part] = cli_clock();
+    t->start[part] = bench_now();
     if (t->which == PROBE_FMA) m->k->fma(m->rounds[t->which], small);
     else if (t->which == PROBE_BF16) m->k->bf16(m->rounds[t->which], small);
     else
@@ -295,7 +313,7 @@ static void bench_probe_part(bench_team *t, int part) {
             if (t->which == PROBE_STREAM) m->k->stream((float *)(void *)at, m->bytes[t->which]);
             else m->k->read(at, m->bytes[t->which], small);
         }
-    t->end[part] = cli_clock();
+    t->end[part] = bench_now();
 }
 
 #if CLI_UNIX
@@ -488,16 +506,19 @@ static int bench_peak_row(const bench_options *o, bench_machine *m, const bench_
     m->k = k;
     memset(m->rounds, 0, sizeof m->rounds);
     m->threads = 1;
+    bench_cpu_threads = o->cpu_time;
     one = bench_peak_best(m, which, o->steps);
     m->threads = o->threads;
+    bench_cpu_threads = o->cpu_time * o->threads;
     memset(m->rounds, 0, sizeof m->rounds);
     all = o->threads > 1 ? bench_peak_best(m, which, o->steps) : one;
     if (!(one > 0)) return cli_die("no memory for %s", probe_names[which]);
-    if (o->json)
-        printf("{\"bench\": \"peak\", \"what\": \"%s\", \"simd\": \"%s\", \"used_by_dpo\": %s, \"threads\": %d, "
+    if (o->json) {
+        bench_json("peak");
+        printf("\"what\": \"%s\", \"simd\": \"%s\", \"used_by_dpo\": %s, \"threads\": %d, "
                "\"%s_1_thread\": %.1f, \"%s\": %.1f}\n",
                probe_names[which], k->name, used ? "true" : "false", m->threads, unit, one, unit, all);
-    else
+    } else
         printf("%-20s %-12s %9.1f %9.1f %s%s\n", probe_names[which], k->name, one, all,
                which <= PROBE_BF16 ? "GFLOP/s" : "GB/s", used && which <= PROBE_BF16 ? "  (dpo computes so)" : "");
     return 0;
@@ -509,7 +530,10 @@ static int bench_peak(const bench_options *o) {
     int i, bad = 0;
     if (!c) return 1;
     used = m.k;
-    if (!o->json) printf("%s\n%-33s %9s %9d threads\n", dpo_build_info(c), "", "1 thread", o->threads);
+    if (!o->json) {
+        bench_begin(o, c, "peak");
+        printf("%-33s %9s %9d threads\n", "", "1 thread", o->threads);
+    }
     for (i = 0; i < BENCH_PATHS && !bad; i++)
         if (bench_path_runs(bench_paths[i].name) && !bench_paths[i].bf16)
             bad = bench_peak_row(o, &m, &bench_paths[i], PROBE_FMA, used->fma == bench_paths[i].fma);
@@ -601,9 +625,9 @@ static double gemm_run_with(gemm_bench *g, void (*call)(gemm_bench *)) { /* the 
     int turn;
     long i;
     for (turn = 0; turn < 3; turn++) {
-        at = cli_clock();
+        at = bench_now();
         for (i = 0; i < g->calls; i++) call(g);
-        took = (cli_clock() - at) / (double)g->calls;
+        took = (bench_now() - at) / (double)g->calls;
         if (took < best) best = took;
     }
     if (dpo_status(g->c) == DPO_E_SHAPE && g->bf16)
@@ -712,7 +736,8 @@ static void gemm_print(const bench_options *o, const gemm_bench *g, int index, c
     if (!o->json) printf("%2d %-10s %5d %6d %5d ", index + 1, g->s.name, (int)g->s.rows, (int)g->s.out, (int)g->s.in);
     for (f = 0; f < GEMM_FORMS; f++) {
         if (o->json) {
-            printf("{\"bench\": \"gemm\", \"shape\": %d, \"name\": \"%s\", \"rows\": %d, \"out\": %d, \"in\": %d, "
+            bench_json("gemm");
+            printf("\"shape\": %d, \"name\": \"%s\", \"rows\": %d, \"out\": %d, \"in\": %d, "
                    "\"form\": \"%s\", \"precision\": \"%s\", \"threads\": %d, \"pct_peak\": %.1f",
                    index + 1, g->s.name, (int)g->s.rows, (int)g->s.out, (int)g->s.in, gemm_forms[f],
                    g->bf16 ? "bf16" : "fp32", o->threads, 100 * share[f].own);
@@ -742,7 +767,8 @@ static void gemm_add(gemm_sum *s, const gemm_share *x, int shape) {
 static void gemm_summary(const bench_options *o, const gemm_sum *s, const char *form) {
     double own = exp(s->log_own / s->n), other = exp(s->log_other / s->n);
     if (o->json) {
-        printf("{\"bench\": \"gemm\", \"form\": \"%s\", \"geometric_mean_pct_peak\": %.1f, \"worst_pct_peak\": %.1f, "
+        bench_json("gemm");
+        printf("\"form\": \"%s\", \"geometric_mean_pct_peak\": %.1f, \"worst_pct_peak\": %.1f, "
                "\"worst_shape\": \"%s\"",
                form, 100 * own, 100 * s->worst, gemm_shape_of(s->worst_shape).name);
         if (o->vs) printf(", \"vs_geometric_mean_pct_peak\": %.1f, \"ratio\": %.3f", 100 * other, own / other);
@@ -769,8 +795,9 @@ static int bench_gemm(const bench_options *o) {
     g.c = bench_open(o, &m);
     if (!g.c || gemm_memory(&g, first, last)) return 1;
     if (!o->json) {
-        printf("%s\n%% of the %s peak%s%s%s\n%31s", dpo_build_info(g.c), m.k->name, o->vs ? ", then " : "",
-               o->vs ? o->vs : "", o->vs ? "'s and the ratio" : "", "tokens    out    in ");
+        bench_begin(o, g.c, "gemm");
+        printf("%% of the %s peak%s%s%s\n%31s", m.k->name, o->vs ? ", then " : "", o->vs ? o->vs : "",
+               o->vs ? "'s and the ratio" : "", "tokens    out    in ");
         for (f = 0; f < GEMM_FORMS; f++) printf("  %*s", o->vs ? 18 : 12, gemm_forms[f]);
         printf("\n");
     }
@@ -1042,8 +1069,8 @@ static int64_t bench_tokens(const bench_options *o, int objective) {
     return sum;
 }
 static double step_run(void *arg) {
-    double at = cli_clock();
-    return dpo_trainer_step((dpo_trainer *)arg, NULL) ? -1 : cli_clock() - at;
+    double at = bench_now();
+    return dpo_trainer_step((dpo_trainer *)arg, NULL) ? -1 : bench_now() - at;
 }
 
 typedef struct step_result {
@@ -1057,8 +1084,9 @@ static void step_print(const bench_options *o, const dpo_context *c, int objecti
     static const char *const precision[] = {"fp32", "mixed", "bf16"};
     const char *what = objective == DPO_SFT ? "sft" : "dpo";
     double rate = r->flops / r->t.best / 1e9;
+    bench_begin(o, c, "step");
     if (o->json)
-        printf("{\"bench\": \"step\", \"objective\": \"%s\", \"model\": \"%s\", \"batch\": %d, \"seq\": %d, "
+        printf("\"objective\": \"%s\", \"model\": \"%s\", \"batch\": %d, \"seq\": %d, "
                "\"prompt\": %d, \"hh\": %d, \"precision\": \"%s\", \"lora_r\": %d, \"threads\": %d, \"naive\": %s, "
                "\"recompute\": %s, \"step_s\": %.6f, \"step_median_s\": %.6f, \"tokens\": %.0f, "
                "\"tokens_per_s\": %.1f, \"flops\": %.5g, \"gflop_per_s\": %.1f, \"peak_gflop_per_s\": %.1f, "
@@ -1068,7 +1096,7 @@ static void step_print(const bench_options *o, const dpo_context *c, int objecti
                r->tokens / r->t.best, r->flops, rate, r->peak, 100 * rate / r->peak,
                (unsigned long long)cli_peak_memory(), (unsigned long long)r->plan.total);
     else {
-        printf("%s\n%s %s, %s, ", dpo_build_info(c), what, o->model, precision[o->precision]);
+        printf("%s %s, %s, ", what, o->model, precision[o->precision]);
         if (o->hh) printf("%d HH-shaped", r->rows);
         else printf("%d x %d", r->rows, o->seq);
         printf(": %.4f s a step (median %.4f), %.1f tokens/s\n%.1f GFLOP counted, %.1f GFLOP/s, %.1f %% of the peak of "
@@ -1142,7 +1170,7 @@ typedef struct decode_bench {
 static int decode_on_token(void *user, int64_t sequence, int32_t id) {
     decode_bench *d = (decode_bench *)user;
     (void)id;
-    if (sequence == 0 && d->n < DECODE_TOKENS) d->at[d->n++] = cli_clock();
+    if (sequence == 0 && d->n < DECODE_TOKENS) d->at[d->n++] = bench_now();
     return 0;
 }
 /* Seconds of a token of every sequence, from the second to the last. */
@@ -1156,7 +1184,7 @@ static double decode_run(void *arg) {
     g.on_token = decode_on_token;
     g.user = d;
     d->n = 0;
-    d->start = cli_clock();
+    d->start = bench_now();
     if (dpo_generate(d->m, d->prompts, d->lengths, d->o->batch, &g, d->out, d->n_out)) return -1;
     if (d->at[0] - d->start < d->prefill) d->prefill = d->at[0] - d->start;
     return (d->at[d->n - 1] - d->at[1]) / (double)(d->n - 2);
@@ -1203,8 +1231,9 @@ static void decode_print(const bench_options *o, const dpo_context *c, const dec
     peak = t->peak[o->precision ? PROBE_BF16 : PROBE_FMA];
     rate = bytes / t->best / 1e9;
     prefill = flops / d->prefill / 1e9;
+    bench_begin(o, c, "decode");
     if (o->json)
-        printf("{\"bench\": \"decode\", \"model\": \"%s\", \"batch\": %d, \"prompt\": %.0f, \"tokens\": %d, "
+        printf("\"model\": \"%s\", \"batch\": %d, \"prompt\": %.0f, \"tokens\": %d, "
                "\"precision\": \"%s\", \"mapped\": %s, \"threads\": %d, \"token_s\": %.6f, \"token_median_s\": %.6f, "
                "\"tokens_per_s\": %.1f, \"weight_bytes\": %.0f, \"gb_per_s\": %.2f, \"read_gb_per_s\": %.2f, "
                "\"pct_read\": %.1f, \"prefill_s\": %.6f, \"prefill_tokens_per_s\": %.1f, \"prefill_pct_peak\": %.1f}\n",
@@ -1212,12 +1241,11 @@ static void decode_print(const bench_options *o, const dpo_context *c, const dec
                o->threads, t->best, t->median, o->batch / t->best, bytes, rate, read, 100 * rate / read, d->prefill,
                o->batch * prompt / d->prefill, 100 * prefill / peak);
     else
-        printf("%s\ndecode %s, %d at a time: %.1f tokens/s; %s of weights read for each, %.1f GB/s, %.1f %% of the "
+        printf("decode %s, %d at a time: %.1f tokens/s; %s of weights read for each, %.1f GB/s, %.1f %% of the "
                "%.1f GB/s of DRAM\nprefill of %d x %.0f: %.4f s, %.1f tokens/s, %.1f GFLOP/s, %.1f %% of the peak of "
                "%.1f\n",
-               dpo_build_info(c), o->model, o->batch, o->batch / t->best, cli_bytes((uint64_t)bytes), rate,
-               100 * rate / read, read, o->batch, prompt, d->prefill, o->batch * prompt / d->prefill, prefill,
-               100 * prefill / peak, peak);
+               o->model, o->batch, o->batch / t->best, cli_bytes((uint64_t)bytes), rate, 100 * rate / read, read,
+               o->batch, prompt, d->prefill, o->batch * prompt / d->prefill, prefill, 100 * prefill / peak, peak);
 }
 static int bench_decode(const bench_options *o) {
     const bench_shape *shape = bench_shape_of(o);
@@ -1251,8 +1279,8 @@ static int bench_decode(const bench_options *o) {
 
 /* dpo_trainer_update alone, clipping included: after the first one all gradients are zero, which takes as long. */
 static double optimizer_run(void *arg) {
-    double at = cli_clock(), norm;
-    return dpo_trainer_update((dpo_trainer *)arg, &norm) ? -1 : cli_clock() - at;
+    double at = bench_now(), norm;
+    return dpo_trainer_update((dpo_trainer *)arg, &norm) ? -1 : bench_now() - at;
 }
 /* Bytes of a parameter: the gradient read for the norm; all read, and all written or cleared. */
 static double optimizer_bytes(const bench_options *o) {
@@ -1293,17 +1321,17 @@ static int bench_optimizer(const bench_options *o) {
     free(all);
     rate = count * optimizer_bytes(o) / time.best / 1e9;
     stream = time.peak[PROBE_STREAM];
+    bench_begin(o, c, "optimizer");
     if (o->json)
-        printf("{\"bench\": \"optimizer\", \"optimizer\": \"%s\", \"parameters\": %.0f, \"threads\": %d, "
+        printf("\"optimizer\": \"%s\", \"parameters\": %.0f, \"threads\": %d, "
                "\"bytes_per_parameter\": %.0f, \"update_s\": %.6f, \"update_median_s\": %.6f, \"gb_per_s\": %.2f, "
                "\"stream_gb_per_s\": %.2f, \"pct_stream\": %.1f}\n",
                o->optimizer == DPO_ADAMW ? "adamw" : "rmsprop", count, o->threads, optimizer_bytes(o), time.best,
                time.median, rate, stream, 100 * rate / stream);
     else
-        printf(
-            "%s\n%s, %s parameters, %.0f bytes each: %.4f s (median %.4f), %.1f GB/s, %.1f %% of the stream of %.1f\n",
-            dpo_build_info(c), o->optimizer == DPO_ADAMW ? "AdamW" : "RMSprop", cli_count((uint64_t)count),
-            optimizer_bytes(o), time.best, time.median, rate, 100 * rate / stream, stream);
+        printf("%s, %s parameters, %.0f bytes each: %.4f s (median %.4f), %.1f GB/s, %.1f %% of the stream of %.1f\n",
+               o->optimizer == DPO_ADAMW ? "AdamW" : "RMSprop", cli_count((uint64_t)count), optimizer_bytes(o),
+               time.best, time.median, rate, 100 * rate / stream, stream);
     dpo_close(c);
     return 0;
 }
@@ -1525,6 +1553,7 @@ int main(int argc, char **argv) {
         CLI_INT("steps", &o.steps, 1, BENCH_ROUNDS, "rounds", "timed runs, the fastest counts; tokenizer: the median"),
         CLI_INT("threads", &o.threads, 1, BENCH_THREADS, "", "as many as cores"),
         CLI_WORD("simd", &o.simd, "auto|scalar|avx2|avx512|avx512-bf16|neon", "", "force a set of kernels"),
+        CLI_FLAG("cpu-time", &o.cpu_time, "", "count CPU time for each thread: where others use the cores too"),
         CLI_FLAG("json", &o.json, "", "one JSON object a line"),
     };
     memset(&o, 0, sizeof o);
@@ -1542,5 +1571,6 @@ int main(int argc, char **argv) {
         return 0;
     }
     if (!o.batch) o.batch = !strcmp(p.argument[0], "decode") ? 1 : 4;
+    bench_cpu_threads = o.cpu_time * o.threads;
     return bench_command(&p, &o);
 }
