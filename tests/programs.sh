@@ -274,5 +274,34 @@ if [ -f "$shared/data/hh/harmless-base.test.jsonl.gz" ]; then
 else
     echo "skipped: no HH data beside the checkout"
 fi
+# Speeds: every command once, as short as it gets. Each line of --json is an object with the figures it is there for.
+json_of() { # name, keys, command...
+    name=$1
+    keys=$2
+    shift 2
+    works "$name" "$@" --json --steps 1 --threads 2
+    grep -qv '^{.*}$' "$out/log" && bad "$name: a line that is no object"
+    for key in $keys; do grep -q "\"$key\": [0-9\"]" "$out/log" && ok || bad "$name: no $key"; done
+    grep -q ' -*nan\| -*inf' "$out/log" && bad "$name: a figure that is none"
+}
+bench=build/dpo-bench
+json_of "bench: peaks" "gflop_per_s gb_per_s" $bench peak
+json_of "bench: products" "pct_peak geometric_mean_pct_peak" $bench gemm --shapes 2
+json_of "bench: an SFT step" "tokens_per_s flops pct_peak peak_rss_bytes plan_bytes" $bench step sft --model 14m --batch 1 --seq 8
+json_of "bench: SFT on rows like HH's" "step_s pct_peak" $bench step sft --model 14m --hh 1 --lora-r 2
+json_of "bench: a pair like HH's" "step_s step_median_s pct_peak" $bench step dpo --model 14m --hh 1 --lora-r 2
+grep -q '"tokens": 512' "$out/log" && ok || bad "such a pair has 166 + 90 and 166 + 90 tokens"
+json_of "bench: decoding" "tokens_per_s pct_read prefill_pct_peak" $bench decode --model 14m --prompt 4 --tokens 4
+json_of "bench: RMSprop" "bytes_per_parameter pct_stream" $bench optimizer --params 3 --optimizer rmsprop
+works "bench lists its commands" $bench
+grep -q "step sft|dpo" "$out/log" && ok || bad "bench lists its commands"
+refuses "an unknown model" "9b; known are 14m" $bench step sft --model 9b
+refuses "no threads" "threads expects an integer from 1" $bench peak --threads 0
+refuses "threads without number" "threads expects" $bench peak --threads 99999999999
+refuses "an unknown precision" "precision expects one of" $bench step sft --precision int8
+refuses "a prompt that fills the sequence" "prompt must be smaller" $bench step dpo --seq 64 --prompt 64
+refuses "a library that is not there" "nothing.so" $bench gemm --vs nothing.so --shapes 1
+refuses "a shape that is not there" "within 1-46" $bench gemm --shapes 47
+
 echo "$passed passed, $failed failed"
 [ $failed = 0 ]
