@@ -1321,7 +1321,10 @@ static void *dpo__arena_carve(dpo__arena *a, int64_t count, size_t size) {
 #define DPO__CARVE(arena, type, count) ((type *)dpo__arena_carve((arena), (count), sizeof(type)))
 
 /* ===========================================================================================
-   >>THREADS - a pool that splits work statically, spins briefly, then sleeps
+   >>THREADS - a pool whose workers take shares of a job as they come, spin briefly, then sleep
+
+   Which worker computes what changes no bit, so nobody waits for a worker that another program keeps from running: the
+   others take its shares.
    =========================================================================================== */
 
 /* A task gets its index and the worker it runs on (for scratch memory). */
@@ -1333,14 +1336,19 @@ typedef struct dpo__pool {
     pthread_t *threads;
     pthread_mutex_t lock;
     pthread_cond_t wake, idle;
-    unsigned round;   /* raised to start a job; read while spinning */
-    unsigned pending; /* workers that have not finished it */
+    uint64_t turn;    /* number of the job, its shares, the next one to be taken: 24 + 20 + 20 bits */
+    unsigned pending; /* shares that are not finished */
+    unsigned asleep;  /* workers that must be woken */
+    int waiting;      /* so must the caller */
     int quit;
     dpo__task run;
     void *arg;
     int64_t tasks;
 #endif
 } dpo__pool;
+
+#define DPO__SHARES                                                                                                    \
+    8 /* of a worker, where there are as many tasks: small enough to even out, large enough to be cheap */
 
 #ifndef DPO_NO_THREADS
 DPO__INLINE void dpo__pause(void) {
@@ -1351,10 +1359,22 @@ DPO__INLINE void dpo__pause(void) {
 #endif
 }
 
-/* Worker w takes tasks [tasks*w/n, tasks*(w+1)/n): always the same ones. */
-static void dpo__pool_share(const dpo__pool *p, int w) {
-    int64_t i, end = p->tasks * (w + 1) / p->n;
-    for (i = p->tasks * w / p->n; i < end; i++) p->run(p->arg, i, w);
+/* Takes shares until none is left. One look at `turn` tells both which share is taken and whether there is one: what
+   else there is to know about a job is fixed as long as one of its shares is not finished. */
+static void dpo__pool_share(dpo__pool *p, int worker) {
+    for (;;) {
+        uint64_t turn = __atomic_fetch_add(&p->turn, 1, __ATOMIC_ACQ_REL);
+        int64_t shares = (int64_t)(turn >> 20 & 0xfffff), share = (int64_t)(turn & 0xfffff), i, end;
+        if (share >= shares) return;
+        end = p->tasks * (share + 1) / shares;
+        for (i = p->tasks * share / shares; i < end; i++) p->run(p->arg, i, worker);
+        if (__atomic_sub_fetch(&p->pending, 1, __ATOMIC_SEQ_CST) == 0 &&
+            __atomic_load_n(&p->waiting, __ATOMIC_SEQ_CST)) {
+            pthread_mutex_lock(&p->lock);
+            pthread_cond_signal(&p->idle);
+            pthread_mutex_unlock(&p->lock);
+        }
+    }
 }
 
 typedef struct dpo__worker {
@@ -1368,34 +1388,32 @@ typedef struct dpo__worker {
 static void *dpo__pool_main(void *arg) {
     dpo__pool *p = ((dpo__worker *)arg)->pool;
     int index = ((dpo__worker *)arg)->index;
-    unsigned seen = 0;
+    uint64_t seen = 0;
     (void)dpo__fp_enter(); /* this thread is ours: never restored */
     for (;;) {
         int spin;
-        for (spin = 0; spin < DPO__SPIN; spin++) {
-            if (__atomic_load_n(&p->round, __ATOMIC_ACQUIRE) != seen) break;
+        for (spin = 0; spin < DPO__SPIN && __atomic_load_n(&p->turn, __ATOMIC_ACQUIRE) >> 40 == seen; spin++)
             dpo__pause();
-        }
         if (spin == DPO__SPIN) {
             pthread_mutex_lock(&p->lock);
-            while (__atomic_load_n(&p->round, __ATOMIC_ACQUIRE) == seen) pthread_cond_wait(&p->wake, &p->lock);
+            __atomic_add_fetch(&p->asleep, 1, __ATOMIC_SEQ_CST);
+            while (__atomic_load_n(&p->turn, __ATOMIC_SEQ_CST) >> 40 == seen) pthread_cond_wait(&p->wake, &p->lock);
+            __atomic_sub_fetch(&p->asleep, 1, __ATOMIC_SEQ_CST);
             pthread_mutex_unlock(&p->lock);
         }
-        seen = __atomic_load_n(&p->round, __ATOMIC_ACQUIRE);
-        if (p->quit) return NULL;
+        seen = __atomic_load_n(&p->turn, __ATOMIC_ACQUIRE) >> 40;
+        if (__atomic_load_n(&p->quit, __ATOMIC_ACQUIRE)) return NULL;
         dpo__pool_share(p, index);
-        if (__atomic_sub_fetch(&p->pending, 1, __ATOMIC_ACQ_REL) == 0) {
-            pthread_mutex_lock(&p->lock);
-            pthread_cond_signal(&p->idle);
-            pthread_mutex_unlock(&p->lock);
-        }
     }
 }
 
-static void dpo__pool_start(dpo__pool *p) {
-    __atomic_store_n(&p->pending, (unsigned)(p->n - 1), __ATOMIC_RELEASE);
+/* A new job of so many shares; what it is stands in the pool already. */
+static void dpo__pool_start(dpo__pool *p, int64_t shares) {
+    uint64_t job = (__atomic_load_n(&p->turn, __ATOMIC_RELAXED) >> 40) + 1;
+    __atomic_store_n(&p->pending, (unsigned)shares, __ATOMIC_RELAXED);
+    __atomic_store_n(&p->turn, job << 40 | (uint64_t)shares << 20, __ATOMIC_SEQ_CST);
+    if (!__atomic_load_n(&p->asleep, __ATOMIC_SEQ_CST)) return;
     pthread_mutex_lock(&p->lock);
-    __atomic_add_fetch(&p->round, 1, __ATOMIC_ACQ_REL);
     pthread_cond_broadcast(&p->wake);
     pthread_mutex_unlock(&p->lock);
 }
@@ -1409,14 +1427,16 @@ static void dpo__pool_run(dpo__pool *p, int64_t tasks, dpo__task run, void *arg)
         p->run = run;
         p->arg = arg;
         p->tasks = tasks;
-        dpo__pool_start(p);
+        dpo__pool_start(p, dpo__min64(tasks, (int64_t)p->n * DPO__SHARES));
         dpo__pool_share(p, 0);
         for (spin = 0; spin < DPO__SPIN; spin++) {
             if (__atomic_load_n(&p->pending, __ATOMIC_ACQUIRE) == 0) return;
             dpo__pause();
         }
         pthread_mutex_lock(&p->lock);
-        while (__atomic_load_n(&p->pending, __ATOMIC_ACQUIRE) != 0) pthread_cond_wait(&p->idle, &p->lock);
+        __atomic_store_n(&p->waiting, 1, __ATOMIC_SEQ_CST);
+        while (__atomic_load_n(&p->pending, __ATOMIC_SEQ_CST) != 0) pthread_cond_wait(&p->idle, &p->lock);
+        __atomic_store_n(&p->waiting, 0, __ATOMIC_SEQ_CST);
         pthread_mutex_unlock(&p->lock);
         return;
     }
@@ -1432,8 +1452,8 @@ static void dpo__pool_close(dpo__pool *p, dpo__memory *m) {
 #ifndef DPO_NO_THREADS
     int i;
     if (!p->threads) return;
-    p->quit = 1;
-    dpo__pool_start(p);
+    __atomic_store_n(&p->quit, 1, __ATOMIC_RELEASE);
+    dpo__pool_start(p, 0);
     for (i = 0; i + 1 < p->n; i++) pthread_join(p->threads[i], NULL);
     pthread_cond_destroy(&p->idle);
     pthread_cond_destroy(&p->wake);
@@ -3323,7 +3343,7 @@ static void dpo__progress(dpo_context *c, dpo__fpenv env, const char *what, int6
     (void)dpo__fp_enter();
 }
 
-/* Work over 0..n-1 in one contiguous range per worker; `align` keeps range borders at multiples. */
+/* Work over 0..n-1 in contiguous ranges, a few per worker; `align` keeps range borders at multiples. */
 typedef void (*dpo__range_fn)(void *arg, int64_t first, int64_t last, int worker);
 typedef struct dpo__split {
     dpo__range_fn run;
@@ -3340,7 +3360,8 @@ static void dpo__split_task(void *arg, int64_t task, int worker) {
     if (first < last) s->run(s->arg, first, last, worker);
 }
 static void dpo__split_run(dpo_context *c, int64_t n, int64_t align, dpo__range_fn run, void *arg) {
-    dpo__split s = {run, arg, n, align, c->pool.n};
+    int64_t parts = dpo__min64((n + align - 1) / align, (int64_t)c->pool.n * DPO__SHARES);
+    dpo__split s = {run, arg, n, align, c->pool.n > 1 ? (int)parts : 1};
     dpo__pool_run(&c->pool, s.parts, dpo__split_task, &s);
 }
 
