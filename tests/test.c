@@ -15,12 +15,13 @@
 #include "test_kernels.h"
 #include "test_layers.h"
 #include "test_losses.h"
+#include "test_optimizer.h"
 #include "test_model.h"
 #include "test_memory.h"
 #include "test_data.h"
 #include "test_generate.h"
 
-#define FLOOR 85 /* so many tests there are at least */
+#define FLOOR 91 /* so many tests there are at least */
 
 typedef struct test {
     const char *name;
@@ -52,6 +53,12 @@ static const test tests[] = {T(math_floats),
                              T(loss_extremes),
                              T(optimizer_adamw),
                              T(optimizer_rmsprop),
+                             T(math_sweep),
+                             T(optimizer_rows),
+                             T(optimizer_draws),
+                             T(optimizer_same_bits),
+                             T(optimizer_small_updates),
+                             T(optimizer_state_decays),
                              T(schedules),
                              T(model_gradients_full),
                              T(model_gradients_lora),

@@ -124,7 +124,7 @@ static int64_t row_kernel(const dpo__kernels *k, int which, int64_t n, const flo
     case 25: k->logsumexp(n, in[0], stats); break;
     case 26:
         stats[1] = 7.5f;
-        k->softmax_back(n, a, stats, -0.6f);
+        k->softmax_back(n, a, stats);
         break;
     case 27: k->adamw(n, a, in[2], b, c, &o); break;
     case 28: k->rmsprop(n, a, in[2], c, &o); break;
