@@ -2161,7 +2161,7 @@ DPO__INLINE dpo__lanes dpo__lanes_fma(int fused, dpo__lanes a, dpo__lanes b, dpo
    gcc takes all lanes apart for the four-lane form, and no other can be written where the target is not known yet. */
 DPO__INLINE dpo__lanes dpo__lanes_sqrt(int fused, dpo__lanes a) {
     int i;
-#if defined(DPO__X86) && !defined(__clang__)
+#if defined(DPO__X86) && !defined(__clang__) && defined(__OPTIMIZE__) /* else the scalar form would hold it, too */
     typedef float dpo__eight __attribute__((vector_size(32)));
     if (fused) {
         dpo__eight low = {0}, high = {0};

@@ -15,6 +15,7 @@
 #include "test_kernels.h"
 #include "test_layers.h"
 #include "test_losses.h"
+#include "test_optimizer.h"
 #include "test_model.h"
 #include "test_step.h"
 #include "test_memory.h"
@@ -54,6 +55,12 @@ static const test tests[] = {T(math_floats),
                              T(loss_extremes),
                              T(optimizer_adamw),
                              T(optimizer_rmsprop),
+                             T(math_sweep),
+                             T(optimizer_rows),
+                             T(optimizer_draws),
+                             T(optimizer_same_bits),
+                             T(optimizer_small_updates),
+                             T(optimizer_state_decays),
                              T(schedules),
                              T(model_gradients_full),
                              T(model_gradients_lora),
