@@ -5100,7 +5100,7 @@ static void dpo__st_to_f32(float *to, uint8_t *from, size_t n, int dtype) {
     }
 }
 
-/* Rounds floats to the nearest bf16, into halves (x keeps its values) or, with `to` NULL, in place; how many changed. */
+/* Rounds floats to the nearest bf16, into halves (x stays) or, with `to` NULL, in place; returns how many changed. */
 static int64_t dpo__st_round(dpo_context *c, uint16_t *to, float *x, int64_t n) {
     int64_t i, count = 0;
     for (i = 0; i < n; i++) count += (dpo__num_bits(x[i]) & 0xffffu) != 0;
