@@ -517,27 +517,30 @@ typedef struct dpo_load_config {
     int frozen;    /* they will not move: for adapters, evaluation, generation */
 } dpo_load_config;
 
-/* dpo_model_load_as - the same in another storage, to be chosen here.
- *   how     NULL: fp32, not frozen. What is not frozen lies in the context's memory: in F32 for fp32 and mixed; for
- *           bf16 its matrices and embeddings in BF16, its vectors (norms, biases) in F32 with bf16's values, all rounded
- *           to nearest even from the file's (F64 by way of F32; the log says how many changed).
- *           frozen: matrices stay as they lie in the file, F32 or BF16, whatever the precision (in mixed and bf16
- *           arithmetic F32 matrices are rounded on their way into each product). Where the io can map files they are
- *           used in place, so that a model opens at once and takes almost no memory; else, and where a tensor is not
- *           aligned to its element, they are read. F16 and F64 files become F32 in memory. The weights are read-only.
- *   errors  as dpo_model_load; DPO_E_ARG (an unknown precision). Mapped matrices are not looked at: a NaN in one shows
- *           as a loss or log-probability that is not finite.
- * A mapped file must not be shortened or written into while the model lives (the system would raise SIGBUS, or other
- * weights appear); to replace it whole by renaming, as dpo_model_save does, is safe, into the model's own directory too. */
+/* dpo_model_load_as - the same, in a storage of your choice.
+ *   how     NULL: fp32, not frozen. What is not frozen lies in the context's memory: in F32 for fp32 and
+ *           mixed; for bf16 matrices and embeddings in BF16, vectors (norms, biases) in F32 with bf16's
+ *           values, rounded to nearest even from the file's (F64 by way of F32); the log says how many
+ *           changed.
+ *           frozen: matrices stay as they lie in the file, F32 or BF16, whatever the precision (mixed and
+ *           bf16 arithmetic rounds F32 ones on their way into each product), and are read-only. Where the
+ *           io maps files they are used in place: the model opens at once and takes almost no memory.
+ *           Else, and where a tensor is not aligned to its elements, they are read. F16 and F64 become
+ *           F32, in memory.
+ *   errors  as dpo_model_load; DPO_E_ARG (an unknown precision). Mapped matrices are not looked at: a NaN
+ *           in one shows as a loss or log-probability that is not finite.
+ * Do not shorten a mapped file or write into it while the model lives: the system would raise SIGBUS, or
+ * other weights appear. To replace it by renaming, as dpo_model_save does, is safe; a frozen model may be
+ * saved into its own directory. */
 DPO_API dpo_model *dpo_model_load_as(dpo_context *c, const char *dir, const dpo_load_config *how);
 
-/* dpo_model_copy - a copy without adapters in the storage that dpo_model_load_as would choose (frozen: in that of m, in
- * memory). Makes a bf16 model of one from dpo_model_create.
+/* dpo_model_copy - a copy without adapters, in the storage that dpo_model_load_as would choose (frozen: in
+ * m's own, in memory). Makes a bf16 model of one from dpo_model_create.
  *   errors  DPO_E_ARG (an unknown precision)  DPO_E_MEMORY */
 DPO_API dpo_model *dpo_model_copy(const dpo_model *m, const dpo_load_config *how);
 
-/* dpo_model_set_precision - another arithmetic for the weights as they are kept: fp32 and mixed for any model, bf16 where
- * matrices are BF16 or frozen. Not while a trainer of the model lives.
+/* dpo_model_set_precision - another arithmetic, for weights that stay as they are kept: fp32 and mixed for
+ * any model, bf16 where matrices are BF16 or frozen. Not while a trainer of the model lives.
  *   errors  DPO_E_ARG (an unknown precision; bf16 for F32 matrices that may be trained) */
 DPO_API dpo_result dpo_model_set_precision(dpo_model *m, int precision);
 DPO_API int dpo_model_precision_of(const dpo_model *m);
@@ -5579,8 +5582,7 @@ static void dpo__st_to_f32(float *to, uint8_t *from, size_t n, int dtype) {
     }
 }
 
-/* Rounds floats to the nearest bf16, into halves (then x keeps its values) or, where `to` is NULL, in place; how many of
-   them were none. */
+/* Rounds floats to the nearest bf16, into halves (x stays) or, with `to` NULL, in place; returns how many changed. */
 static int64_t dpo__st_round(dpo_context *c, uint16_t *to, float *x, int64_t n) {
     int64_t i, count = 0;
     for (i = 0; i < n; i++) count += (dpo__num_bits(x[i]) & 0xffffu) != 0;

@@ -54,8 +54,18 @@ static void storage_logps(dpo_context *c, dpo_model *m, double out[2]) {
     if (m) CHECK_OK(c, dpo_model_logps(m, &f->b, out));
 }
 static void storage_same(dpo_context *c, dpo_model *a, dpo_model *b, const char *name) {
+    dpo_generate_config g = dpo_generate_defaults();
+    int32_t ids[4] = {5, 17, 2, 40}, out[2][12];
+    const int32_t *prompt = ids;
+    int64_t n = 4, made[2] = {0, 0};
     double x[2], y[2];
     if (!CHECK_CASE(a && b, name)) return;
+    g.max_new_tokens = 12;
+    g.eos = -1;
+    g.seed = 3;
+    CHECK_OK(c, dpo_generate(a, &prompt, &n, 1, &g, out[0], &made[0]));
+    CHECK_OK(c, dpo_generate(b, &prompt, &n, 1, &g, out[1], &made[1]));
+    CHECK_CASE(made[0] == 12 && made[1] == 12 && !memcmp(out[0], out[1], sizeof out[0]), name);
     storage_logps(c, a, x);
     storage_logps(c, b, y);
     CHECK_CASE(x[0] < -1 && x[1] < -1 && !memcmp(x, y, sizeof x), name);
