@@ -548,11 +548,11 @@ static void gemm_blas_call(gemm_bench *g) {
     else if (g->form == GEMM_DX) g->blas(ROWS, PLAIN, PLAIN, m, k, n, 1, g->y, n, g->w, k, 0, g->x, k);
     else g->blas(ROWS, TURNED, PLAIN, n, k, m, 1, g->y, n, g->x, k, 1, g->dw, k);
 }
-static double gemm_run_with(gemm_bench *g, void (*call)(gemm_bench *)) { /* the best of three, as a probe is */
-    double at, took, best = 1e30;
+static double gemm_run_with(gemm_bench *g, void (*call)(gemm_bench *)) { /* the best of three if short, as a probe is */
+    double at, took = 0, best = 1e30;
     int turn;
     long i;
-    for (turn = 0; turn < 3; turn++) {
+    for (turn = 0; turn < 3 && took < 0.03; turn++) {
         at = bench_now();
         for (i = 0; i < g->calls; i++) call(g);
         took = (bench_now() - at) / (double)g->calls;
