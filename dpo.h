@@ -2477,8 +2477,8 @@ DPO__INLINE void dpo__row_rmsprop(int fused, int64_t n, float *w, const float *g
 }
 
 /* Matrix tiles. A tile of C starts from `init` (NULL: zeros; row stride 0: a bias row; C itself: the chain goes on) and
-   adds the products in index order: one chain per element. A is read as it is addressed; B comes as panels that hold, for
-   each p of the inner dimension, `nr` neighbouring columns, or from rows that lie so. An instance knows some
+   adds the products in index order: one chain per element. A is read as it is addressed; B comes as panels that hold,
+   for each p of the inner dimension, `nr` neighbouring columns, or from rows that lie so. An instance knows some
    shapes: 1..mr rows by half a panel or a whole one, one row by four panels, two rows by two. Strides count elements. */
 typedef struct dpo__tile {
     int64_t k;
@@ -2728,6 +2728,7 @@ DPO__AVX2 DPO__INLINE void dpo__transpose8(float *dst, int width, const void *sr
 }
 DPO__AVX2 DPO__INLINE void dpo__pack_avx2_of(float *dst, int width, const void *src, int64_t across, int64_t along,
                                              int from, int valid, int64_t k) {
+    const int64_t line = from == DPO__FROM_BF16 ? 32 : 16;
     int64_t p, q;
     int i, n;
     if (across == 1) {
@@ -2749,9 +2750,12 @@ DPO__AVX2 DPO__INLINE void dpo__pack_avx2_of(float *dst, int width, const void *
         }
         return;
     }
-    for (p = 0; p < k; p += 16) /* a cache line of eight rows: more may share their place in the cache */
-        for (i = 0; i < width; i += 8)
-            for (q = p; q < p + 16 && q < k; q += 8) {
+    for (p = 0; p < k; p += line) /* a cache line of eight rows: more may share their place in the cache */
+        for (i = 0; i < width; i += 8) {
+            if (p + 4 * line < k)
+                for (n = i; n < i + 8 && n < valid; n++)
+                    __builtin_prefetch((const char *)src + (n * across + p + 4 * line) * (64 / line), 0, 2);
+            for (q = p; q < p + line && q < k; q += 8) {
                 n = valid - i;
                 if (n > 7 && q + 8 <= k)
                     dpo__transpose8(dst + q * width + i, width, src, i * across + q, across, from, 8, 8);
@@ -2759,6 +2763,7 @@ DPO__AVX2 DPO__INLINE void dpo__pack_avx2_of(float *dst, int width, const void *
                     dpo__transpose8(dst + q * width + i, width, src, i * across + q, across, from, n,
                                     (int)dpo__min64(k - q, 8));
             }
+        }
 }
 DPO__AVX2 static void dpo__pack_avx2(void *dst, int width, const void *src, int64_t across, int64_t along, int from,
                                      int valid, int64_t k) {
@@ -2781,7 +2786,7 @@ DPO__AVX2 static void dpo__pack_avx2(void *dst, int width, const void *src, int6
 #define dpo__avx512_fma_float(x, b, s) _mm512_fmadd_ps(x, b, s)
 #define dpo__avx512_fma_uint32_t(x, b, s)                                                                              \
     _mm512_dpbf16_ps(s, (__m512bh)_mm512_castps_si512(x), (__m512bh)_mm512_castps_si512(b))
-/* The masked forms with a full mask are the same instructions; the plain ones make g++ 12 warn about its own headers. */
+/* The masked forms with a full mask are the same instructions; the plain ones make g++ 12 warn about its headers. */
 #define DPO__ALL16 ((__mmask16)0xffff)
 #define DPO__ALL8  ((__mmask8)0xff)
 
@@ -3251,7 +3256,8 @@ static void dpo__gemm_pack_panels(void *arg, int64_t first, int64_t last, int wo
                               : 0;
     }
 }
-static void dpo__gemm_pack_all(dpo_context *c, dpo__operand b, int64_t k, int64_t n, int bf16, void *to) {
+__attribute__((unused)) static void dpo__gemm_pack_all(dpo_context *c, dpo__operand b, int64_t k, int64_t n, int bf16,
+                                                       void *to) {
     dpo__gemm_packing s = {&c->kernels.product[bf16 != 0], b, k, n, bf16, (uint8_t *)to, 0};
     s.panel = dpo__gemm_packed_size(&c->kernels, k, s.p->nr, bf16);
     dpo__split_run(c, n, s.p->nr, dpo__gemm_pack_panels, &s);
@@ -3340,15 +3346,15 @@ static void dpo__gemm_look_ahead(dpo__gemm_part *s, int64_t next, int64_t tiles,
     const dpo__gemm *g = s->g;
     int64_t rows = 1, bytes = s->t.k * s->p->nr * (int64_t)sizeof(float);
     s->ahead_left = s->ahead_line = 0;
-    if (!packed && (g->b_panels || g->b.col == 1)) return; /* ready-made panels and rows are read in order */
+    if (!packed && s->b_packed && (g->b_panels || g->b.col == 1)) return; /* packing these looks ahead itself */
     s->ahead = (const char *)slot;
     s->ahead_row = 0;
     if (!packed) {
         int64_t size = g->b.dtype == DPO_BF16 ? 2 : 4;
         s->ahead = (const char *)dpo__operand_at(&g->b, s->p0, next);
-        s->ahead_row = g->b.col * size;
-        rows = dpo__min64(s->p->nr, g->n - next);
-        bytes = s->kc * size;
+        s->ahead_row = (s->b_packed ? g->b.col : g->b.row) * size;
+        rows = s->b_packed ? dpo__min64(s->p->nr, g->n - next) : s->kc;
+        bytes = (s->b_packed ? s->kc : s->t.columns) * size;
     }
     s->ahead_lines = (bytes + 63) / 64;
     s->ahead_left = rows * s->ahead_lines;
@@ -3389,7 +3395,7 @@ static void dpo__gemm_column(dpo__gemm_part *s, int64_t i0, int64_t i1, int64_t 
 }
 /* Rows ic..ie-1 by columns jc..je-1 over one block of k. */
 static void dpo__gemm_rectangle(dpo__gemm_part *s, int64_t ic, int64_t ie, int64_t jc, int64_t je, const float *pa) {
-    int64_t j, one, nr = s->p->nr, once = s->m1 - s->m0 <= DPO__MC; /* no other rows will want B's panels */
+    int64_t j, one, next, nr = s->p->nr, once = s->m1 - s->m0 <= DPO__MC; /* no other rows will want B's panels */
     int64_t rows = dpo__gemm_rows(ie - ic, s->p->mr), wide = rows == ie - ic && rows < 3 ? 4 / rows * nr : nr;
     int64_t group = s->b_packed && (s->small || s->g->b.col == 1) ? 4 * nr : nr;
     for (j = jc; j < je; j += one) {
@@ -3401,9 +3407,10 @@ static void dpo__gemm_rectangle(dpo__gemm_part *s, int64_t ic, int64_t ie, int64
         s->t.columns = (int)(left <= nr / 2 ? nr / 2 : one);
         dpo__gemm_take_b(s, j, pack ? to : NULL);
         s->ahead_left = 0;
-        if (j + one < je && s->b_packed)
-            dpo__gemm_look_ahead(s, j + one, (ie - ic + s->p->mr - 1) / s->p->mr, ic > s->m0,
-                                 s->pb + (j + one - jc) * s->t.k);
+        next = j + (s->b_packed ? one : 8 * one);
+        if (next < je && (s->b_packed || !s->g->b_panels))
+            dpo__gemm_look_ahead(s, next, (ie - ic + s->p->mr - 1) / s->p->mr, s->b_packed && ic > s->m0,
+                                 s->pb + (next - jc) * s->t.k);
         dpo__gemm_column(s, ic, ie, j, pa);
     }
 }
@@ -3414,7 +3421,7 @@ static void dpo__gemm_block_run(dpo__gemm_part *s) {
     s->step = blocks ? ((g->k + blocks - 1) / blocks + 15) / 16 * 16 : 16; /* even shares of k */
     mc = (m + DPO__MC - 1) / DPO__MC;
     mc = ((m + mc - 1) / mc + mr - 1) / mr * mr;
-    nc = s->small && s->b_packed ? 4 * s->p->nr : DPO__NC;
+    nc = s->small && s->b_packed ? s->p->nr : DPO__NC;
     tall = (m / mr + (m % mr != 0)) * mr;
     all = s->a_packed && tall * ((g->k + 15) / 16 * 16) <= DPO__MC * DPO__KC;
     for (jc = s->n0; jc < s->n1; jc += nc) {
@@ -3455,7 +3462,8 @@ static void dpo__gemm_block(const dpo__kernels *k, const dpo__gemm *g, int64_t m
         g->b_panels ? half_b && !s.p->pairs && !s.small : !s.small || g->b.col != 1 || s.from_b == DPO__FROM_ROUNDED;
     s.a_packed = s.p->pairs || half_a || !(s.small || n <= DPO__A_DIRECT * s.p->nr);
     s.step = DPO__KC * (s.p->pairs ? 2 : 1);
-    if (s.small && !s.b_packed) s.step = g->b_panels ? DPO__MC * DPO__KC / (2 * s.p->mr) / 16 * 16 : 16;
+    if (s.small && s.b_packed) s.step = 2 * DPO__KC;
+    else if (s.small) s.step = g->b_panels ? DPO__MC * DPO__KC / (2 * s.p->mr) / 16 * 16 : 16;
     s.pa = pack;
     s.pb = pack + (DPO__MC + 12) * DPO__KC + DPO__PACK_SLACK;
     s.t.c_row = g->c_row;
