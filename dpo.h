@@ -2479,7 +2479,7 @@ DPO__INLINE void dpo__row_rmsprop(int fused, int64_t n, float *w, const float *g
 /* Matrix tiles. A tile of C starts from `init` (NULL: zeros; row stride 0: a bias row; C itself: the chain goes on) and
    adds the products in index order: one chain per element. A is read as it is addressed; B comes as panels that hold,
    for each p of the inner dimension, `nr` neighbouring columns, or from rows that lie so. An instance knows some
-   shapes: 1..mr rows by half a panel or a whole one, one row by four panels, two rows by two. Strides count elements. */
+   shapes: 1..mr rows by half a panel or a whole one, one row by four panels, two by two. Strides count elements. */
 typedef struct dpo__tile {
     int64_t k;
     const void *a, *b;
