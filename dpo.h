@@ -3273,7 +3273,7 @@ typedef struct dpo__gemm_part {
     int small;              /* few rows: B is read once */
     int64_t p0, kc, step;   /* the block of k, and its largest */
     float *pa, *pb;
-    const char *ahead; /* what the next panel is made of: so many lines of 64 bytes in rows, a few with each tile */
+    const char *ahead; /* B's rows to come: so many lines of 64 bytes, a few with each tile */
     int64_t ahead_row, ahead_lines, ahead_left, ahead_each, ahead_line;
     dpo__tile_fn run;
     dpo__tile t;
@@ -3341,23 +3341,14 @@ static void dpo__gemm_edge(dpo__tile_fn run, const dpo__tile *t, int64_t w) {
     run(&e);
     for (i = 0; i < t->rows; i++) memcpy(t->c + i * t->c_row, full + i * t->columns, (size_t)w * sizeof(float));
 }
-/* While columns j.. are multiplied, those from `next` on come nearer: as packed, or as they will be. */
-static void dpo__gemm_look_ahead(dpo__gemm_part *s, int64_t next, int64_t tiles, int packed, const float *slot) {
-    const dpo__gemm *g = s->g;
-    int64_t rows = 1, bytes = s->t.k * s->p->nr * (int64_t)sizeof(float);
-    s->ahead_left = s->ahead_line = 0;
-    if (!packed && s->b_packed && (g->b_panels || g->b.col == 1)) return; /* packing these looks ahead itself */
-    s->ahead = (const char *)slot;
-    s->ahead_row = 0;
-    if (!packed) {
-        int64_t size = g->b.dtype == DPO_BF16 ? 2 : 4;
-        s->ahead = (const char *)dpo__operand_at(&g->b, s->p0, next);
-        s->ahead_row = (s->b_packed ? g->b.col : g->b.row) * size;
-        rows = s->b_packed ? dpo__min64(s->p->nr, g->n - next) : s->kc;
-        bytes = (s->b_packed ? s->kc : s->t.columns) * size;
-    }
-    s->ahead_lines = (bytes + 63) / 64;
-    s->ahead_left = rows * s->ahead_lines;
+/* Rows of B read as they lie: while some columns are multiplied, those from `next` on come nearer. */
+static void dpo__gemm_look_ahead(dpo__gemm_part *s, int64_t next, int64_t tiles) {
+    int64_t size = s->g->b.dtype == DPO_BF16 ? 2 : 4;
+    s->ahead = (const char *)dpo__operand_at(&s->g->b, s->p0, next);
+    s->ahead_row = s->g->b.row * size;
+    s->ahead_line = 0;
+    s->ahead_lines = (s->t.columns * size + 63) / 64;
+    s->ahead_left = s->kc * s->ahead_lines;
     s->ahead_each = (s->ahead_left + tiles - 1) / tiles;
 }
 DPO__INLINE void dpo__gemm_fetch(dpo__gemm_part *s) {
@@ -3407,10 +3398,9 @@ static void dpo__gemm_rectangle(dpo__gemm_part *s, int64_t ic, int64_t ie, int64
         s->t.columns = (int)(left <= nr / 2 ? nr / 2 : one);
         dpo__gemm_take_b(s, j, pack ? to : NULL);
         s->ahead_left = 0;
-        next = j + (s->b_packed ? one : 8 * one);
-        if (next < je && (s->b_packed || !s->g->b_panels))
-            dpo__gemm_look_ahead(s, next, (ie - ic + s->p->mr - 1) / s->p->mr, s->b_packed && ic > s->m0,
-                                 s->pb + (next - jc) * s->t.k);
+        next = j + 8 * one;
+        if (next < je && !s->b_packed && !s->g->b_panels)
+            dpo__gemm_look_ahead(s, next, (ie - ic + s->p->mr - 1) / s->p->mr);
         dpo__gemm_column(s, ic, ie, j, pa);
     }
 }
