@@ -835,9 +835,9 @@ DPO_API dpo_result dpo_generate_text(dpo_model *m, const dpo_tokenizer *t, const
 /* ===========================================================================================
    >>LAYER_API - level 3: each layer on plain tensors
 
-   All tensors are F32. Backward functions ADD to the gradients of parameters (dw, db, ...) and
-   OVERWRITE the gradient of the input (dx). A parameter's or its gradient's pointer may be NULL where
-   it says "or NULL". The formulas stand above the implementations (>>LAYERS).
+   All tensors are F32, where nothing else is said. Backward functions ADD to the gradients of
+   parameters (dw, db, ...) and OVERWRITE the gradient of the input (dx). A parameter's or its
+   gradient's pointer may be NULL where it says "or NULL". The formulas stand above the implementations (>>LAYERS).
    Errors: DPO_E_SHAPE with the names and shapes; outputs are untouched then.
    =========================================================================================== */
 
@@ -855,6 +855,7 @@ DPO_API dpo_result dpo_rms_norm_forward(dpo_context *c, dpo_tensor y, dpo_tensor
 DPO_API dpo_result dpo_rms_norm_backward(dpo_context *c, dpo_tensor dx, dpo_tensor dw, dpo_tensor dy, dpo_tensor x,
                                          dpo_tensor w, dpo_tensor stats);
 /* y = x w^T + b + s (x a^T) bb^T.   x [N,in]  w [out,in]  b [out] or NULL data  y [N,out]
+   w may be BF16: then the operands of all these products are rounded to bf16, as DPO_PRECISION_MIXED does
    a [r,in], bb [out,r]: an adapter, or NULL data; da, dbb likewise; dx, dw or db with NULL data: not wanted */
 typedef struct dpo_linear {
     dpo_tensor w, b, a, bb;
@@ -2651,9 +2652,9 @@ DPO__INLINE void dpo__row_rmsprop(int fused, int64_t n, float *w, const float *g
 }
 
 /* Matrix tiles. A tile of C starts from `init` (NULL: zeros; row stride 0: a bias row; C itself: the chain goes on) and
-   adds the products in index order: one chain per element. A is read as it is addressed; B comes as panels that hold, for
-   each p of the inner dimension, `nr` neighbouring columns, or from rows that lie so. An instance knows some
-   shapes: 1..mr rows by half a panel or a whole one, one row by four panels, two rows by two. Strides count elements. */
+   adds the products in index order: one chain per element. A is read as it is addressed; B comes as panels that hold,
+   for each p of the inner dimension, `nr` neighbouring columns, or from rows that lie so. An instance knows some
+   shapes: 1..mr rows by half a panel or a whole one, one row by four panels, two by two. Strides count elements. */
 typedef struct dpo__tile {
     int64_t k;
     const void *a, *b;
@@ -2665,8 +2666,8 @@ typedef struct dpo__tile {
 } dpo__tile;
 typedef void (*dpo__tile_fn)(const dpo__tile *t);
 
-/* dst[p*width + i] = element (i,p) = src[i*across + p*along], zero for i >= valid; one of the strides is 1. May write
-   up to 16 floats beyond the panel. */
+/* dst[p*width + i] = element (i,p) = src[i*across + p*along], zero for i >= valid; one of the strides is 1. Where
+   `across` is, more than `width` elements are several panels. May write up to 16 floats beyond a panel. */
 enum { DPO__FROM_F32 = 0, DPO__FROM_ROUNDED = 1, DPO__FROM_BF16 = 2 }; /* floats, rounded to bf16 on the way, bf16 */
 typedef void (*dpo__pack_fn)(void *dst, int width, const void *src, int64_t across, int64_t along, int from, int valid,
                              int64_t k);
@@ -2745,9 +2746,11 @@ static void dpo__pack_plain(void *dst, int width, const void *src, int64_t acros
                             int64_t k) {
     float *to = (float *)dst;
     int64_t p;
-    int i;
-    for (p = 0; p < k; p++)
-        for (i = 0; i < width; i++, to++) *to = i < valid ? dpo__pack_value(src, i * across + p * along, from) : 0.0f;
+    int i, first;
+    for (first = 0; first == 0 || first < valid; first += width)
+        for (p = 0; p < k; p++)
+            for (i = first; i < first + width; i++)
+                *to++ = i < valid ? dpo__pack_value(src, i * across + p * along, from) : 0.0f;
 }
 DPO__INLINE void dpo__tile_plain(const dpo__tile *t, int from) {
     const float *a = (const float *)t->a;
@@ -2901,25 +2904,41 @@ DPO__AVX2 DPO__INLINE void dpo__transpose8(float *dst, int width, const void *sr
 }
 DPO__AVX2 DPO__INLINE void dpo__pack_avx2_of(float *dst, int width, const void *src, int64_t across, int64_t along,
                                              int from, int valid, int64_t k) {
-    int64_t p;
+    const int64_t line = from == DPO__FROM_BF16 ? 32 : 16;
+    int64_t p, q;
     int i, n;
     if (across == 1) {
-        for (p = 0; p < k; p++)
-            for (i = 0; i < width; i += 8) {
-                n = valid - i;
-                _mm256_storeu_ps(dst + p * width + i, n > 7   ? dpo__avx2_get(src, p * along + i, from, 8)
-                                                      : n > 0 ? dpo__avx2_get(src, p * along + i, from, n)
-                                                              : _mm256_setzero_ps());
-            }
+        for (p = 0; p < k; p++, dst += width) {
+            for (i = 0; i < valid; i += 16)
+                __builtin_prefetch((const char *)src + ((p + 12) * along + i) * (from == DPO__FROM_BF16 ? 2 : 4));
+            for (q = 0; q == 0 || q * width < valid; q++)
+                for (i = 0; i < width; i += 8) {
+                    float *to = dst + q * k * width + i;
+                    __m256 x;
+                    n = (int)(valid - q * width - i); /* what a whole load reads too much lies in the next row */
+                    x = n > 7 || (n >= width - i && along > 7 && p + 1 < k)
+                            ? dpo__avx2_get(src, p * along + q * width + i, from, 8)
+                        : n > 0 ? dpo__avx2_get(src, p * along + q * width + i, from, n)
+                                : _mm256_setzero_ps();
+                    if (width - i > 7 || p + 1 < k) _mm256_storeu_ps(to, x);
+                    else memcpy(to, &x, (size_t)(width - i) * sizeof *to); /* not into the next panel */
+                }
+        }
         return;
     }
-    for (p = 0; p < k; p += 8)
+    for (p = 0; p < k; p += line) /* a cache line of eight rows: more may share their place in the cache */
         for (i = 0; i < width; i += 8) {
-            n = valid - i;
-            if (n > 7 && p + 8 <= k)
-                dpo__transpose8(dst + p * width + i, width, src, i * across + p, across, from, 8, 8);
-            else if (p + 8 <= k) dpo__transpose8(dst + p * width + i, width, src, i * across + p, across, from, n, 8);
-            else dpo__transpose8(dst + p * width + i, width, src, i * across + p, across, from, n, (int)(k - p));
+            if (p + 4 * line < k)
+                for (n = i; n < i + 8 && n < valid; n++)
+                    __builtin_prefetch((const char *)src + (n * across + p + 4 * line) * (64 / line), 0, 2);
+            for (q = p; q < p + line && q < k; q += 8) {
+                n = valid - i;
+                if (n > 7 && q + 8 <= k)
+                    dpo__transpose8(dst + q * width + i, width, src, i * across + q, across, from, 8, 8);
+                else
+                    dpo__transpose8(dst + q * width + i, width, src, i * across + q, across, from, n,
+                                    (int)dpo__min64(k - q, 8));
+            }
         }
 }
 DPO__AVX2 static void dpo__pack_avx2(void *dst, int width, const void *src, int64_t across, int64_t along, int from,
@@ -2927,9 +2946,9 @@ DPO__AVX2 static void dpo__pack_avx2(void *dst, int width, const void *src, int6
     float *to = (float *)dst;
     if (from == DPO__FROM_BF16) dpo__pack_avx2_of(to, width, src, across, along, DPO__FROM_BF16, valid, k);
     else if (from == DPO__FROM_ROUNDED) dpo__pack_avx2_of(to, width, src, across, along, DPO__FROM_ROUNDED, valid, k);
-    else if (width == 6 && valid == 6) dpo__pack_avx2_of(to, 6, src, across, along, DPO__FROM_F32, 6, k);
-    else if (width == 16 && valid == 16) dpo__pack_avx2_of(to, 16, src, across, along, DPO__FROM_F32, 16, k);
-    else dpo__pack_avx2_of(to, width, src, across, along, DPO__FROM_F32, valid, k);
+    else if (width != 6) dpo__pack_avx2_of(to, 16, src, across, along, DPO__FROM_F32, valid, k);
+    else if (valid == 6) dpo__pack_avx2_of(to, 6, src, across, along, DPO__FROM_F32, 6, k);
+    else dpo__pack_avx2_of(to, 6, src, across, along, DPO__FROM_F32, valid, k);
 }
 
 #define dpo__avx512_zero()             _mm512_setzero_ps()
@@ -2943,7 +2962,7 @@ DPO__AVX2 static void dpo__pack_avx2(void *dst, int width, const void *src, int6
 #define dpo__avx512_fma_float(x, b, s) _mm512_fmadd_ps(x, b, s)
 #define dpo__avx512_fma_uint32_t(x, b, s)                                                                              \
     _mm512_dpbf16_ps(s, (__m512bh)_mm512_castps_si512(x), (__m512bh)_mm512_castps_si512(b))
-/* The masked forms with a full mask are the same instructions; the plain ones make g++ 12 warn about its own headers. */
+/* The masked forms with a full mask are the same instructions; the plain ones make g++ 12 warn about its headers. */
 #define DPO__ALL16 ((__mmask16)0xffff)
 #define DPO__ALL8  ((__mmask8)0xff)
 
@@ -3017,8 +3036,9 @@ DPO__AVX512 DPO__INLINE void dpo__pack_avx512_of(uint32_t *dst, int width, const
     int i, j;
     if (across == 1) {
         for (p = 0; p < k; p += step, dst += width)
-            for (i = 0; i < width; i += 16) {
-                int n = valid - i;
+            for (i = 0; i < width || i < valid; i += width < 16 ? width : 16) {
+                uint32_t *to = dst + i / width * ((k + step - 1) / step) * width + i % width;
+                int n = (int)dpo__min64(valid - i, width);
                 __mmask16 mask = (__mmask16)(n > 15 ? 0xffffu : n > 0 ? (1u << n) - 1u : 0u);
                 r[0] = dpo__avx512_get(src, p * along + i, from, mask);
                 if (pad >= 0) {
@@ -3026,7 +3046,7 @@ DPO__AVX512 DPO__INLINE void dpo__pack_avx512_of(uint32_t *dst, int width, const
                                     : _mm512_set1_epi32((int)((uint32_t)pad << 16));
                     r[0] = _mm512_or_epi32(r[0], _mm512_maskz_srli_epi32(DPO__ALL16, odd, 16));
                 }
-                _mm512_storeu_si512(dst + i, r[0]);
+                _mm512_mask_storeu_epi32(to, (__mmask16)(width < 16 ? (1u << width) - 1u : 0xffffu), r[0]);
             }
         return;
     }
@@ -3439,7 +3459,8 @@ static void dpo__gemm_pack_panels(void *arg, int64_t first, int64_t last, int wo
                               : 0;
     }
 }
-static void dpo__gemm_pack_all(dpo_context *c, dpo__operand b, int64_t k, int64_t n, int bf16, void *to) {
+__attribute__((unused)) static void dpo__gemm_pack_all(dpo_context *c, dpo__operand b, int64_t k, int64_t n, int bf16,
+                                                       void *to) {
     dpo__gemm_packing s = {&c->kernels.product[bf16 != 0], b, k, n, bf16, (uint8_t *)to, 0};
     s.panel = dpo__gemm_packed_size(&c->kernels, k, s.p->nr, bf16);
     dpo__split_run(c, n, s.p->nr, dpo__gemm_pack_panels, &s);
@@ -3455,6 +3476,8 @@ typedef struct dpo__gemm_part {
     int small;              /* few rows: B is read once */
     int64_t p0, kc, step;   /* the block of k, and its largest */
     float *pa, *pb;
+    const char *ahead; /* B's rows to come: so many lines of 64 bytes, a few with each tile */
+    int64_t ahead_row, ahead_lines, ahead_left, ahead_each, ahead_line;
     dpo__tile_fn run;
     dpo__tile t;
 } dpo__gemm_part;
@@ -3465,47 +3488,46 @@ DPO__INLINE int dpo__gemm_rows(int64_t left, int mr) {
 }
 DPO__INLINE int64_t dpo__gemm_units(const dpo__gemm_part *s, int64_t k) { return s->p->pairs ? (k + 1) / 2 : k; }
 
+/* Where neighbours lie side by side, several panels are packed at once: whole cache lines are read. */
 static void dpo__gemm_pack_a(const dpo__gemm_part *s, int64_t i0, int64_t i1, float *to) {
-    int mr = s->p->mr, h;
-    for (; i0 < i1; i0 += h, to += dpo__gemm_units(s, s->kc) * mr) {
-        h = dpo__gemm_rows(i1 - i0, mr);
-        s->p->pack_a(to, mr, dpo__operand_at(&s->g->a, i0, s->p0), s->g->a.row, s->g->a.col, s->from_a, h, s->kc);
+    int64_t units = dpo__gemm_units(s, s->kc), mr = s->p->mr, h, full;
+    for (; i0 < i1; i0 += h, to += (h + mr - 1) / mr * mr * units) {
+        full = (i1 - i0) % mr ? (i1 - i0) / mr - 1 : (i1 - i0) / mr;
+        h = s->g->a.row == 1 && full > 0 ? dpo__min64(full, 8) * mr : dpo__gemm_rows(i1 - i0, s->p->mr);
+        s->p->pack_a(to, s->p->mr, dpo__operand_at(&s->g->a, i0, s->p0), s->g->a.row, s->g->a.col, s->from_a, (int)h,
+                     s->kc);
     }
 }
-/* Columns j.. of the next tile's B, `columns` of them; packed now unless it was. */
-static void dpo__gemm_take_b(dpo__gemm_part *s, int64_t j, int columns, int pack, float *to) {
+/* Columns j0..j1-1 of B's block, or those of its ready-made panels, as floats. */
+static void dpo__gemm_pack_b(const dpo__gemm_part *s, int64_t j0, int64_t j1, float *to) {
+    const dpo__gemm *g = s->g;
+    int64_t w, nr = s->p->nr, many = !g->b_panels && g->b.col == 1 ? j1 - j0 : nr;
+    for (; j0 < j1; j0 += w, to += w * s->t.k) {
+        w = dpo__min64(many, j1 - j0);
+        if (g->b_panels)
+            s->p->pack_b(to, (int)nr, (const uint16_t *)g->b_panels + j0 * g->k + s->p0 * nr, 1, nr, DPO__FROM_BF16,
+                         (int)nr, s->kc);
+        else s->p->pack_b(to, (int)nr, dpo__operand_at(&g->b, s->p0, j0), g->b.col, g->b.row, s->from_b, (int)w, s->kc);
+    }
+}
+/* The next tile's B, columns j..: packed, or as it lies. */
+static void dpo__gemm_take_b(dpo__gemm_part *s, int64_t j, const float *packed) {
     const dpo__gemm *g = s->g;
     dpo__tile *t = &s->t;
     int nr = s->p->nr;
-    int64_t units = dpo__gemm_units(s, s->kc), whole = dpo__gemm_units(s, g->k), at = dpo__gemm_units(s, s->p0) * nr;
-    s->run = s->p->tile;
-    if (g->b_panels) at += j * whole;
-    if (g->b_panels && s->b_packed == 0) {
-        t->b_step = nr;
-        t->b_panel = whole * nr;
-        if (s->from_b == DPO__FROM_F32 || s->p->pairs) t->b = (const float *)g->b_panels + at;
-        else {
-            t->b = (const uint16_t *)g->b_panels + at;
-            s->run = s->p->expand;
-        }
-        return;
-    }
-    if (!s->b_packed && g->n - j >= nr) {
+    int64_t whole = dpo__gemm_units(s, g->k), at = dpo__gemm_units(s, s->p0) * nr + j * whole;
+    int half = s->from_b != DPO__FROM_F32 && !s->p->pairs;
+    t->b_step = nr;
+    t->b_panel = (packed ? t->k : whole) * nr;
+    s->run = half && !packed ? s->p->expand : s->p->tile;
+    if (packed) t->b = packed;
+    else if (g->b_panels)
+        t->b =
+            half ? (const void *)((const uint16_t *)g->b_panels + at) : (const void *)((const float *)g->b_panels + at);
+    else {
         t->b = dpo__operand_at(&g->b, s->p0, j);
         t->b_step = g->b.row;
         t->b_panel = nr;
-        if (s->from_b == DPO__FROM_BF16) s->run = s->p->expand;
-        return;
-    }
-    t->b = to;
-    t->b_step = nr;
-    t->b_panel = units * nr;
-    if (!pack) return;
-    for (; columns > 0; columns -= nr, j += nr, to += units * nr, at += whole * nr) {
-        if (g->b_panels) s->p->pack_b(to, nr, (const uint16_t *)g->b_panels + at, 1, nr, DPO__FROM_BF16, nr, s->kc);
-        else
-            s->p->pack_b(to, nr, dpo__operand_at(&g->b, s->p0, j), g->b.col, g->b.row, s->from_b,
-                         (int)dpo__min64(nr, g->n - j), s->kc);
     }
 }
 
@@ -3521,6 +3543,27 @@ static void dpo__gemm_edge(dpo__tile_fn run, const dpo__tile *t, int64_t w) {
     e.init_row = e.c_row = t->columns;
     run(&e);
     for (i = 0; i < t->rows; i++) memcpy(t->c + i * t->c_row, full + i * t->columns, (size_t)w * sizeof(float));
+}
+/* Rows of B read as they lie: while some columns are multiplied, those from `next` on come nearer. */
+static void dpo__gemm_look_ahead(dpo__gemm_part *s, int64_t next, int64_t tiles) {
+    int64_t size = s->g->b.dtype == DPO_BF16 ? 2 : 4;
+    s->ahead = (const char *)dpo__operand_at(&s->g->b, s->p0, next);
+    s->ahead_row = s->g->b.row * size;
+    s->ahead_line = 0;
+    s->ahead_lines = (s->t.columns * size + 63) / 64;
+    s->ahead_left = s->kc * s->ahead_lines;
+    s->ahead_each = (s->ahead_left + tiles - 1) / tiles;
+}
+DPO__INLINE void dpo__gemm_fetch(dpo__gemm_part *s) {
+    int64_t i, n = dpo__min64(s->ahead_each, s->ahead_left);
+    s->ahead_left -= n;
+    for (i = 0; i < n; i++) {
+        __builtin_prefetch(s->ahead + s->ahead_line * 64, 0, 2);
+        if (++s->ahead_line == s->ahead_lines) {
+            s->ahead_line = 0;
+            s->ahead += s->ahead_row;
+        }
+    }
 }
 /* Rows i0..i1-1 by the columns that the tile's B has. */
 static void dpo__gemm_column(dpo__gemm_part *s, int64_t i0, int64_t i1, int64_t j, const float *pa) {
@@ -3539,22 +3582,28 @@ static void dpo__gemm_column(dpo__gemm_part *s, int64_t i0, int64_t i1, int64_t 
             __builtin_prefetch(next, 1);
             __builtin_prefetch(next + w - 1, 1);
         }
+        dpo__gemm_fetch(s);
         if (w == t->columns) s->run(t);
         else dpo__gemm_edge(s->run, t, w);
     }
 }
 /* Rows ic..ie-1 by columns jc..je-1 over one block of k. */
 static void dpo__gemm_rectangle(dpo__gemm_part *s, int64_t ic, int64_t ie, int64_t jc, int64_t je, const float *pa) {
-    int64_t j, one = s->p->nr, single = s->m1 - s->m0 <= DPO__MC;
+    int64_t j, one, next, nr = s->p->nr, once = s->m1 - s->m0 <= DPO__MC; /* no other rows will want B's panels */
+    int64_t rows = dpo__gemm_rows(ie - ic, s->p->mr), wide = rows == ie - ic && rows < 3 ? 4 / rows * nr : nr;
+    int64_t group = s->b_packed && (s->small || s->g->b.col == 1) ? 4 * nr : nr;
     for (j = jc; j < je; j += one) {
-        int rows = dpo__gemm_rows(ie - ic, s->p->mr);
-        int64_t left = s->n1 - j;
-        float *to = s->pb + (single ? 0 : (j - jc) * s->t.k);
-        one = s->p->nr;
-        if (rows == ie - ic && rows < 3)
-            one = dpo__min64(left, je - j) >= (int64_t)4 / rows * one ? 4 / rows * one : one;
-        s->t.columns = (int)(left <= one / 2 ? one / 2 : one);
-        dpo__gemm_take_b(s, j, (int)one, ic == s->m0, to);
+        int64_t left = s->n1 - j, at = once ? (j - jc) % group : j - jc;
+        int pack = s->b_packed || (!s->g->b_panels && left < nr);
+        float *to = s->pb + at * s->t.k;
+        one = je - j < wide ? nr : wide;
+        if (pack && ic == s->m0 && (j - jc) % group == 0) dpo__gemm_pack_b(s, j, dpo__min64(j + group, je), to);
+        s->t.columns = (int)(left <= nr / 2 ? nr / 2 : one);
+        dpo__gemm_take_b(s, j, pack ? to : NULL);
+        s->ahead_left = 0;
+        next = j + 8 * one;
+        if (next < je && !s->b_packed && !s->g->b_panels)
+            dpo__gemm_look_ahead(s, next, (ie - ic + s->p->mr - 1) / s->p->mr);
         dpo__gemm_column(s, ic, ie, j, pa);
     }
 }
@@ -3565,7 +3614,7 @@ static void dpo__gemm_block_run(dpo__gemm_part *s) {
     s->step = blocks ? ((g->k + blocks - 1) / blocks + 15) / 16 * 16 : 16; /* even shares of k */
     mc = (m + DPO__MC - 1) / DPO__MC;
     mc = ((m + mc - 1) / mc + mr - 1) / mr * mr;
-    nc = s->small && s->b_packed ? 4 * s->p->nr : DPO__NC;
+    nc = s->small && s->b_packed ? s->p->nr : DPO__NC;
     tall = (m / mr + (m % mr != 0)) * mr;
     all = s->a_packed && tall * ((g->k + 15) / 16 * 16) <= DPO__MC * DPO__KC;
     for (jc = s->n0; jc < s->n1; jc += nc) {
@@ -3606,7 +3655,8 @@ static void dpo__gemm_block(const dpo__kernels *k, const dpo__gemm *g, int64_t m
         g->b_panels ? half_b && !s.p->pairs && !s.small : !s.small || g->b.col != 1 || s.from_b == DPO__FROM_ROUNDED;
     s.a_packed = s.p->pairs || half_a || !(s.small || n <= DPO__A_DIRECT * s.p->nr);
     s.step = DPO__KC * (s.p->pairs ? 2 : 1);
-    if (s.small && !s.b_packed) s.step = g->b_panels ? DPO__MC * DPO__KC / (2 * s.p->mr) / 16 * 16 : 16;
+    if (s.small && s.b_packed) s.step = 2 * DPO__KC;
+    else if (s.small) s.step = g->b_panels ? DPO__MC * DPO__KC / (2 * s.p->mr) / 16 * 16 : 16;
     s.pa = pack;
     s.pb = pack + (DPO__MC + 12) * DPO__KC + DPO__PACK_SLACK;
     s.t.c_row = g->c_row;
@@ -13745,7 +13795,9 @@ DPO_API dpo_result dpo_rms_norm_backward(dpo_context *c, dpo_tensor dx, dpo_tens
 /* Shapes of a module's tensors, or of their gradients (each of which may be missing then). */
 static int dpo__linear_is(dpo_context *c, const char *who, const dpo_linear *l, const dpo_linear *g) {
     int64_t out = l->w.shape[0], in = l->w.shape[1], r = l->a.data ? l->a.shape[0] : 0;
-    if (!DPO__IS(l->w, 2, -1, -1, 0) || !DPO__MAY(l->b, 1, out, 0, 0)) return 0;
+    dpo_tensor w = l->w;
+    if (w.dtype == DPO_BF16) w.dtype = DPO_F32; /* as good */
+    if (!DPO__IS(w, 2, -1, -1, 0) || !DPO__MAY(l->b, 1, out, 0, 0)) return 0;
     if (!l->a.data != !l->bb.data) {
         dpo__fail(c, DPO_E_SHAPE, "%s: an adapter needs both a and bb", who);
         return 0;
@@ -13757,7 +13809,9 @@ static int dpo__linear_is(dpo_context *c, const char *who, const dpo_linear *l, 
 static dpo__linear dpo__linear_from(const dpo_linear *l) {
     dpo__linear k;
     memset(&k, 0, sizeof k);
-    k.w = dpo__f(l->w);
+    k.w = l->w.data;
+    k.dtype = l->w.dtype;
+    k.bf16 = k.dtype == DPO_BF16;
     k.b = dpo__f(l->b);
     k.lora_a = dpo__f(l->a);
     k.lora_b = dpo__f(l->bb);

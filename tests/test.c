@@ -13,6 +13,7 @@
 #include "oracle.h"
 
 #include "test_kernels.h"
+#include "test_gemm.h"
 #include "test_layers.h"
 #include "test_losses.h"
 #include "test_optimizer.h"
@@ -38,10 +39,10 @@ static const test tests[] = {T(math_floats),
                              T(kernels_values),
                              T(kernels_fma),
                              T(pool),
-                             T(products_scalar),
-                             T(products_avx2),
-                             T(products_avx512),
-                             T(products_values),
+                             T(gemm_sizes),
+                             T(gemm_special),
+                             T(gemm_blocks),
+                             T(gemm_values),
                              T(layer_embedding),
                              T(layer_norms),
                              T(layer_linear),

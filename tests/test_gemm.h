@@ -185,3 +185,17 @@ static void test_gemm_blocks(void) {
     dpo__fp_leave(env);
     gemm_close(contexts, n);
 }
+/* A plain double product: the chain is the right one, not only the same one. */
+static void test_gemm_values(void) {
+    dpo_context *c = dpo_open(NULL);
+    int64_t m = 19, n = 23, k = 41, i, j, p;
+    float *a = rng_floats(m * k, 1.0), *b = rng_floats(k * n, 1.0), *y = SCRATCH(float, m *n);
+    double *want = SCRATCH(double, m *n);
+    dpo__gemm g = dpo__gemm_of(m, n, k, a, k, 1, b, n, 1, y, n);
+    dpo__gemm_run(c, &g);
+    for (i = 0; i < m; i++)
+        for (j = 0; j < n; j++)
+            for (p = 0; p < k; p++) want[i * n + j] += (double)a[i * k + p] * (double)b[p * n + j];
+    CHECK_NEAR(relative_error(y, want, m * n), 0.0, 1e-6);
+    dpo_close(c);
+}

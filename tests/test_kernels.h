@@ -1,7 +1,9 @@
-/* test_kernels.h - arithmetic: functions against long double, every SIMD path against the scalar one,
-   matrix products against a plain chain. Uses dpo.h's internals. */
+/* test_kernels.h - arithmetic: functions against long double, every SIMD path against the scalar one, the pool.
+   Uses dpo.h's internals. */
 
-static const int all_paths[3] = {DPO_SIMD_SCALAR, DPO_SIMD_AVX2, DPO_SIMD_AVX512};
+#define PATHS 5
+static const int all_paths[PATHS] = {DPO_SIMD_SCALAR, DPO_SIMD_AVX2, DPO_SIMD_AVX512, DPO_SIMD_AVX512_BF16,
+                                     DPO_SIMD_NEON};
 
 /* ------------------------------------------------------------------ elementary functions */
 static double ulps(float got, long double want) {
@@ -154,7 +156,7 @@ static void test_kernels_rows(void) {
     int p, which, ran = 0;
     size_t l;
     CHECK(dpo__kernels_choose(&scalar, DPO_SIMD_SCALAR));
-    for (p = 1; p < 3; p++) {
+    for (p = 1; p < PATHS; p++) {
         if (!dpo__kernels_choose(&k, all_paths[p])) continue;
         for (l = 0; l < sizeof lengths / sizeof lengths[0]; l++)
             for (which = 0; which < 30; which++) {
@@ -227,75 +229,6 @@ static void test_kernels_fma(void) {
     }
 }
 
-/* ------------------------------------------------------------------ matrix products */
-static void naive_product(const dpo__gemm *g, float *c) {
-    int64_t i, j, p;
-    for (i = 0; i < g->m; i++)
-        for (j = 0; j < g->n; j++) {
-            float s = g->accumulate ? c[i * g->c_row + j] : g->bias ? g->bias[j] : 0.0f;
-            for (p = 0; p < g->k; p++)
-                s = dpo__num_fmaf(((const float *)g->a.data)[i * g->a.row + p * g->a.col],
-                                  ((const float *)g->b.data)[p * g->b.row + j * g->b.col], s);
-            c[i * g->c_row + j] = s;
-        }
-}
-/* One product in one stride form; form bit 0: A transposed, bit 1: B transposed; init 0 nothing, 1 bias,
-   2 accumulate. C lies in a wider matrix whose other columns must stay. */
-static void product_case(dpo_context *c, int64_t m, int64_t n, int64_t k, int form, int init) {
-    int64_t pad = 3, ca = (form & 1 ? m : k) + pad, cb = (form & 2 ? k : n) + pad, cc = n + 5, i;
-    float *a = rng_floats((form & 1 ? k : m) * ca + 1, 1.0), *b = rng_floats((form & 2 ? n : k) * cb + 1, 1.0);
-    float *bias = rng_floats(n, 1.0), *got = rng_floats(m * cc, 1.0), *want = SCRATCH(float, m *cc);
-    dpo__gemm g = dpo__gemm_of(m, n, k, a, form & 1 ? 1 : ca, form & 1 ? ca : 1, b, form & 2 ? 1 : cb,
-                               form & 2 ? cb : 1, got, cc);
-    char name[128];
-    for (i = 0; i < m * cc; i++) want[i] = got[i];
-    g.bias = init == 1 ? bias : NULL;
-    g.accumulate = init == 2;
-    naive_product(&g, want);
-    dpo__gemm_run(c, &g);
-    (void)snprintf(name, sizeof name, "%s %ld x %ld x %ld form %d init %d threads %d", c->kernels.name, (long)m,
-                   (long)n, (long)k, form, init, c->pool.n);
-    CHECK_CASE(!memcmp(want, got, (size_t)(m * cc) * 4), name);
-}
-static void products_of(int simd, int threads) {
-    static const int64_t shapes[][3] = {{1, 1, 1},     {1, 7, 3},    {3, 1, 17},   {7, 17, 33},  {12, 32, 16},
-                                        {13, 33, 17},  {5, 64, 64},  {33, 17, 1},  {2, 3, 0},    {25, 70, 129},
-                                        {17, 31, 385}, {6, 16, 768}, {193, 33, 5}, {3, 1030, 9}, {64, 48, 50}};
-    dpo_desc d;
-    dpo_context *c;
-    dpo__fpenv env;
-    size_t s;
-    int form, init;
-    memset(&d, 0, sizeof d);
-    d.simd = simd;
-    d.n_threads = threads;
-    c = dpo_open(&d);
-    if (!c) return;
-    env = dpo__fp_enter();
-    for (s = 0; s < sizeof shapes / sizeof shapes[0]; s++)
-        for (form = 0; form < 4; form++)
-            for (init = 0; init < 3; init++) product_case(c, shapes[s][0], shapes[s][1], shapes[s][2], form, init);
-    dpo__fp_leave(env);
-    dpo_close(c);
-    scratch_free();
-}
-static void test_products_scalar(void) { products_of(DPO_SIMD_SCALAR, 1); }
-static void test_products_avx2(void) { products_of(DPO_SIMD_AVX2, 2); }
-static void test_products_avx512(void) { products_of(DPO_SIMD_AVX512, 3); }
-/* A plain double product: the chain is the right one, not only the same one. */
-static void test_products_values(void) {
-    dpo_context *c = dpo_open(NULL);
-    int64_t m = 19, n = 23, k = 41, i, j, p;
-    float *a = rng_floats(m * k, 1.0), *b = rng_floats(k * n, 1.0), *y = SCRATCH(float, m *n);
-    double *want = SCRATCH(double, m *n);
-    dpo__gemm g = dpo__gemm_of(m, n, k, a, k, 1, b, n, 1, y, n);
-    dpo__gemm_run(c, &g);
-    for (i = 0; i < m; i++)
-        for (j = 0; j < n; j++)
-            for (p = 0; p < k; p++) want[i * n + j] += (double)a[i * k + p] * (double)b[p * n + j];
-    CHECK_NEAR(relative_error(y, want, m * n), 0.0, 1e-6);
-    dpo_close(c);
-}
 /* The pool runs every task once, whatever the numbers. */
 static void count_task(void *arg, int64_t task, int worker) {
     (void)worker;
