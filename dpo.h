@@ -4260,32 +4260,57 @@ static void dpo__activation_backward(dpo__activation *l, int64_t n) {
 }
 
 /* --- Output head with log-softmax ----------------------------------------------------------------
-   z = scale W h,   logp = z_t - max z - log sum exp(z - max z)      (the last two in double)
+   z = scale W h,   logp = z_t - M - log S
+   For blocks of DPO__HEAD_BLOCK columns m_b = max z, s_b = sum exp(z - m_b); then, in double,
+   M = max m_b,   S = sum_b s_b exp(m_b - M)
    dz_j = w scale (onehot_j - p_j) for weight w = d(loss)/d(logp)
    dh = (w scale) (onehot - p) W,   dW += (onehot - p)^T (w scale h)
-   The products are a linear layer's; here is what stands between them, for one tile of target rows:
-   z [R,V] is overwritten by onehot - p. A row's weight, times scale, enters where it is cheap: dh is scaled after its
-   product, and h before the one that gives dW. So a frozen head's dh needs no weight yet. */
+   The products are a linear layer's, a block of columns at a time, so that what follows finds a tile's logits in a cache;
+   here is what stands between them. z [R,V] is overwritten by onehot - p. A row's weight, times scale, enters where it
+   is cheap: dh is scaled after its product, and h before the one that gives dW. So a frozen head's dh needs no weight
+   yet. */
+
+#define DPO__HEAD_BLOCK 4096 /* a change would change bits */
 
 typedef struct dpo__head {
     dpo_context *c;
     int64_t rows, vocab, d;
     float scale;
-    float *z, *stats; /* [R,V], [R,2] */
+    float *z, *stats, *blocks; /* [R,V], [R,2]: M, S, [R,dpo__head_blocks,2]: m_b, s_b */
     const int32_t *token;
     double *logp;
+    int64_t first, last; /* the columns at hand */
 } dpo__head;
 
+static int64_t dpo__head_blocks(int64_t vocab) { return (vocab + DPO__HEAD_BLOCK - 1) / DPO__HEAD_BLOCK; }
+static void dpo__head_block_rows(void *arg, int64_t first, int64_t last, int worker) {
+    const dpo__head *l = (const dpo__head *)arg;
+    int64_t i, v, n;
+    (void)worker;
+    for (i = first; i < last; i++)
+        for (v = l->first; v < l->last; v += n) {
+            float *z = l->z + i * l->vocab + v;
+            n = dpo__min64(DPO__HEAD_BLOCK, l->last - v);
+            if (l->scale != 1.0f) l->c->kernels.scale(n, z, z, l->scale);
+            l->c->kernels.logsumexp(n, z, l->blocks + 2 * (i * dpo__head_blocks(l->vocab) + v / DPO__HEAD_BLOCK));
+        }
+}
 static void dpo__head_rows(void *arg, int64_t first, int64_t last, int worker) {
     const dpo__head *l = (const dpo__head *)arg;
-    int64_t i;
+    int64_t i, b, n = dpo__head_blocks(l->vocab);
     (void)worker;
     for (i = first; i < last; i++) {
-        float *z = l->z + i * l->vocab, *stats = l->stats + 2 * i;
-        if (l->scale != 1.0f) l->c->kernels.scale(l->vocab, z, z, l->scale);
-        l->c->kernels.logsumexp(l->vocab, z, stats);
+        const float *part = l->blocks + 2 * i * n;
+        double top = (double)part[0], sum = 0.0;
+        for (b = 1; b < n; b++) top = (double)part[2 * b] > top ? (double)part[2 * b] : top;
+        for (b = 0; b < n; b++) {
+            double share = (double)part[2 * b + 1] * dpo__num_exp((double)part[2 * b] - top);
+            sum = sum + share;
+        }
+        l->stats[2 * i] = (float)top;
+        l->stats[2 * i + 1] = (float)sum;
         if (l->token[i] >= 0) /* else nobody asks: the row is there for comparison */
-            l->logp[i] = ((double)z[l->token[i]] - (double)stats[0]) - dpo__num_log((double)stats[1]);
+            l->logp[i] = ((double)l->z[i * l->vocab + l->token[i]] - top) - dpo__num_log(sum);
     }
 }
 /* onehot - p */
@@ -4295,8 +4320,42 @@ static void dpo__head_back_rows(void *arg, int64_t first, int64_t last, int work
     (void)worker;
     for (i = first; i < last; i++) {
         float *z = l->z + i * l->vocab;
-        l->c->kernels.softmax_back(l->vocab, z, l->stats + 2 * i);
-        if (l->token[i] >= 0) z[l->token[i]] = 1.0f + z[l->token[i]];
+        l->c->kernels.softmax_back(l->last - l->first, z + l->first, l->stats + 2 * i);
+        if (l->token[i] >= l->first && l->token[i] < l->last) z[l->token[i]] = 1.0f + z[l->token[i]];
+    }
+}
+/* Columns first..last-1 of a head. Behind an adapter there are no blocks: its part of the chain comes last. */
+static int64_t dpo__head_next(dpo__head *h, const dpo__linear *w) {
+    h->first = h->last;
+    h->last = w->r ? h->vocab : dpo__min64(h->vocab, h->last + DPO__HEAD_BLOCK);
+    return h->first < h->vocab;
+}
+static dpo__linear dpo__head_part(const dpo__head *h, const dpo__linear *w) {
+    dpo__linear part = *w;
+    part.out = h->last - h->first;
+    part.w = w->dtype == DPO_BF16 ? (const void *)((const uint16_t *)w->w + h->first * w->in)
+                                  : (const void *)((const float *)w->w + h->first * w->in);
+    return part;
+}
+/* Log-probs of a tile's targets; x [R,d]. */
+static void dpo__head_forward(dpo__head *h, const dpo__linear *w, const float *x, float *lora) {
+    for (h->last = 0; dpo__head_next(h, w);) {
+        dpo__linear part = dpo__head_part(h, w);
+        dpo__linear_forward(h->c, &part, h->z + h->first, h->vocab, x, w->in, h->rows, lora);
+        dpo__split_run(h->c, h->rows, 1, dpo__head_block_rows, h);
+    }
+    dpo__split_run(h->c, h->rows, 1, dpo__head_rows, h);
+}
+/* dh [R,d], unless it is NULL, without weights; grad by x with weights. */
+static void dpo__head_backward(dpo__head *h, const dpo__linear *w, const dpo__linear_grad *grad, float *dh,
+                               const float *x, float *lora) {
+    for (h->last = 0; dpo__head_next(h, w);) {
+        dpo__linear part = dpo__head_part(h, w);
+        dpo__linear_grad g = *grad;
+        if (g.w) g.w += h->first * w->in;
+        dpo__split_run(h->c, h->rows, 1, dpo__head_back_rows, h);
+        dpo__linear_backward(h->c, &part, &g, dh, w->in, h->first > 0, h->z + h->first, h->vocab, x, w->in, h->rows,
+                             lora);
     }
 }
 /* y[i] = (weight[i] scale) x[i] for rows of d */
@@ -7190,7 +7249,7 @@ typedef struct dpo__run {
     float **scratch;
     /* a tile of target rows; head_dnorm: all of them if the head is frozen */
     int32_t *head_row, *head_token;
-    float *head_x, *head_norm, *head_stats, *head_dx, *head_dnorm, *logits, *logit_stats;
+    float *head_x, *head_norm, *head_stats, *head_dx, *head_dnorm, *logits, *logit_stats, *logit_blocks;
     double *head_logp, *head_weight;
     /* the batch at hand */
     const dpo_batch *batch;
@@ -7261,6 +7320,7 @@ static void dpo__run_layout_head(dpo__arena *a, const dpo_model_config *k, dpo__
     r->head_norm = DPO__CARVE(a, float, t *d);
     r->head_stats = DPO__CARVE(a, float, t * 2);
     r->logit_stats = DPO__CARVE(a, float, t * 2);
+    r->logit_blocks = DPO__CARVE(a, float, t * 2 * dpo__head_blocks(k->vocab_size));
     r->head_dx = DPO__CARVE(a, float, back *d);
     r->head_dnorm = DPO__CARVE(a, float, (r->head_frozen && r->train ? r->cap.targets : back) * d);
     r->logits = DPO__CARVE(a, float, t * k->vocab_size);
@@ -7807,14 +7867,13 @@ static dpo__norm dpo__head_gather(dpo__run *r, int64_t i, int64_t n) {
     dpo__norm_forward(&norm);
     return norm;
 }
-/* Their logits. */
+/* The head for them. */
 static dpo__head dpo__head_tile(dpo__run *r, int64_t i, int64_t n, dpo__linear *w) {
     int64_t layers = r->m->config.num_hidden_layers;
     dpo__head h;
     (void)dpo__head_gather(r, i, n);
     *w = dpo__model_linear(r->m, layers, r->m->config.tie_word_embeddings ? DPO__EMBED : DPO__HEAD);
     w->b = NULL;
-    dpo__linear_forward(r->c, w, r->logits, w->out, r->head_norm, w->in, n, r->lora);
     memset(&h, 0, sizeof h);
     h.c = r->c;
     h.rows = n;
@@ -7823,8 +7882,16 @@ static dpo__head dpo__head_tile(dpo__run *r, int64_t i, int64_t n, dpo__linear *
     h.scale = (float)r->m->config.output_scale;
     h.z = r->logits;
     h.stats = r->logit_stats;
+    h.blocks = r->logit_blocks;
     h.token = r->head_token;
     h.logp = r->head_logp;
+    return h;
+}
+/* Their logits alone, not scaled yet. */
+static dpo__head dpo__head_logits(dpo__run *r, int64_t i, int64_t n) {
+    dpo__linear w;
+    dpo__head h = dpo__head_tile(r, i, n, &w);
+    dpo__linear_forward(r->c, &w, h.z, h.vocab, r->head_norm, w.in, n, r->lora);
     return h;
 }
 /* The tile's logits to dh = (onehot - p) W, rows without their weights, and the head's own gradients with them
@@ -7835,9 +7902,8 @@ static void dpo__head_tile_back(dpo__run *r, const dpo__grads *g, dpo__head *h, 
     dpo__linear_grad grad =
         dpo__model_linear_grad(r->m, g, layers, r->m->config.tie_word_embeddings ? DPO__EMBED : DPO__HEAD);
     dpo__row_weights x = {r->c, h->d, r->head_norm, r->head_norm, weights, (double)h->scale};
-    dpo__split_run(r->c, h->rows, 1, dpo__head_back_rows, h);
     if (weights) dpo__split_run(r->c, h->rows, 1, dpo__row_weights_rows, &x);
-    dpo__linear_backward(r->c, w, &grad, dh, w->in, 0, h->z, h->vocab, r->head_norm, w->in, h->rows, r->lora);
+    dpo__head_backward(h, w, &grad, dh, r->head_norm, r->lora);
 }
 /* dh, with its weights, through the final norm into r->dx. */
 static void dpo__head_finish(dpo__run *r, const dpo__grads *g, dpo__norm *norm, float *dh) {
@@ -7896,7 +7962,7 @@ static void dpo__run_head(dpo__run *r, double *logps, double *weights, int64_t g
         end = dpo__head_end(r, i, weigh && !frozen ? group : 0);
         DPO_ASSERT(end > i);
         h = dpo__head_tile(r, i, end - i, &w);
-        dpo__split_run(r->c, h.rows, 1, dpo__head_rows, &h);
+        dpo__head_forward(&h, &w, r->head_norm, r->lora);
         for (j = i; j < end; j++) {
             double *sum = &logps[b->targets[j].sequence];
             if (b->targets[j].token >= 0) *sum = *sum + r->head_logp[j - i];
@@ -7993,10 +8059,9 @@ DPO_API dpo_result dpo_model_logits(dpo_model *m, const dpo_batch *b, float *log
     env = dpo__fp_enter();
     if (r && !dpo__run_forward(r, b))
         for (i = 0; i < b->n_targets; i += n) {
-            dpo__linear w;
             dpo__head h;
             n = dpo__min64(r->head_rows, b->n_targets - i);
-            h = dpo__head_tile(r, i, n, &w);
+            h = dpo__head_logits(r, i, n);
             m->c->kernels.scale(n * h.vocab, logits + i * h.vocab, h.z, h.scale);
         }
     dpo__fp_leave(env);
@@ -12196,14 +12261,13 @@ static void dpo__generation_draw(void *arg, int64_t first, int64_t last, int wor
 /* Feeds each active sequence's newest row and draws its next id. */
 static dpo_result dpo__generation_step(dpo__generation *t) {
     dpo_batch b;
-    dpo__linear w;
     dpo_result code;
     int64_t i;
     dpo__generation_admit(t);
     dpo__generation_batch(t, &b);
     code = dpo__run_forward(t->r, &b);
     if (code) return code;
-    (void)dpo__head_tile(t->r, 0, t->active, &w);
+    (void)dpo__head_logits(t->r, 0, t->active);
     dpo__split_run(t->r->c, t->active, 1, dpo__generation_draw, t);
     for (i = 0; i < t->active; i++)
         if (t->answer[i].drawn < 0)
@@ -14098,7 +14162,7 @@ static dpo_result dpo__head_call(dpo_context *c, const char *who, double *logps,
     dpo__linear_grad g;
     dpo__row_weights f = {c, w.shape[1], NULL, NULL, NULL, (double)(float)scale};
     dpo__fpenv env;
-    int64_t i, rows;
+    int64_t i, rows, blocks;
     float *z;
     double *scores;
     DPO__READY(c, c);
@@ -14106,7 +14170,9 @@ static dpo_result dpo__head_call(dpo_context *c, const char *who, double *logps,
         !DPO__MAY(dw, 2, w.shape[0], w.shape[1], 0) || dpo__ids_in(c, who, token, x.shape[0], w.shape[0]))
         return c->error.code;
     rows = dpo__min64(DPO__HEAD_ROWS, dpo__max64(x.shape[0], 1));
-    scores = (double *)dpo__get(c, (size_t)rows * (8 + 8 + 4 * (size_t)(w.shape[0] + w.shape[1])), "a tile of logits");
+    blocks = 2 * dpo__head_blocks(w.shape[0]);
+    scores = (double *)dpo__get(c, (size_t)rows * (8 + 8 + 4 * (size_t)(blocks + w.shape[0] + w.shape[1])),
+                                "a tile of logits");
     if (!scores) return DPO_E_MEMORY;
     z = (float *)(void *)(scores + rows);
     memset(&h, 0, sizeof h);
@@ -14122,23 +14188,21 @@ static dpo_result dpo__head_call(dpo_context *c, const char *who, double *logps,
     h.scale = (float)scale;
     h.logp = scores;
     h.stats = z;
-    h.z = z + 2 * rows;
+    h.blocks = z + 2 * rows;
+    h.z = h.blocks + blocks * rows;
     env = dpo__fp_enter();
     for (i = 0; i < x.shape[0]; i += rows) {
         float *xi = dpo__f(x) + i * l.in;
         h.rows = dpo__min64(rows, x.shape[0] - i);
         h.token = token + i;
-        dpo__linear_forward(c, &l, h.z, l.out, xi, l.in, h.rows, NULL);
-        dpo__split_run(c, h.rows, 1, dpo__head_rows, &h);
+        dpo__head_forward(&h, &l, xi, NULL);
         if (logps) memcpy(logps + i, scores, (size_t)h.rows * sizeof *scores);
         if (!weights) continue;
         f.x = xi;
         f.y = h.z + rows * l.out;
         f.weight = weights + i;
-        dpo__split_run(c, h.rows, 1, dpo__head_back_rows, &h);
         dpo__split_run(c, h.rows, 1, dpo__row_weights_rows, &f);
-        dpo__linear_backward(c, &l, &g, dx.data ? dpo__f(dx) + i * l.in : NULL, l.in, 0, h.z, l.out, f.y, l.in, h.rows,
-                             NULL);
+        dpo__head_backward(&h, &l, &g, dx.data ? dpo__f(dx) + i * l.in : NULL, f.y, NULL);
         f.x = f.y = dx.data ? dpo__f(dx) + i * l.in : NULL;
         if (dx.data) dpo__split_run(c, h.rows, 1, dpo__row_weights_rows, &f);
     }
