@@ -216,10 +216,7 @@ static int steps_open(steps *s, dpo_model *m, const int32_t *const *prompts, con
     s->rows = s->draws = 0;
     return 1;
 }
-static void steps_close(steps *s, dpo_context *c) {
-    dpo__put(c, s->t->r);
-    dpo__put(c, s->t);
-}
+static void steps_close(steps *s, dpo_context *c) { dpo__generation_close(c, s->t); }
 
 /* The logits themselves, cached and not, bit for bit. Two prompts, three samples each. */
 static void test_generate_logits(void) {
@@ -497,8 +494,7 @@ static void stop_case(dpo_context *c, dpo_model *m, const char *const *stop, int
         CHECK_CASE(got == want, text);
         if (want || got) break;
     }
-    dpo__put(c, t->r);
-    dpo__put(c, t);
+    dpo__generation_close(c, t);
 }
 static void test_generate_stop_strings(void) {
     static const char *const aab[1] = {"aab"};
