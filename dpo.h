@@ -3928,12 +3928,14 @@ static void dpo__rope_rows(void *arg, int64_t first, int64_t last, int worker) {
 
    Query head h uses key head h / (H/K). One unit of work is (tree, key head). The rows of a tile of
    queries, each with its H/K heads, are the rows of small products against the path's spans: pieces of
-   memory with strides, in the batch or in a cache, which keeps keys transposed: so one query reads them once, as they
-   lie. Scores, maxima, sums and chains over positions do not depend on how the path is cut. Kept for the backward pass: per row and head the maximum and the
+   memory, in the batch with a stride, in a cache a head's positions one behind the other, its keys as packed panels.
+   Scores, maxima, sums and chains over positions do not depend on how the path is cut. Kept for the backward pass: per row and head the maximum and the
    inverse sum, never a T x T matrix. */
 
 #define DPO__ATTENTION_TILE 64 /* query rows x heads of a group at a time */
 #define DPO__MAX_DEPTH      64 /* segments on a path */
+
+#define DPO__CACHE_ROWS 32 /* a multiple of every panel's columns */
 
 /* Rows of a segment that are asked for, and where they stand among all rows asked for. */
 typedef struct dpo__asked {
@@ -3954,8 +3956,8 @@ typedef struct dpo__attention {
     float *out, *stats; /* [asked rows, H*D], [asked rows, H, 2] */
     int64_t max_path;
     float **scratch; /* per worker: dpo__attention_scratch floats */
-    /* cached positions of segment s: from cache_first[s] on, of cache_k [K*D, rows] and cache_v [rows, K*D]; NULL without
-       a cache */
+    /* cached positions of segment s: from cache_first[s], a multiple of DPO__CACHE_ROWS, on: keys in panels
+       [K, rows / nr, D, nr], values [K, rows, D]; NULL without a cache */
     const float *cache_k, *cache_v;
     const int64_t *cache_first;
     int64_t cache_rows;
@@ -3965,9 +3967,9 @@ typedef struct dpo__attention {
 } dpo__attention;
 
 typedef struct dpo__span {
-    const float *k, *v;
+    const float *k, *panels, *v; /* keys as they lie, or in panels */
     float *dk, *dv;
-    int64_t k_row, k_col, v_row, count;
+    int64_t k_row, v_row, count;
 } dpo__span;
 
 /* Tile rows; floats of one worker's scratch: q, o, dq tiles, two score tiles. */
@@ -3991,23 +3993,21 @@ static int64_t dpo__attention_path(const dpo__attention *l, int32_t s, int64_t k
         const dpo_segment *g = &l->segments[chain[depth]];
         int64_t own = chain[depth] == s ? rows : g->length;
         if (g->past) {
-            int64_t at = l->cache_first[chain[depth]];
-            spans[n].k = l->cache_k + kv * l->dim * l->cache_rows + at;
-            spans[n].v = l->cache_v + (at * l->kv_heads + kv) * l->dim;
+            int64_t at = (kv * l->cache_rows + l->cache_first[chain[depth]]) * l->dim;
+            spans[n].k = spans[n].panels = l->cache_k + at;
+            spans[n].v = l->cache_v + at;
             spans[n].dk = spans[n].dv = NULL;
-            spans[n].k_row = 1;
-            spans[n].k_col = l->cache_rows;
-            spans[n].v_row = l->kv_heads * l->dim;
+            spans[n].k_row = spans[n].v_row = l->dim;
             spans[n++].count = g->past;
         }
         if (own) {
             int64_t k = g->first * l->k_row + kv * l->k_head, v = g->first * l->v_row + kv * l->v_head;
             spans[n].k = l->k + k;
+            spans[n].panels = NULL;
             spans[n].v = l->v + v;
             spans[n].dk = l->dk ? l->dk + k : NULL;
             spans[n].dv = l->dv ? l->dv + v : NULL;
             spans[n].k_row = l->k_row;
-            spans[n].k_col = 1;
             spans[n].v_row = l->v_row;
             spans[n++].count = own;
         }
@@ -4063,8 +4063,9 @@ static void dpo__attention_scores(const dpo__attention_part *t, float *to, const
     int i;
     for (i = 0; i < t->n_spans; i++) {
         const dpo__span *p = &t->spans[i];
-        dpo__gemm g = dpo__gemm_of(t->virtual_rows, p->count, l->dim, x, l->dim, 1, values ? p->v : p->k,
-                                   values ? 1 : p->k_col, values ? p->v_row : p->k_row, to + at, t->keys);
+        dpo__gemm g = dpo__gemm_of(t->virtual_rows, p->count, l->dim, x, l->dim, 1, values ? p->v : p->k, 1,
+                                   values ? p->v_row : p->k_row, to + at, t->keys);
+        if (!values) g.b_panels = p->panels;
         dpo__gemm_block(&l->c->kernels, &g, 0, g.m, 0, g.n, l->c->pack[t->worker]);
         at += p->count;
     }
@@ -4078,7 +4079,7 @@ static void dpo__attention_mix(const dpo__attention_part *t, float *to, const fl
     for (s = 0; s < t->n_spans; s++) {
         const dpo__span *p = &t->spans[s];
         dpo__gemm g = dpo__gemm_of(t->virtual_rows, l->dim, p->count, weights + at, t->keys, 1, values ? p->v : p->k,
-                                   values ? p->v_row : p->k_row, values ? 1 : p->k_col, to, l->dim);
+                                   values ? p->v_row : p->k_row, 1, to, l->dim);
         g.accumulate = s > 0;
         dpo__gemm_block(&l->c->kernels, &g, 0, g.m, 0, g.n, l->c->pack[t->worker]);
         at += p->count;
@@ -7213,7 +7214,7 @@ typedef struct dpo__run {
     int64_t n_asked;
     int32_t *asked_row, *asked_of;
     float *asked_x;
-    /* cached keys and values: per layer [K*D, cache_rows], [cache_rows, K*D]; first row of each segment's */
+    /* cached keys and values, per layer as attention has them; first row of each segment's */
     float *cache_k, *cache_v;
     int64_t cache_rows;
     const int64_t *cache_first;
@@ -7487,8 +7488,7 @@ static void dpo__run_rotate(const dpo__run *r, const dpo__attention *a, const fl
     l.heads = a->kv_heads;
     dpo__split_light(r->c, l.n, l.heads * k->rotary_dim, 1, dpo__rope_rows, &l);
 }
-/* The new rows' keys and values go behind what the cache has of their segment; keys transposed, few rows at a time so
-   that these stay near. */
+/* The new rows' keys and values go behind what the cache has of their segment. */
 typedef struct dpo__caching {
     const dpo__run *r;
     const dpo__attention *a;
@@ -7497,23 +7497,21 @@ typedef struct dpo__caching {
 static void dpo__caching_heads(void *arg, int64_t first, int64_t last, int worker) {
     const dpo__caching *t = (const dpo__caching *)arg;
     const dpo__attention *a = t->a;
-    int64_t s, i, i0, j, h, d = a->dim;
+    int64_t nr = a->c->kernels.product[0].nr, s, i, j, h, d = a->dim;
     (void)worker;
-    for (s = 0; s < t->r->batch->n_segments; s++) {
-        const dpo_segment *g = &t->r->batch->segments[s];
-        int64_t at = a->cache_first[s] + g->past;
-        for (h = first; h < last; h++) {
-            const float *k = a->k + g->first * a->k_row + h * a->k_head,
-                        *v = a->v + g->first * a->v_row + h * a->v_head;
-            float *to = t->k + h * d * a->cache_rows + at;
-            for (i0 = 0; i0 < g->length; i0 += 16)
-                for (j = 0; j < d; j++)
-                    for (i = i0; i < dpo__min64(i0 + 16, g->length); i++)
-                        to[j * a->cache_rows + i] = k[i * a->k_row + j];
-            for (i = 0; i < g->length; i++)
-                memcpy(t->v + ((at + i) * a->kv_heads + h) * d, v + i * a->v_row, (size_t)d * sizeof(float));
+    for (h = first; h < last; h++)
+        for (s = 0; s < t->r->batch->n_segments; s++) {
+            const dpo_segment *g = &t->r->batch->segments[s];
+            int64_t base = (h * a->cache_rows + a->cache_first[s]) * d;
+            for (i = 0; i < g->length; i++) {
+                const float *k = a->k + (g->first + i) * a->k_row + h * a->k_head;
+                int64_t at = g->past + i;
+                float *to = t->k + base + at / nr * nr * d + at % nr;
+                for (j = 0; j < d; j++) to[j * nr] = k[j];
+                memcpy(t->v + base + at * d, a->v + (g->first + i) * a->v_row + h * a->v_head,
+                       (size_t)d * sizeof(float));
+            }
         }
-    }
 }
 static void dpo__run_cache(const dpo__run *r, const dpo__attention *a) {
     dpo__caching t = {r, a, r->cache_k + (a->cache_k - r->cache_k), r->cache_v + (a->cache_v - r->cache_v)};
@@ -12094,7 +12092,7 @@ static void dpo__generation_text(dpo__generation *t, const dpo_generate_config *
 static void dpo__generation_plan(dpo_model *m, const dpo_generate_config *g, int64_t n, int64_t longest,
                                  dpo__generation *t, dpo__run *run) {
     const dpo_model_config *k = &m->config;
-    int64_t samples = g->num_return_sequences, cache;
+    int64_t samples = g->num_return_sequences, own, cache;
     int64_t bytes = 2 * (int64_t)sizeof(float) * k->num_hidden_layers * k->num_key_value_heads * k->head_dim;
     dpo__arena a = {NULL, 0};
     dpo__shape cap;
@@ -12102,25 +12100,26 @@ static void dpo__generation_plan(dpo_model *m, const dpo_generate_config *g, int
     memset(&cap, 0, sizeof cap);
     t->g = g;
     t->total = n * samples;
-    t->trunk_rows = longest - 1;
     t->positions = k->position == DPO_POSITION_LEARNED ? k->max_position_embeddings : INT64_MAX;
-    t->own_rows = dpo__min64(g->max_new_tokens, t->positions);
+    own = dpo__min64(g->max_new_tokens, t->positions);
+    t->trunk_rows = (longest - 1 + DPO__CACHE_ROWS - 1) / DPO__CACHE_ROWS * DPO__CACHE_ROWS;
+    t->own_rows = (own + DPO__CACHE_ROWS - 1) / DPO__CACHE_ROWS * DPO__CACHE_ROWS;
     cache = bytes * (t->trunk_rows / samples + t->own_rows); /* of a sequence */
     t->batch = g->batch ? g->batch : dpo__max64(1, dpo__min64(DPO__GENERATE_BATCH, DPO__GENERATE_CACHE / cache));
     t->batch = dpo__min64(dpo__min64(t->batch, t->total), INT32_MAX / 8);
     t->n_trunks = dpo__min64(dpo__min64(n, t->batch), (t->batch - 1) / samples + 2);
     dpo__generation_text(t, g);
-    cache = (t->n_trunks * t->trunk_rows + t->batch * t->own_rows) | 16; /* keys a power of two apart share few sets */
-    if (cache > INT64_MAX / bytes) cache = -1;                           /* no block is so large */
-    cap.rows = dpo__max64(t->trunk_rows + t->batch, DPO__GENERATE_ROWS);
+    cache = t->n_trunks * t->trunk_rows + t->batch * t->own_rows;
+    if (cache > INT64_MAX / bytes) cache = -1; /* no block is so large */
+    cap.rows = dpo__max64(longest - 1 + t->batch, DPO__GENERATE_ROWS);
     cap.segments = t->batch + t->n_trunks;
     cap.targets = cap.sequences = t->batch;
-    cap.path = dpo__min64(longest - 1 + t->own_rows, t->positions);
+    cap.path = dpo__min64(longest - 1 + own, t->positions);
     *run = dpo__run_plan(m, &cap, t->batch, cache);
     if (m->packed || g->pack < 0) return;
     dpo__model_panels(m, &a);
     if (g->pack || (!m->frozen && a.used <= DPO__GENERATE_PACKED &&
-                    (t->total + t->batch - 1) / t->batch * t->own_rows >= DPO__GENERATE_SHORT))
+                    (t->total + t->batch - 1) / t->batch * own >= DPO__GENERATE_SHORT))
         t->packed = a.used;
 }
 static void dpo__generation_carve(dpo__arena *a, dpo__generation *plan, const dpo__run *run) {
