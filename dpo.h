@@ -542,10 +542,10 @@ DPO_API dpo_model *dpo_model_copy(const dpo_model *m, const dpo_load_config *how
 DPO_API dpo_result dpo_model_set_precision(dpo_model *m, int precision);
 DPO_API int dpo_model_precision_of(const dpo_model *m);
 
-/* dpo_model_pack - a second copy of all matrices in the order in which products read them: generation and evaluation then
- * read memory as fast as it goes, also where the weights lie in a mapped file. 4 bytes an element in fp32, 2 in mixed
- * and bf16; no bit changes. It is the model's until dpo_model_unpack, another precision, or an update of a trainer that
- * moves the weights. Who writes into dpo_model_tensors calls it again. */
+/* dpo_model_pack - a second copy of all matrices in the order in which products read them: generation and evaluation
+ * then read memory as fast as it goes, also where the weights lie in a mapped file. 4 bytes an element in fp32, 2 in
+ * mixed and bf16; no bit changes. It is the model's until dpo_model_unpack, another precision, or an update of a
+ * trainer that moves the weights. Who writes into dpo_model_tensors calls it again. */
 DPO_API dpo_result dpo_model_pack(dpo_model *m);
 DPO_API void dpo_model_unpack(dpo_model *m);
 
@@ -3929,13 +3929,12 @@ static void dpo__rope_rows(void *arg, int64_t first, int64_t last, int worker) {
    Query head h uses key head h / (H/K). One unit of work is (tree, key head). The rows of a tile of
    queries, each with its H/K heads, are the rows of small products against the path's spans: pieces of
    memory, in the batch with a stride, in a cache a head's positions one behind the other, its keys as packed panels.
-   Scores, maxima, sums and chains over positions do not depend on how the path is cut. Kept for the backward pass: per row and head the maximum and the
-   inverse sum, never a T x T matrix. */
+   Scores, maxima, sums and chains over positions do not depend on how the path is cut. Kept for the backward pass: per
+   row and head the maximum and the inverse sum, never a T x T matrix. */
 
 #define DPO__ATTENTION_TILE 64 /* query rows x heads of a group at a time */
 #define DPO__MAX_DEPTH      64 /* segments on a path */
-
-#define DPO__CACHE_ROWS 32 /* a multiple of every panel's columns */
+#define DPO__CACHE_ROWS     32 /* a multiple of every panel's columns */
 
 /* Rows of a segment that are asked for, and where they stand among all rows asked for. */
 typedef struct dpo__asked {
