@@ -545,6 +545,13 @@ DPO_API dpo_model *dpo_model_copy(const dpo_model *m, const dpo_load_config *how
 DPO_API dpo_result dpo_model_set_precision(dpo_model *m, int precision);
 DPO_API int dpo_model_precision_of(const dpo_model *m);
 
+/* dpo_model_pack - a second copy of all matrices in the order in which products read them: generation and evaluation
+ * then read memory as fast as it goes, also where the weights lie in a mapped file. 4 bytes an element in fp32, 2 in
+ * mixed and bf16; no bit changes. It is the model's until dpo_model_unpack, another precision, or an update of a
+ * trainer that moves the weights. Who writes into dpo_model_tensors calls it again. */
+DPO_API dpo_result dpo_model_pack(dpo_model *m);
+DPO_API void dpo_model_unpack(dpo_model *m);
+
 /* dpo_model_create - random weights by the family's habit (normal with initializer_range, muP widths
    respected; norms one, biases zero), a function of config and seed alone. */
 DPO_API dpo_model *dpo_model_create(dpo_context *c, const dpo_model_config *config, uint64_t seed);
@@ -813,13 +820,28 @@ typedef struct dpo_generate_config {
     int64_t n_stop;
     const dpo_tokenizer *tokenizer;
     int64_t batch; /* sequences computed at a time; 0 = planned */
-    int *finish;   /* [n * num_return_sequences] DPO_FINISH_*, or NULL */
+    int pack;    /* weights packed for this call unless the model holds them so (dpo_model_pack): 1, -1 = never; 0 = if
+                      they are not frozen, take no more than 2 GiB, and that much is to be said that it pays */
+    int *finish; /* [n * num_return_sequences] DPO_FINISH_*, or NULL */
     /* Called with each id that goes into the output, as it is drawn; non-zero ends that sequence. */
     int (*on_token)(void *user, int64_t sequence, int32_t id);
     void *user;
 } dpo_generate_config;
 
 DPO_API dpo_generate_config dpo_generate_defaults(void);
+
+/* Bytes that dpo_generate takes beside the model. */
+typedef struct dpo_generation_plan {
+    uint64_t cache;     /* keys and values, F32 */
+    uint64_t workspace; /* a step's activations and logits */
+    uint64_t packed;    /* a packed copy of the weights, 0 if none is made */
+    uint64_t total;
+    int64_t batch; /* sequences at a time */
+} dpo_generation_plan;
+
+/* dpo_plan_generate - before it is done, for n >= 1 prompts, the longest one of `longest` ids. */
+DPO_API dpo_result dpo_plan_generate(dpo_model *m, int64_t n, int64_t longest, const dpo_generate_config *g,
+                                     dpo_generation_plan *out);
 
 /* dpo_generate - continue n prompts, with cached keys and values.
  *   prompts [n] pointers to n_prompt[i] >= 1 ids
@@ -3382,10 +3404,17 @@ static void dpo__split_task(void *arg, int64_t task, int worker) {
     int64_t last = dpo__min64(units * (task + 1) / s->parts * s->align, s->n);
     if (first < last) s->run(s->arg, first, last, worker);
 }
-static void dpo__split_run(dpo_context *c, int64_t n, int64_t align, dpo__range_fn run, void *arg) {
-    int64_t parts = dpo__min64((n + align - 1) / align, (int64_t)c->pool.n * DPO__SHARES);
-    dpo__split s = {run, arg, n, align, c->pool.n > 1 ? (int)parts : 1};
+static void dpo__split_parts(dpo_context *c, int64_t n, int64_t align, int64_t parts, dpo__range_fn run, void *arg) {
+    dpo__split s = {run, arg, n, align, c->pool.n > 1 ? (int)dpo__min64(parts, (int64_t)c->pool.n * DPO__SHARES) : 1};
     dpo__pool_run(&c->pool, s.parts, dpo__split_task, &s);
+}
+static void dpo__split_run(dpo_context *c, int64_t n, int64_t align, dpo__range_fn run, void *arg) {
+    dpo__split_parts(c, n, align, dpo__max64(1, (n + align - 1) / align), run, arg);
+}
+/* The same for a pass over n x width elements, so light that few of them are not worth waking the others. */
+#define DPO__LIGHT 4096
+static void dpo__split_light(dpo_context *c, int64_t n, int64_t width, int64_t align, dpo__range_fn run, void *arg) {
+    dpo__split_parts(c, n, align, 1 + n * width / DPO__LIGHT, run, arg);
 }
 
 /* ===========================================================================================
@@ -3761,7 +3790,7 @@ static void dpo__embedding_rows(void *arg, int64_t first, int64_t last, int work
         if (e->scale != 1.0f) e->c->kernels.scale(e->d, x, x, e->scale);
     }
 }
-static void dpo__embedding_forward(dpo__embedding *e) { dpo__split_run(e->c, e->n, 1, dpo__embedding_rows, e); }
+static void dpo__embedding_forward(dpo__embedding *e) { dpo__split_light(e->c, e->n, e->d, 1, dpo__embedding_rows, e); }
 
 /* dE[ids[n]] += scale dx[n],  dP[pos[n]] += scale dx[n], in row order */
 static void dpo__embedding_columns(void *arg, int64_t first, int64_t last, int worker) {
@@ -3817,7 +3846,7 @@ static void dpo__norm_rows(void *arg, int64_t first, int64_t last, int worker) {
         l->c->kernels.norm(l->d, l->y + n * l->d, x, l->stats + 2 * n, l->w, l->b);
     }
 }
-static void dpo__norm_forward(dpo__norm *l) { dpo__split_run(l->c, l->n, 1, dpo__norm_rows, l); }
+static void dpo__norm_forward(dpo__norm *l) { dpo__split_light(l->c, l->n, l->d, 1, dpo__norm_rows, l); }
 
 /* With g = dy w:  dx = rstd (g - mean(g) - xhat mean(g xhat))   (RMSNorm: without mean(g))
    dw += sum_n dy xhat,  db += sum_n dy */
@@ -3853,7 +3882,7 @@ static void dpo__norm_backward(dpo__norm *l) {
    one chain: bias, then k, then the adapter's r. */
 
 typedef struct dpo__linear {
-    const void *w;
+    const void *w, *panels; /* panels: NULL, or W^T packed for the forward product */
     const float *b, *lora_a, *lora_b;
     int64_t in, out, r;
     float scale;
@@ -3878,8 +3907,9 @@ static void dpo__linear_forward(dpo_context *c, const dpo__linear *l, float *y, 
     dpo__gemm g =
         dpo__gemm_of(n, l->out, l->in, x, x_row, 1, l->w, l->conv1d ? l->out : 1, l->conv1d ? 1 : l->in, y, y_row);
     g.bias = l->b;
-    g.b.dtype = l->dtype;
+    g.b.dtype = l->panels && !l->bf16 ? DPO_F32 : l->dtype; /* panels hold floats then */
     g.bf16 = l->bf16;
+    g.b_panels = l->panels;
     dpo__gemm_run(c, &g);
     if (!l->r) return;
     dpo__linear_adapter(c, l, h, x, x_row, n);
@@ -3971,12 +4001,13 @@ static void dpo__rope_rows(void *arg, int64_t first, int64_t last, int worker) {
 
    Query head h uses key head h / (H/K). One unit of work is (tree, key head). The rows of a tile of
    queries, each with its H/K heads, are the rows of small products against the path's spans: pieces of
-   memory with a stride, in the batch or in a cache. Scores, maxima, sums and chains over positions do
-   not depend on how the path is cut. Kept for the backward pass: per row and head the maximum and the
-   inverse sum, never a T x T matrix. */
+   memory, in the batch with a stride, in a cache a head's positions one behind the other, its keys as packed panels.
+   Scores, maxima, sums and chains over positions do not depend on how the path is cut. Kept for the backward pass: per
+   row and head the maximum and the inverse sum, never a T x T matrix. */
 
 #define DPO__ATTENTION_TILE 64 /* query rows x heads of a group at a time */
 #define DPO__MAX_DEPTH      64 /* segments on a path */
+#define DPO__CACHE_ROWS     32 /* a multiple of every panel's columns */
 
 /* Rows of a segment that are asked for, and where they stand among all rows asked for. */
 typedef struct dpo__asked {
@@ -3997,16 +4028,18 @@ typedef struct dpo__attention {
     float *out, *stats; /* [asked rows, H*D], [asked rows, H, 2] */
     int64_t max_path;
     float **scratch; /* per worker: dpo__attention_scratch floats */
-    /* cached positions of segment s: rows cache_first[s]... of [rows, K*D]; NULL without a cache */
+    /* cached positions of segment s: from cache_first[s], a multiple of DPO__CACHE_ROWS, on: keys in panels
+       [K, rows / nr, D, nr], values [K, rows, D]; NULL without a cache */
     const float *cache_k, *cache_v;
     const int64_t *cache_first;
+    int64_t cache_rows;
     /* backward */
     const float *dout;
     float *dq, *dk, *dv; /* laid out as q, k, v */
 } dpo__attention;
 
 typedef struct dpo__span {
-    const float *k, *v;
+    const float *k, *panels, *v; /* keys as they lie, or in panels */
     float *dk, *dv;
     int64_t k_row, v_row, count;
 } dpo__span;
@@ -4032,16 +4065,17 @@ static int64_t dpo__attention_path(const dpo__attention *l, int32_t s, int64_t k
         const dpo_segment *g = &l->segments[chain[depth]];
         int64_t own = chain[depth] == s ? rows : g->length;
         if (g->past) {
-            int64_t at = l->cache_first[chain[depth]] * l->kv_heads * l->dim + kv * l->dim;
-            spans[n].k = l->cache_k + at;
+            int64_t at = (kv * l->cache_rows + l->cache_first[chain[depth]]) * l->dim;
+            spans[n].k = spans[n].panels = l->cache_k + at;
             spans[n].v = l->cache_v + at;
             spans[n].dk = spans[n].dv = NULL;
-            spans[n].k_row = spans[n].v_row = l->kv_heads * l->dim;
+            spans[n].k_row = spans[n].v_row = l->dim;
             spans[n++].count = g->past;
         }
         if (own) {
             int64_t k = g->first * l->k_row + kv * l->k_head, v = g->first * l->v_row + kv * l->v_head;
             spans[n].k = l->k + k;
+            spans[n].panels = NULL;
             spans[n].v = l->v + v;
             spans[n].dk = l->dk ? l->dk + k : NULL;
             spans[n].dv = l->dv ? l->dv + v : NULL;
@@ -4103,6 +4137,7 @@ static void dpo__attention_scores(const dpo__attention_part *t, float *to, const
         const dpo__span *p = &t->spans[i];
         dpo__gemm g = dpo__gemm_of(t->virtual_rows, p->count, l->dim, x, l->dim, 1, values ? p->v : p->k, 1,
                                    values ? p->v_row : p->k_row, to + at, t->keys);
+        if (!values) g.b_panels = p->panels;
         dpo__gemm_block(&l->c->kernels, &g, 0, g.m, 0, g.n, l->c->pack[t->worker]);
         at += p->count;
     }
@@ -4213,7 +4248,12 @@ static void dpo__attention_backward_unit(void *arg, int64_t task, int worker) {
     dpo__attention_unit(l, task, worker, dpo__attention_backward_part);
 }
 static void dpo__attention_forward(dpo__attention *l) {
-    dpo__pool_run(&l->c->pool, l->n_trees * l->kv_heads, dpo__attention_forward_unit, l);
+    const dpo__asked *last = &l->asked[l->trees[l->n_trees] - 1];
+    int64_t i, tasks = l->n_trees * l->kv_heads, rows = last->at + last->count;
+    if (rows * l->max_path * l->heads * l->dim > 8 * DPO__LIGHT)
+        dpo__pool_run(&l->c->pool, tasks, dpo__attention_forward_unit, l);
+    else
+        for (i = 0; i < tasks; i++) dpo__attention_forward_unit(l, i, 0);
 }
 static void dpo__attention_backward(dpo__attention *l) {
     dpo__pool_run(&l->c->pool, l->n_trees * l->kv_heads, dpo__attention_backward_unit, l);
@@ -4253,7 +4293,7 @@ static void dpo__activation_back_part(void *arg, int64_t first, int64_t last, in
     else k->gelu_tanh_back(n, l->dx + first, l->dy + first, l->x + first);
 }
 static void dpo__activation_forward(dpo__activation *l, int64_t n) {
-    dpo__split_run(l->c, n, 16, dpo__activation_part, l);
+    dpo__split_light(l->c, n, 1, 16, dpo__activation_part, l);
 }
 static void dpo__activation_backward(dpo__activation *l, int64_t n) {
     dpo__split_run(l->c, n, 16, dpo__activation_back_part, l);
@@ -6163,6 +6203,7 @@ typedef struct dpo__param {
     void *data;
     int dtype;                    /* DPO_F32; matrices may be DPO_BF16, and lie in a mapped file */
     void *own;                    /* a block for the data, NULL: they lie in the model's or in a mapped file */
+    const void *panels;           /* the same packed for products, in the model's block of them, or NULL */
     int64_t rows, columns, count; /* as stored; columns 0: a vector */
     int id, layer, kind;
 } dpo__param;
@@ -6186,6 +6227,7 @@ struct dpo_model {
     int frozen;    /* the weights are not to move */
     int64_t n_params, n_values;
     dpo__param *params;
+    void *packed;       /* the block of all panels, or NULL */
     int32_t *of;        /* [layers + 1][DPO__N_TENSORS]: index of a parameter; row `layers`: the model's */
     float *slopes;      /* ALiBi [H] as in the file, else NULL */
     float *slopes_used; /* divided by alibi_factor */
@@ -6706,6 +6748,7 @@ DPO_API void dpo_model_free(dpo_model *m) {
     dpo__unmap(c, m);
     dpo__put(c, m->lora);
     dpo__put(c, m->config_text);
+    dpo__put(c, m->packed);
     dpo__put(c, m);
 }
 
@@ -6996,6 +7039,47 @@ DPO_API dpo_model *dpo_model_copy(const dpo_model *m, const dpo_load_config *how
     if (!m || m->c->error.code || dpo__model_precision_check(m->c, "dpo_model_copy", precision)) return NULL;
     return dpo__model_copy(m, precision, how && how->frozen);
 }
+
+/* --- a packed copy for products ---------------------------------------------------------------------- */
+
+/* Panels of every matrix that rows are multiplied by. Runs twice: with a NULL base it measures. */
+static void dpo__model_panels(dpo_model *m, dpo__arena *a) {
+    int bf16 = m->precision != DPO_PRECISION_FP32;
+    int64_t i;
+    for (i = 0; i < m->n_params; i++) {
+        dpo__param *p = &m->params[i];
+        int conv1d = m->config.conv1d && p->kind == DPO__MATRIX, head = p->kind == DPO__HEADMATRIX;
+        int64_t in = conv1d ? p->rows : p->columns, out = conv1d ? p->columns : p->rows;
+        dpo__operand w = {p->data, conv1d ? out : 1, conv1d ? 1 : in, p->dtype};
+        void *to;
+        if (p->kind != DPO__MATRIX && !head && !(p->id == DPO__EMBED && m->config.tie_word_embeddings)) continue;
+        to = DPO__CARVE(a, uint8_t, (int64_t)dpo__gemm_packed_size(&m->c->kernels, in, out, bf16));
+        if (!to) continue;
+        dpo__gemm_pack_all(m->c, w, in, out, bf16, to);
+        p->panels = to;
+    }
+}
+DPO_API void dpo_model_unpack(dpo_model *m) {
+    int64_t i;
+    if (!m || !m->packed) return;
+    for (i = 0; i < m->n_params; i++) m->params[i].panels = NULL;
+    dpo__put(m->c, m->packed);
+    m->packed = NULL;
+}
+DPO_API dpo_result dpo_model_pack(dpo_model *m) {
+    dpo__arena a = {NULL, 0};
+    dpo__fpenv env;
+    DPO__READY(m, m->c);
+    dpo_model_unpack(m);
+    dpo__model_panels(m, &a);
+    if (!dpo__arena_get(m->c, &a, "a packed copy of the weights")) return DPO_E_MEMORY;
+    m->packed = a.base;
+    env = dpo__fp_enter();
+    dpo__model_panels(m, &a);
+    dpo__fp_leave(env);
+    return DPO_OK;
+}
+
 DPO_API int dpo_model_precision_of(const dpo_model *m) { return m ? m->precision : DPO_PRECISION_FP32; }
 DPO_API dpo_result dpo_model_set_precision(dpo_model *m, int precision) {
     int64_t i;
@@ -7007,6 +7091,7 @@ DPO_API dpo_result dpo_model_set_precision(dpo_model *m, int precision) {
                              "dpo_model_set_precision: %s is kept in F32, bf16 needs BF16; give dpo_model_load_as or "
                              "dpo_model_copy a dpo_load_config with this precision",
                              m->params[i].name);
+    if (precision != m->precision) dpo_model_unpack(m);
     m->precision = precision;
     return DPO_OK;
 }
@@ -7259,7 +7344,7 @@ typedef struct dpo__run {
     int64_t n_asked;
     int32_t *asked_row, *asked_of;
     float *asked_x;
-    /* cached keys and values: per layer [cache_rows, K*D]; first row of each segment's */
+    /* cached keys and values, per layer as attention has them; first row of each segment's */
     float *cache_k, *cache_v;
     int64_t cache_rows;
     const int64_t *cache_first;
@@ -7402,6 +7487,7 @@ static dpo__linear dpo__model_linear(const dpo_model *m, int64_t layer, int id) 
     dpo__linear l;
     memset(&l, 0, sizeof l);
     l.w = w->data;
+    l.panels = w->panels;
     l.dtype = w->dtype;
     l.bf16 = m->precision != DPO_PRECISION_FP32;
     l.b = b ? dpo__param_f32(b) : NULL;
@@ -7507,6 +7593,7 @@ static dpo__attention dpo__run_attention(const dpo__run *r, int64_t layer, const
         l.cache_k = r->cache_k + layer * r->cache_rows * kd;
         l.cache_v = r->cache_v + layer * r->cache_rows * kd;
         l.cache_first = r->cache_first;
+        l.cache_rows = r->cache_rows;
     }
     return l;
 }
@@ -7526,28 +7613,40 @@ static void dpo__run_rotate(const dpo__run *r, const dpo__attention *a, const fl
     l.cosines = r->cosines;
     l.sines = r->sines;
     l.turn = turn;
-    dpo__split_run(r->c, l.n, 1, dpo__rope_rows, &l);
+    dpo__split_light(r->c, l.n, l.heads * k->rotary_dim, 1, dpo__rope_rows, &l);
     l.x = x + (a->k - qkv);
     l.head = a->k_head;
     l.heads = a->kv_heads;
-    dpo__split_run(r->c, l.n, 1, dpo__rope_rows, &l);
+    dpo__split_light(r->c, l.n, l.heads * k->rotary_dim, 1, dpo__rope_rows, &l);
 }
 /* The new rows' keys and values go behind what the cache has of their segment. */
-static void dpo__run_cache(const dpo__run *r, const dpo__attention *a) {
-    int64_t s, i, h, d = a->dim, kd = a->kv_heads * d;
-    float *to_k, *to_v;
-    for (s = 0; s < r->batch->n_segments; s++) {
-        const dpo_segment *g = &r->batch->segments[s];
-        for (i = 0; i < g->length; i++) {
-            int64_t at = (r->cache_first[s] + g->past + i) * kd, row = g->first + i;
-            to_k = r->cache_k + (a->cache_k - r->cache_k) + at;
-            to_v = r->cache_v + (a->cache_v - r->cache_v) + at;
-            for (h = 0; h < a->kv_heads; h++) {
-                memcpy(to_k + h * d, a->k + row * a->k_row + h * a->k_head, (size_t)d * sizeof(float));
-                memcpy(to_v + h * d, a->v + row * a->v_row + h * a->v_head, (size_t)d * sizeof(float));
+typedef struct dpo__caching {
+    const dpo__run *r;
+    const dpo__attention *a;
+    float *k, *v; /* the layer's */
+} dpo__caching;
+static void dpo__caching_heads(void *arg, int64_t first, int64_t last, int worker) {
+    const dpo__caching *t = (const dpo__caching *)arg;
+    const dpo__attention *a = t->a;
+    int64_t nr = a->c->kernels.product[0].nr, s, i, j, h, d = a->dim;
+    (void)worker;
+    for (h = first; h < last; h++)
+        for (s = 0; s < t->r->batch->n_segments; s++) {
+            const dpo_segment *g = &t->r->batch->segments[s];
+            int64_t base = (h * a->cache_rows + a->cache_first[s]) * d;
+            for (i = 0; i < g->length; i++) {
+                const float *k = a->k + (g->first + i) * a->k_row + h * a->k_head;
+                int64_t at = g->past + i;
+                float *to = t->k + base + at / nr * nr * d + at % nr;
+                for (j = 0; j < d; j++) to[j * nr] = k[j];
+                memcpy(t->v + base + at * d, a->v + (g->first + i) * a->v_row + h * a->v_head,
+                       (size_t)d * sizeof(float));
             }
         }
-    }
+}
+static void dpo__run_cache(const dpo__run *r, const dpo__attention *a) {
+    dpo__caching t = {r, a, r->cache_k + (a->cache_k - r->cache_k), r->cache_v + (a->cache_v - r->cache_v)};
+    dpo__split_light(r->c, a->kv_heads, r->batch->n_rows * a->dim, 1, dpo__caching_heads, &t);
 }
 /* x rounded to bf16, in place and, if there is a place, in `keep`; and back from there. */
 typedef struct dpo__rounding {
@@ -7567,7 +7666,7 @@ static void dpo__rounding_back(void *arg, int64_t first, int64_t last, int worke
 }
 static void dpo__run_round(const dpo__run *r, float *x, uint16_t *keep, int64_t n) {
     dpo__rounding t = {r->c, x, keep};
-    if (r->bf16) dpo__split_run(r->c, n, 16, dpo__rounding_range, &t);
+    if (r->bf16) dpo__split_light(r->c, n, 1, 16, dpo__rounding_range, &t);
 }
 static void dpo__run_unround(const dpo__run *r, float *x, uint16_t *keep, int64_t n) {
     dpo__rounding t = {r->c, x, keep};
@@ -7654,7 +7753,7 @@ static void dpo__residual_range(void *arg, int64_t first, int64_t last, int work
 }
 static void dpo__run_residual(const dpo__run *r, float *to, const float *x, const float *a, const float *b) {
     dpo__residual t = {r->c, to, x, a, b};
-    dpo__split_run(r->c, r->rows * r->m->config.hidden_size, 16, dpo__residual_range, &t);
+    dpo__split_light(r->c, r->rows * r->m->config.hidden_size, 1, 16, dpo__residual_range, &t);
 }
 
 /* Everything the backward pass needs of a layer; with `to` also its output. */
@@ -7985,37 +8084,42 @@ static void dpo__run_head(dpo__run *r, double *logps, double *weights, int64_t g
     if (frozen) dpo__head_frozen_back(r, g, weights);
 }
 
-/* A workspace of its own for one call. */
-static dpo__run *dpo__run_open(dpo_model *m, const dpo__shape *cap, int64_t head_rows, int64_t cache_rows) {
-    dpo_context *c = m->c;
-    dpo__arena a = {NULL, 0};
-    dpo__run plan, *r = NULL;
-    int64_t kd = (int64_t)m->config.num_key_value_heads * m->config.head_dim;
-    dpo__fpenv env;
-    int pass;
-    memset(&plan, 0, sizeof plan);
-    plan.c = c;
-    plan.m = m;
-    plan.cap = *cap;
-    plan.head_rows = head_rows;
-    plan.bf16 = m->precision != DPO_PRECISION_FP32;
-    plan.lora_r = m->lora ? m->lora->config.r : 0;
-    plan.cache_rows = cache_rows;
-    for (pass = 0; pass < 2; pass++) {
-        r = DPO__CARVE(&a, dpo__run, 1);
-        if (r) *r = plan;
-        else r = &plan;
-        r->cache_k = DPO__CARVE(&a, float, cache_rows *kd * m->config.num_hidden_layers);
-        r->cache_v = DPO__CARVE(&a, float, cache_rows *kd * m->config.num_hidden_layers);
-        dpo__run_layout(&a, &m->config, c->pool.n, r);
-        if (!pass && !dpo__arena_get(c, &a, "a forward pass")) return NULL;
-    }
-    r = (dpo__run *)(void *)a.base; /* it was carved first */
-    if (!cache_rows) r->cache_k = r->cache_v = NULL;
-    env = dpo__fp_enter();
-    dpo__run_tables(r);
-    dpo__fp_leave(env);
+/* A workspace of its own for one call: what it is for, its layout, and the block. */
+static dpo__run dpo__run_plan(dpo_model *m, const dpo__shape *cap, int64_t head_rows, int64_t cache_rows) {
+    dpo__run r;
+    memset(&r, 0, sizeof r);
+    r.c = m->c;
+    r.m = m;
+    r.cap = *cap;
+    r.head_rows = head_rows;
+    r.bf16 = m->precision != DPO_PRECISION_FP32;
+    r.lora_r = m->lora ? m->lora->config.r : 0;
+    r.cache_rows = cache_rows;
     return r;
+}
+static int64_t dpo__run_cached(const dpo__run *r) { /* floats */
+    const dpo_model_config *k = &r->m->config;
+    return r->cache_rows * k->num_hidden_layers * k->num_key_value_heads * k->head_dim;
+}
+static void dpo__run_carve(dpo__arena *a, dpo__run *plan) {
+    dpo__run *r = DPO__CARVE(a, dpo__run, 1); /* the first one */
+    if (r) *r = *plan;
+    else r = plan;
+    r->cache_k = DPO__CARVE(a, float, dpo__run_cached(r));
+    r->cache_v = DPO__CARVE(a, float, dpo__run_cached(r));
+    dpo__run_layout(a, &r->m->config, r->c->pool.n, r);
+    if (!r->cache_rows) r->cache_k = r->cache_v = NULL;
+}
+static dpo__run *dpo__run_open(dpo__run plan) {
+    dpo__arena a = {NULL, 0};
+    dpo__fpenv env;
+    dpo__run_carve(&a, &plan);
+    if (!dpo__arena_get(plan.c, &a, "a forward pass")) return NULL;
+    dpo__run_carve(&a, &plan);
+    env = dpo__fp_enter();
+    dpo__run_tables((dpo__run *)(void *)a.base);
+    dpo__fp_leave(env);
+    return (dpo__run *)(void *)a.base;
 }
 
 /* Longest path a model has positions for. */
@@ -8037,7 +8141,7 @@ static dpo__run *dpo__model_pass(dpo_model *m, const dpo_batch *b, const char *w
         return NULL;
     }
     if (dpo__batch_check(m->c, b, m->config.vocab_size, 0, &s) || dpo__model_path(m, s.path)) return NULL;
-    return dpo__run_open(m, &s, dpo__max64(1, dpo__min64(DPO__HEAD_ROWS, s.targets)), 0);
+    return dpo__run_open(dpo__run_plan(m, &s, dpo__max64(1, dpo__min64(DPO__HEAD_ROWS, s.targets)), 0));
 }
 DPO_API dpo_result dpo_model_logps(dpo_model *m, const dpo_batch *b, double *logps) {
     dpo__fpenv env;
@@ -12053,6 +12157,7 @@ typedef struct dpo__generation {
     dpo__fpenv env; /* the caller's */
     int64_t total, next, batch, active, n_trunks;
     int64_t trunk_rows, own_rows, positions; /* cache rows of a trunk and of an answer; most positions of a sequence */
+    size_t packed;                           /* bytes of the model's panels, made for this generation, or 0 */
     size_t tail, text_size;
     char *text;            /* a tail and what one id adds */
     dpo__answer *answer;   /* [batch] active ones first, in order; the others hold free slots */
@@ -12116,45 +12221,72 @@ static void dpo__generation_text(dpo__generation *t, const dpo_generate_config *
 #define DPO__GENERATE_BATCH 32                 /* sequences at a time where none are asked for, */
 #define DPO__GENERATE_CACHE ((int64_t)1 << 30) /* fewer if their cache would take more bytes */
 
+#define DPO__GENERATE_PACKED ((size_t)2 << 30) /* bytes that a packed copy may take unasked, */
+#define DPO__GENERATE_SHORT  32                /* steps that do not repay it */
+
 /* n prompts of at most `longest` ids: batch, trunks and cache, which decide no bit. */
-static dpo__generation *dpo__generation_open(dpo_model *m, const dpo_generate_config *g, int64_t n, int64_t longest) {
+static void dpo__generation_plan(dpo_model *m, const dpo_generate_config *g, int64_t n, int64_t longest,
+                                 dpo__generation *t, dpo__run *run) {
     const dpo_model_config *k = &m->config;
-    int64_t samples = g->num_return_sequences, rows, cache;
+    int64_t samples = g->num_return_sequences, own, cache;
     int64_t bytes = 2 * (int64_t)sizeof(float) * k->num_hidden_layers * k->num_key_value_heads * k->head_dim;
-    dpo__arena a;
-    dpo__generation plan, *t = NULL;
+    dpo__arena a = {NULL, 0};
     dpo__shape cap;
-    int pass;
-    memset(&a, 0, sizeof a);
-    memset(&plan, 0, sizeof plan);
+    memset(t, 0, sizeof *t);
     memset(&cap, 0, sizeof cap);
-    plan.g = g;
-    plan.total = n * samples;
-    plan.trunk_rows = longest - 1;
-    plan.positions = k->position == DPO_POSITION_LEARNED ? k->max_position_embeddings : INT64_MAX;
-    plan.own_rows = dpo__min64(g->max_new_tokens, plan.positions);
-    cache = bytes * (plan.trunk_rows / samples + plan.own_rows); /* of a sequence */
-    plan.batch = g->batch ? g->batch : dpo__max64(1, dpo__min64(DPO__GENERATE_BATCH, DPO__GENERATE_CACHE / cache));
-    plan.batch = dpo__min64(dpo__min64(plan.batch, plan.total), INT32_MAX / 8);
-    plan.n_trunks = dpo__min64(dpo__min64(n, plan.batch), (plan.batch - 1) / samples + 2);
-    dpo__generation_text(&plan, g);
-    rows = dpo__max64(plan.trunk_rows + plan.batch, DPO__GENERATE_ROWS);
-    cache = plan.n_trunks * plan.trunk_rows + plan.batch * plan.own_rows;
+    t->g = g;
+    t->total = n * samples;
+    t->positions = k->position == DPO_POSITION_LEARNED ? k->max_position_embeddings : INT64_MAX;
+    own = dpo__min64(g->max_new_tokens, t->positions);
+    t->trunk_rows = (longest - 1 + DPO__CACHE_ROWS - 1) / DPO__CACHE_ROWS * DPO__CACHE_ROWS;
+    t->own_rows = (own + DPO__CACHE_ROWS - 1) / DPO__CACHE_ROWS * DPO__CACHE_ROWS;
+    cache = bytes * (t->trunk_rows / samples + t->own_rows); /* of a sequence */
+    t->batch = g->batch ? g->batch : dpo__max64(1, dpo__min64(DPO__GENERATE_BATCH, DPO__GENERATE_CACHE / cache));
+    t->batch = dpo__min64(dpo__min64(t->batch, t->total), INT32_MAX / 8);
+    t->n_trunks = dpo__min64(dpo__min64(n, t->batch), (t->batch - 1) / samples + 2);
+    dpo__generation_text(t, g);
+    cache = t->n_trunks * t->trunk_rows + t->batch * t->own_rows;
     if (cache > INT64_MAX / bytes) cache = -1; /* no block is so large */
-    for (pass = 0; pass < 2; pass++) {
-        a.used = 0;
-        t = DPO__CARVE(&a, dpo__generation, 1);
-        if (t) *t = plan;
-        else t = &plan;
-        dpo__generation_layout(&a, t, g, k->vocab_size, rows, m->c->pool.n);
-        if (!pass && !(a.base = (uint8_t *)dpo__get(m->c, a.used, "generation"))) return NULL;
-    }
-    t = (dpo__generation *)(void *)a.base; /* it was carved first */
-    cap.rows = rows;
+    cap.rows = dpo__max64(longest - 1 + t->batch, DPO__GENERATE_ROWS);
     cap.segments = t->batch + t->n_trunks;
     cap.targets = cap.sequences = t->batch;
-    cap.path = dpo__min64(longest - 1 + t->own_rows, t->positions);
-    t->r = dpo__run_open(m, &cap, t->batch, cache);
+    cap.path = dpo__min64(longest - 1 + own, t->positions);
+    *run = dpo__run_plan(m, &cap, t->batch, cache);
+    if (m->packed || g->pack < 0) return;
+    dpo__model_panels(m, &a);
+    if (g->pack || (!m->frozen && a.used <= DPO__GENERATE_PACKED &&
+                    (t->total + t->batch - 1) / t->batch * own >= DPO__GENERATE_SHORT))
+        t->packed = a.used;
+}
+static void dpo__generation_carve(dpo__arena *a, dpo__generation *plan, const dpo__run *run) {
+    dpo__generation *t = DPO__CARVE(a, dpo__generation, 1); /* the first one */
+    if (t) *t = *plan;
+    else t = plan;
+    dpo__generation_layout(a, t, t->g, run->m->config.vocab_size, run->cap.rows, run->c->pool.n);
+}
+/* Gives back what dpo__generation_open took. */
+static void dpo__generation_close(dpo_context *c, dpo__generation *t) {
+    if (t->packed) dpo_model_unpack(t->r->m);
+    dpo__put(c, t->r);
+    dpo__put(c, t);
+}
+static dpo__generation *dpo__generation_open(dpo_model *m, const dpo_generate_config *g, int64_t n, int64_t longest) {
+    dpo__arena a = {NULL, 0};
+    dpo__generation plan, *t;
+    dpo__run run;
+    dpo__generation_plan(m, g, n, longest, &plan, &run);
+    dpo__generation_carve(&a, &plan, &run);
+    if (!dpo__arena_get(m->c, &a, "generation")) return NULL;
+    dpo__generation_carve(&a, &plan, &run);
+    t = (dpo__generation *)(void *)a.base;
+    t->r = dpo__run_open(run);
+    if (t->r && t->packed && dpo_model_pack(m)) {
+        t->packed = 0;
+        if (g->pack) {
+            dpo__put(m->c, t->r);
+            t->r = NULL;
+        } else dpo_clear(m->c); /* it goes without */
+    }
     if (!t->r) {
         dpo__put(m->c, t);
         return NULL;
@@ -12358,6 +12490,8 @@ static dpo_result dpo__generate_options(dpo_context *c, const dpo_generate_confi
         dpo__generate_range(c, "min_p", g->min_p, g->min_p >= 0.0 && g->min_p < 1.0,
                             "a number from 0 (off) to below 1") ||
         dpo__generate_range(c, "batch", (double)g->batch, g->batch >= 0, "0 (planned) or more") ||
+        dpo__generate_range(c, "pack", (double)g->pack, g->pack >= -1 && g->pack <= 1,
+                            "1 (always), 0 (planned) or -1 (never)") ||
         dpo__generate_range(c, "n_stop_ids", (double)g->n_stop_ids, g->n_stop_ids >= 0, "0 or more") ||
         dpo__generate_range(c, "n_stop", (double)g->n_stop, g->n_stop >= 0, "0 or more"))
         return c->error.code;
@@ -12436,9 +12570,37 @@ DPO_API dpo_result dpo_generate(dpo_model *m, const int32_t *const *prompts, con
         if (!code) dpo__generation_take(t);
     }
     dpo__fp_leave(t->env);
-    dpo__put(m->c, t->r);
-    dpo__put(m->c, t);
+    dpo__generation_close(m->c, t);
     return code;
+}
+DPO_API dpo_result dpo_plan_generate(dpo_model *m, int64_t n, int64_t longest, const dpo_generate_config *g,
+                                     dpo_generation_plan *out) {
+    dpo_generate_config k;
+    dpo__generation t;
+    dpo__run run;
+    dpo__arena a = {NULL, 0};
+    const int64_t most = INT32_MAX / 2;
+    DPO__READY(m, m->c);
+    k = g ? *g : dpo_generate_defaults();
+    if (dpo__generate_options(m->c, &k)) return m->c->error.code;
+    if (n < 1 || n > most || longest < 1 || longest > most || !out)
+        return dpo__fail(m->c, DPO_E_ARG,
+                         "dpo_plan_generate: %ld prompts of up to %ld ids, out %s; expected 1 to 2^30 - 1 of each, and "
+                         "room for the answer",
+                         (long)n, (long)longest, out ? "given" : "NULL");
+    if (dpo__model_path(m, longest)) return m->c->error.code;
+    dpo__generation_plan(m, &k, n, longest, &t, &run);
+    dpo__generation_carve(&a, &t, &run);
+    dpo__run_carve(&a, &run);
+    if (a.used > SIZE_MAX / 4 || t.packed > SIZE_MAX / 4)
+        return dpo__fail(m->c, DPO_E_MEMORY, "dpo_plan_generate: %ld prompts of up to %ld ids fit into no memory",
+                         (long)n, (long)longest);
+    out->batch = t.batch;
+    out->packed = t.packed;
+    out->cache = 2 * (uint64_t)dpo__run_cached(&run) * sizeof(float);
+    out->workspace = a.used - out->cache;
+    out->total = a.used + out->packed;
+    return DPO_OK;
 }
 
 /* Bytes of text before the first stop string, and at most `most`, where no character is cut. */
@@ -12885,7 +13047,7 @@ DPO_API dpo_result dpo_reference_compute(dpo_model *m, dpo_data *d) {
         logps = DPO__CARVE(&a, double, cap.sequences);
         if (!pass && !dpo__arena_get(c, &a, "reference batches")) return DPO_E_MEMORY;
     }
-    run = dpo__run_open(m, &cap, dpo__min64(DPO__HEAD_ROWS, cap.targets), 0);
+    run = dpo__run_open(dpo__run_plan(m, &cap, dpo__min64(DPO__HEAD_ROWS, cap.targets), 0));
     if (run) {
         dpo__fpenv env = dpo__fp_enter();
         r = dpo__reference_pass(run, &b, logps, d, env);
@@ -13199,6 +13361,7 @@ static dpo_result dpo__trainer_move(dpo_trainer *t, double *grad_norm) {
         j.rounding = t->m->precision == DPO_PRECISION_BF16 && !t->m->lora;
         dpo__optimizer_run(&j, p->count);
     }
+    if (!t->m->lora) dpo_model_unpack(t->m); /* a packed copy would be of the weights before */
     t->step++;
     return DPO_OK;
 }

@@ -202,6 +202,7 @@ answers="$chat --model $out/sft --max-new-tokens 12 --seed 7"
 $answers --prompt abc --n 4 --json >"$out/four" 2>"$out/err" </dev/null
 $answers --prompt abc --json >"$out/single" 2>"$out/err" </dev/null
 [ "$(head -n 1 "$out/four")" = "$(cat "$out/single")" ] && ok || bad "the first of four answers is the only one's"
+[ "$($answers --prompt abc --json --pack 2>"$out/err" </dev/null)" = "$(cat "$out/single")" ] && ok || bad "packed weights say the same"
 grep -c '"index":[0-3]}' "$out/four" | grep -q '^4$' && ok || bad "answers say which they are"
 printf 'a\000b\r\nc\n' >"$out/nul"
 says "a line with a zero byte" '"prompt":"a.u0000b"' "$out/nul" $answers --json

@@ -216,10 +216,7 @@ static int steps_open(steps *s, dpo_model *m, const int32_t *const *prompts, con
     s->rows = s->draws = 0;
     return 1;
 }
-static void steps_close(steps *s, dpo_context *c) {
-    dpo__put(c, s->t->r);
-    dpo__put(c, s->t);
-}
+static void steps_close(steps *s, dpo_context *c) { dpo__generation_close(c, s->t); }
 
 /* The logits themselves, cached and not, bit for bit. Two prompts, three samples each. */
 static void test_generate_logits(void) {
@@ -395,6 +392,202 @@ static void test_generate_independent(void) {
         }
 }
 
+/* ------------------------------------------------------------------ weights in every storage, packed or not */
+#define GEN_LONG 40 /* own rows in more than one panel of keys */
+enum { WAY_PLAIN, WAY_PACK, WAY_MODEL, WAY_FILE, WAY_FILE_PACK, WAYS };
+static const char *const way_names[WAYS] = {"plain", "packed for the call", "packed", "file", "file, packed"};
+
+static dpo_model *way_model(dpo_context *c, memfs *fs, int family, int precision, int way) {
+    dpo_model *first = tiny_model(c, fs, family, 5), *m = first;
+    dpo_load_config how = {0, 0};
+    how.precision = precision;
+    how.frozen = way >= WAY_FILE;
+    if (how.frozen) {
+        CHECK_OK(c, dpo_model_save(first, "way", precision == DPO_PRECISION_BF16 ? DPO_BF16 : DPO_F32));
+        m = dpo_model_load_as(c, "way", &how);
+    } else if (precision == DPO_PRECISION_BF16) m = dpo_model_copy(first, &how);
+    else CHECK_OK(c, dpo_model_set_precision(m, precision));
+    CHECK_OK(c, m ? 0 : -1);
+    if (m != first) dpo_model_free(first);
+    if (m && way == WAY_MODEL) CHECK_OK(c, dpo_model_pack(m));
+    return m;
+}
+static void way_prompts(int32_t ids[2][32], const int32_t **prompts, int64_t *lengths) {
+    int i;
+    for (i = 0; i < 2; i++) {
+        tiny_ids(ids[i], 32, (uint64_t)(770 + i), TINY_VOCAB);
+        prompts[i] = ids[i];
+    }
+    lengths[0] = 19;
+    lengths[1] = 2;
+}
+/* Two prompts, two samples each, a step at a time: every id and every logit is what the whole text gave. */
+static void way_case(int family, int precision, int way, int threads, int simd, int64_t batch, const int32_t *want,
+                     const float *z) {
+    memfs *fs = memfs_new();
+    dpo_desc d;
+    dpo_context *c;
+    dpo_model *m;
+    steps *s = SCRATCH(steps, 1);
+    int32_t ids[2][32];
+    const int32_t *prompts[2];
+    int64_t lengths[2], i, done = 0;
+    char text[128];
+    dpo__fpenv env;
+    memset(&d, 0, sizeof d);
+    d.n_threads = threads;
+    d.simd = simd;
+    d.io = &fs->io;
+    c = dpo_open(&d);
+    (void)snprintf(text, sizeof text, "%s precision %d %s threads %d simd %d batch %ld", tiny_names[family], precision,
+                   way_names[way], threads, simd, (long)batch);
+    if (!c) { /* a path that this CPU has not */
+        memfs_free(fs);
+        return;
+    }
+    m = way_model(c, fs, family, precision, way);
+    way_prompts(ids, prompts, lengths);
+    s->g = dpo_generate_defaults();
+    s->g.max_new_tokens = GEN_LONG;
+    s->g.num_return_sequences = 2;
+    s->g.batch = batch;
+    s->g.pack = way == WAY_PACK || way == WAY_FILE_PACK ? 1 : -1;
+    if (!m || !steps_open(s, m, prompts, lengths, 2)) return;
+    CHECK_CASE((m->packed != NULL) == (way != WAY_PLAIN && way != WAY_FILE), text);
+    env = dpo__fp_enter();
+    while (s->t->active || s->t->next < s->t->total) {
+        if (!CHECK_OK(c, dpo__generation_step(s->t))) break;
+        for (i = 0; i < s->t->active; i++, done++) {
+            int64_t at = s->t->answer[i].sequence * GEN_LONG + s->n_out[s->t->answer[i].sequence];
+            CHECK_CASE(s->t->answer[i].drawn == want[at], text);
+            CHECK_CASE(!memcmp(s->t->r->logits + i * TINY_VOCAB, z + at * TINY_VOCAB, sizeof(float) * TINY_VOCAB),
+                       text);
+        }
+        dpo__generation_take(s->t);
+    }
+    dpo__fp_leave(env);
+    CHECK_CASE(done == 4 * GEN_LONG, text);
+    steps_close(s, c);
+    CHECK_CASE((m->packed != NULL) == (way == WAY_MODEL), text);
+    dpo_close(c);
+    memfs_free(fs);
+}
+static void test_generate_packed(void) {
+    static const int threads[4] = {2, 1, 3, 5};
+    int f, p, w, i, k;
+    for (f = 0; f < TINY_FAMILIES; f++)
+        for (p = 0; p < 3; p++) {
+            memfs *fs = memfs_new();
+            dpo_context *c = tiny_open(fs, NULL, 1, 0);
+            dpo_model *m = way_model(c, fs, f, p, WAY_PLAIN);
+            dpo_generate_config g = dpo_generate_defaults();
+            int32_t ids[2][32], *want = SCRATCH(int32_t, 4 * GEN_LONG);
+            const int32_t *prompts[2];
+            int64_t lengths[2];
+            float *z = SCRATCH(float, 4 * GEN_LONG * TINY_VOCAB);
+            way_prompts(ids, prompts, lengths);
+            for (i = 0; i < 4; i++)
+                recompute(c, m, ids[i / 2], lengths[i / 2], GEN_LONG, &g, i, want + i * GEN_LONG,
+                          z + i * GEN_LONG * TINY_VOCAB);
+            for (w = 0; w < WAYS; w++) {
+                for (k = DPO_SIMD_SCALAR; k <= DPO_SIMD_NEON; k++) way_case(f, p, w, 1, k, 8, want, z);
+                for (i = 0; i < (f % 3 ? 1 : 4); i++) way_case(f, p, w, threads[i], 0, i % 2 ? 8 : 1, want, z);
+            }
+            dpo_close(c);
+            memfs_free(fs);
+            scratch_free();
+        }
+}
+/* A packed copy does not outlive its weights: training and another precision drop it, adapters leave it alone. */
+static void test_generate_packed_state(void) {
+    int lora;
+    for (lora = 0; lora < 2; lora++) {
+        memfs *fs = memfs_new();
+        dpo_context *c = tiny_open(fs, NULL, 2, 0);
+        dpo_model *m = tiny_model(c, fs, 0, 5);
+        dpo_data *d = tiny_data(c, 0, 0, 4);
+        dpo_train_config k = dpo_train_defaults(DPO_SFT);
+        dpo_trainer *t;
+        dpo_metrics metrics;
+        dpo_generate_config g = dpo_generate_defaults();
+        int32_t ids[4] = {1, 2, 3, 4}, want[GEN], got[GEN];
+        const int32_t *prompt = ids;
+        int64_t n = 4, made = 0, count, i;
+        dpo_tensor *w;
+        if (lora) tiny_lora(c, m, 0, 3, 1, 9);
+        g.max_new_tokens = GEN;
+        k.batch_size = 4;
+        k.max_steps = 1;
+        k.learning_rate = 0.1;
+        CHECK_OK(c, dpo_model_pack(m));
+        t = dpo_trainer_create(m, d, &k);
+        CHECK_OK(c, t ? dpo_trainer_step(t, &metrics) : -1);
+        CHECK((m->packed != NULL) == lora);
+        dpo_trainer_free(t);
+        CHECK_OK(c, dpo_generate(m, &prompt, &n, 1, &g, want, &made));
+        CHECK_OK(c, dpo_model_pack(m));
+        CHECK_OK(c, dpo_generate(m, &prompt, &n, 1, &g, got, &made));
+        CHECK_SAME(want, got, sizeof got);
+        count = tiny_tensors(m, 0, &w); /* written by hand: packed again */
+        for (i = 0; i < count; i++) *(float *)w[i].data += 1.0f;
+        CHECK_OK(c, dpo_model_pack(m));
+        CHECK_OK(c, dpo_generate(m, &prompt, &n, 1, &g, want, &made));
+        dpo_model_unpack(m);
+        dpo_model_unpack(m);
+        CHECK_OK(c, dpo_generate(m, &prompt, &n, 1, &g, got, &made));
+        CHECK_SAME(want, got, sizeof got);
+        CHECK_OK(c, dpo_model_pack(m));
+        CHECK_OK(c, dpo_model_set_precision(m, DPO_PRECISION_MIXED));
+        CHECK(!m->packed);
+        dpo_close(c);
+        memfs_free(fs);
+        scratch_free();
+    }
+    CHECK(dpo_model_pack(NULL) == DPO_E_ARG);
+    dpo_model_unpack(NULL);
+}
+/* The plan's bytes are those that generation then holds; when a copy is made unasked. */
+static void test_generate_plan(void) {
+    int f, p, pack, samples;
+    for (f = 0; f < TINY_FAMILIES; f++)
+        for (p = 0; p < 2; p++)
+            for (pack = -1; pack < 2; pack++)
+                for (samples = 1; samples < 4; samples += 2) {
+                    memfs *fs = memfs_new();
+                    dpo_context *c = tiny_open(fs, NULL, 2, 0);
+                    dpo_model *m = way_model(c, fs, f, p ? DPO_PRECISION_BF16 : DPO_PRECISION_FP32, WAY_PLAIN);
+                    dpo_generate_config g = dpo_generate_defaults();
+                    dpo_generation_plan plan, other;
+                    dpo__generation *t;
+                    size_t before = c->memory.in_use, took;
+                    g.max_new_tokens = 33;
+                    g.num_return_sequences = samples;
+                    g.pack = pack;
+                    CHECK_OK(c, dpo_plan_generate(m, 5, 20, &g, &plan));
+                    CHECK(c->memory.in_use == before);
+                    t = dpo__generation_open(m, &g, 5, 20);
+                    if (!CHECK_OK(c, t ? 0 : -1)) return;
+                    took = c->memory.in_use - before;
+                    CHECK(plan.total <= took && took <= plan.total + 3 * (DPO__BLOCK_HEADER + DPO__ALIGN));
+                    CHECK(plan.total == plan.cache + plan.workspace + plan.packed && plan.batch == t->batch);
+                    CHECK((plan.packed > 0) == (pack >= 0) && plan.cache > 0 && plan.workspace > 0);
+                    dpo__generation_close(c, t);
+                    CHECK(c->memory.in_use == before);
+                    g.max_new_tokens = 31; /* too short to repay it */
+                    CHECK_OK(c, dpo_plan_generate(m, 1, 20, &g, &other));
+                    CHECK((other.packed > 0) == (pack > 0));
+                    CHECK_OK(c, dpo_model_pack(m)); /* the model's own are used */
+                    CHECK_OK(c, dpo_plan_generate(m, 5, 20, NULL, &other));
+                    CHECK(!other.packed);
+                    dpo_model_unpack(m);
+                    m->frozen = 1;
+                    CHECK_OK(c, dpo_plan_generate(m, 5, 20, NULL, &other));
+                    CHECK(!other.packed);
+                    dpo_close(c);
+                    memfs_free(fs);
+                }
+}
+
 /* ------------------------------------------------------------------ how sequences end */
 static int64_t first_of(const int32_t *ids, int64_t n, int32_t id) {
     int64_t k;
@@ -497,8 +690,7 @@ static void stop_case(dpo_context *c, dpo_model *m, const char *const *stop, int
         CHECK_CASE(got == want, text);
         if (want || got) break;
     }
-    dpo__put(c, t->r);
-    dpo__put(c, t);
+    dpo__generation_close(c, t);
 }
 static void test_generate_stop_strings(void) {
     static const char *const aab[1] = {"aab"};
@@ -705,6 +897,7 @@ static void test_generate_errors(void) {
     dpo_desc desc;
     const dpo_generate_config k = dpo_generate_defaults();
     dpo_generate_config g;
+    dpo_generation_plan plan;
     int32_t ids[2] = {1, 2}, out[64];
     const int32_t *prompt = ids;
     int64_t n = 2, made[4];
@@ -718,10 +911,16 @@ static void test_generate_errors(void) {
     c = dpo_open(&desc);
     m = byte_model(c, fs);
     refused_numbers(m);
-    for (i = 0; i < 8; i++) {
-        static const char *const what[8] = {
-            "top_k",  "num_return_sequences", "num_return_sequences", "n_stop_ids", "n_stop", "batch", "max_new",
-            "max_new"};
+    for (i = 0; i < 9; i++) {
+        static const char *const what[9] = {"top_k",
+                                            "num_return_sequences",
+                                            "num_return_sequences",
+                                            "n_stop_ids",
+                                            "n_stop",
+                                            "batch",
+                                            "max_new",
+                                            "max_new",
+                                            "pack"};
         g = k;
         if (i == 0) g.top_k = -1;
         if (i == 1) g.num_return_sequences = 0;
@@ -731,7 +930,10 @@ static void test_generate_errors(void) {
         if (i == 5) g.batch = -1;
         if (i == 6) g.max_new_tokens = 0;
         if (i == 7) g.max_new_tokens = INT64_MAX;
+        if (i == 8) g.pack = 2;
         refused(m, &g, what[i]);
+        CHECK(dpo_plan_generate(m, 1, 1, &g, &plan) == DPO_E_ARG);
+        dpo_clear(c);
     }
     g = k;
     g.n_stop_ids = 1;
@@ -752,6 +954,19 @@ static void test_generate_errors(void) {
     g.batch = INT64_MAX;
     CHECK(dpo_generate(m, &prompt, &n, 1, &g, out, made) == DPO_E_MEMORY);
     dpo_clear(c);
+    g.num_return_sequences = INT32_MAX / 2;
+    CHECK(dpo_plan_generate(m, INT32_MAX / 2, INT32_MAX / 2, &g, &plan) == DPO_E_MEMORY);
+    dpo_clear(c);
+    for (i = 0; i < 4; i++) {
+        CHECK(dpo_plan_generate(m, i == 0 ? 0 : 1,
+                                i == 1   ? 0
+                                : i == 2 ? INT64_MAX
+                                         : 1,
+                                NULL, i == 3 ? NULL : &plan) == DPO_E_ARG);
+        CHECK(strstr(dpo_error(c), "dpo_plan_generate") && strstr(dpo_error(c), "expected"));
+        dpo_clear(c);
+    }
+    CHECK(dpo_plan_generate(NULL, 1, 1, NULL, &plan) == DPO_E_ARG);
     g = k;
     g.num_return_sequences = 2;
     CHECK(dpo_generate_text(m, dpo_tokenizer_bytes(c), "a", &g, text, 8) == DPO_E_ARG);
@@ -794,6 +1009,10 @@ static int generate_all(memfs *fs, heap *h, int64_t *bits) {
     calls = h->calls;
     if (m && g.tokenizer) (void)dpo_generate(m, prompts, lengths, 2, &g, out, n_out);
     CHECK(h->calls <= calls + 2); /* two blocks, whatever the number of steps */
+    g.pack = 1;
+    if (m && g.tokenizer) (void)dpo_generate(m, prompts, lengths, 2, &g, out, n_out);
+    CHECK(h->calls <= calls + 5); /* and the packed weights */
+    if (m) (void)dpo_model_pack(m);
     *bits = 0;
     for (i = 0; i < 6 && !dpo_status(c); i++)
         *bits = (int64_t)hash_bytes((uint64_t)*bits, out + 8 * i, (size_t)n_out[i] * sizeof *out);
@@ -825,6 +1044,33 @@ static void test_generate_allocation(void) {
             CHECK_CASE(k > calls ? r == DPO_OK && bits == want : r == DPO_E_MEMORY, text);
             CHECK_CASE(h.live == 0 && h.bytes == 0, text);
         }
+    memfs_free(fs);
+}
+/* A packed copy that nobody asked for is done without. */
+static void test_generate_unpacked(void) {
+    memfs *fs = memfs_new();
+    heap h;
+    dpo_context *c;
+    dpo_model *m;
+    dpo_generate_config g = dpo_generate_defaults();
+    int32_t ids[3] = {5, 6, 7}, want[GEN_LONG], got[GEN_LONG];
+    const int32_t *prompt = ids;
+    int64_t n = 3, made = 0;
+    memset(&h, 0, sizeof h);
+    c = tiny_open(fs, &h, 1, 0);
+    m = tiny_model(c, fs, 0, 5);
+    g.max_new_tokens = GEN_LONG;
+    CHECK_OK(c, dpo_generate(m, &prompt, &n, 1, &g, want, &made));
+    h.fail_at = h.calls + 3;
+    h.transient = 1;
+    CHECK_OK(c, dpo_generate(m, &prompt, &n, 1, &g, got, &made));
+    CHECK(h.calls == h.fail_at && made == GEN_LONG && !m->packed);
+    CHECK_SAME(want, got, sizeof got);
+    g.pack = 1;
+    h.fail_at = h.calls + 3;
+    CHECK(dpo_generate(m, &prompt, &n, 1, &g, got, &made) == DPO_E_MEMORY);
+    dpo_close(c);
+    CHECK(h.live == 0);
     memfs_free(fs);
 }
 /* Cancelled after any number of polls: the code, and what was drawn so far is the beginning of the answer. */

@@ -16,7 +16,7 @@
 
 typedef struct settings {
     const char *model, *adapter, *tokenizer, *prompt, *system, *stop;
-    int format, max_new_tokens, top_k, n, precision, threads, json;
+    int format, max_new_tokens, top_k, n, precision, pack, threads, json;
     uint64_t seed;
     dpo_generate_config g;
 } settings;
@@ -49,6 +49,7 @@ static int settings_parse(settings *s, cli_program *p, int argc, char **argv) {
         CLI_HEADING("The run"),
         CLI_WORD("precision", &s->precision, "fp32|mixed|bf16", "",
                  "of the arithmetic: mixed and bf16 multiply bf16 numbers; the weights stay as in their file"),
+        CLI_FLAG("pack", &s->pack, "", "a copy of the weights for products is made first: answers come faster"),
         CLI_INT("threads", &s->threads, 0, 1024, "", "0: one per core. Changes no answer"),
         CLI_FLAG("json", &s->json, "", "a line of {prompt, response, tokens, finish, seed, index} for each answer"),
     };
@@ -459,6 +460,7 @@ static int chat_open(chat *u) {
     how.frozen = 1;
     u->m = dpo_model_load_as(u->c, u->s.model, &how);
     if (u->m && u->s.adapter) dpo_lora_load(u->m, u->s.adapter);
+    if (u->m && u->s.pack) dpo_model_pack(u->m);
     if (dpo_status(u->c)) return cli_die("%s", dpo_error(u->c));
     u->t = dataset_tokenizer(u->c, from, NULL);
     if (!u->t) return 1;
