@@ -13460,6 +13460,7 @@ DPO_API int64_t dpo_trainer_gradients(dpo_trainer *t, dpo_tensor *out, int64_t c
     for (i = 0; out && i < t->n_trained && i < cap; i++) {
         out[i] = dpo__param_view(t->trained[i]);
         out[i].data = t->grad[i];
+        out[i].dtype = DPO_F32; /* whatever the weights are */
     }
     return t->n_trained;
 }

@@ -50,45 +50,41 @@ for option in DPO_NO_STDIO DPO_NO_THREADS DPO_NO_SIMD DPO_STATIC; do
     check "option $option is in the build info" $out/option $option
 done
 
-# The same bits from every build: one small run, many ways to make them.
-cat >$out/bits.c <<'C'
-#include "dpo.h"
-#include <stdio.h>
-int main(int argc, char **argv) {
-    dpo_desc desc = {0};
-    dpo_context *c;
-    dpo_model *m;
-    dpo_data *d;
-    dpo_train_config t = dpo_train_defaults(DPO_PREFERENCE);
-    int i;
-    desc.n_threads = 2;
-    desc.simd = argc > 1 ? argv[1][0] - '0' : 0;
-    c = dpo_open(&desc);
-    if (!c) return 2; /* this CPU lacks these instructions */
-    m = dpo_model_create_from(c, "examples/tiny.json", 1);
-    d = dpo_data_create(c, dpo_tokenizer_bytes(c), NULL);
-    for (i = 0; i < 12; i++) dpo_data_add(d, "What is it? " + i % 4, 12 - (size_t)(i % 4), "It is a tree.", 13, "No idea, no." + i, 12 - (size_t)i);
-    t.batch_size = 4;
-    t.learning_rate = 1e-3;
-    t.warmup_steps = 0;
-    t.optimizer = DPO_ADAMW;
-    dpo_train(m, d, NULL, &t);
-    printf("%016llx %s\n", (unsigned long long)dpo_model_hash(m), dpo_error(c));
-    dpo_close(c);
-    return 0;
+# The same bits from every build, set of instructions and number of threads: SFT and DPO, whole and by adapters, in
+# fp32, mixed and bf16, twenty updates each.
+bits() { # program, arguments...
+    "$@" >>$out/hashes 2>/dev/null
+    status=$?
+    [ $status != 2 ] || lacking="$lacking $2" # this CPU lacks these instructions
+    [ $status = 0 ] || [ $status = 2 ] || echo "$*: exit status $status" >>$out/hashes
 }
-C
 for unit in plain-gcc plain-clang native-gcc native-clang; do
     [ -f $out/$unit.o ] || continue
-    ${CC:-cc} -std=c99 -O1 -I. $out/bits.c $out/$unit.o -o $out/bits -lm -lpthread || echo "$unit does not link" >>$out/hashes
-    for simd in 1 2 3; do
-        $out/bits $simd >>$out/hashes 2>/dev/null
-        [ $? != 2 ] || lacking=" (this CPU lacks AVX-512$([ $simd = 2 ] && echo ' and AVX2'))"
-    done
+    ${CC:-cc} -std=c99 -O1 tests/bits.c $out/$unit.o -o $out/bits -lm -lpthread || echo "$unit does not link" >>$out/hashes
+    bits $out/bits 1 2
+    for simd in 2 3 4; do bits $out/bits $simd 2; done
 done
+if [ -x $out/bits ]; then for threads in 1 3 5; do bits $out/bits 0 $threads; done; fi
+also=
+if has aarch64-linux-gnu-gcc && has qemu-aarch64 &&
+    aarch64-linux-gnu-gcc -std=c99 -O2 -static -DDPO_IMPLEMENTATION tests/bits.c -o $out/bits-aarch64 -lm -lpthread 2>$out/log; then
+    bits qemu-aarch64 $out/bits-aarch64 0 2
+    also=", aarch64 (qemu)"
+else
+    skip "the same bits on aarch64: no cross compiler or no qemu-aarch64"
+fi
+sh tests/simde.sh tests/bits.c >$out/simde 2>&1
+if grep -q "1 skipped" $out/simde; then
+    skip "AVX-512 kernels in emulation: no SIMDe"
+else
+    check "AVX-512 kernels in emulation: $(tail -n 1 $out/simde)" sh -c "tail -n 1 $out/simde | grep -q ' 0 failed'"
+    cat build/simde/hashes >>$out/hashes
+    also="$also, AVX-512 and AVX512-BF16 in emulation"
+fi
 sort -u $out/hashes >$out/distinct
-check "the same bits from gcc and clang, -O2 and -O3 -march=native, scalar, AVX2 and AVX-512$lacking: $(cat $out/distinct | tr '\n' ' ')" \
+check "the same bits from gcc and clang, -O2 and -O3 -march=native, threads, every SIMD path${lacking:+ (this CPU lacks:$lacking)}$also" \
     test "$(wc -l <$out/distinct)" = 1
+cat $out/distinct
 
 # Sanitizers over everything that `make test` runs.
 san="-std=c99 -O1 -g0 -fsanitize=address,undefined -fno-sanitize-recover=all"

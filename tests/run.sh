@@ -49,8 +49,11 @@ for f in /usr/share/unicode/NormalizationTest.txt /usr/share/unicode/Normalizati
 done
 program "tokenizers" build/tests/tokenizers "$([ -d $shared/data ] && echo $shared/data)" $nfc
 program "golden cases" build/tests/golden tests/golden/*/
+program "golden cases in mixed precision" build/tests/golden --precision mixed tests/golden/*/
 if [ -d $shared/golden ]; then
     program "golden cases beside the checkout" build/tests/golden $shared/golden/*/
+    program "the same in mixed precision" build/tests/golden --precision mixed $shared/golden/*/
+    program "the same in bf16" build/tests/golden --precision bf16 $shared/golden/*/
 else
     echo "skipped: no $shared/golden beside the checkout"
 fi
