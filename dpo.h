@@ -31,8 +31,8 @@
 
    No GPU, no autograd, no quantised training, no fp16 arithmetic, no dropout, no losses that couple
    the pairs of a batch (KTO, AOT). Tokenizers are byte-pair encodings: no Unigram, no WordPiece, no
-   chat templates in Jinja. This version computes in fp32 only; bf16 arithmetic and checkpoints to
-   resume from are not in it yet. It never prints, exits or aborts.
+   chat templates in Jinja. Checkpoints to resume from are not in this version. It never prints, exits
+   or aborts.
 
    CONTENTS: search for ">>NAME"
 
@@ -73,9 +73,13 @@
        DPO_NO_THREADS   no pthreads; n_threads is always 1
        DPO_NO_SIMD      the scalar kernels only (the same bits, slowly)
 
-   MEMORY    Each object is one block of the context's allocator, measured by the same function that
-             carves it; dpo_plan_train reports the sizes before anything is loaded, and a training
-             step allocates nothing. dpo_close frees all; the *_free functions free one object early.
+   PRECISION fp32; mixed (products of bf16 operands, F32 weights); bf16 (weights kept in bf16 too, which
+             updates round by chance, so that small ones are not lost). Under adapters the weights may
+             stay, F32 or BF16, in the mapped file: dpo_model_load_as.
+   MEMORY    Objects are blocks of the context's allocator, measured by the same functions that carve
+             them; dpo_plan_train reports the sizes before anything is loaded, `memory` of the options
+             makes it choose what fits, and a training step allocates nothing. dpo_close frees all; the
+             *_free functions free one object early.
    THREADS   A context and all objects made from it are used by one thread at a time; different
              contexts are independent. The pool of worker threads is the library's own business.
    ERRORS    Constructors return NULL, verbs a code. The context keeps the first error as a sentence
@@ -84,7 +88,9 @@
    NUMERICS  Products are single chains of fused multiply-adds in index order, sums over a row a fixed
              16-lane tree, gradients over rows chains in row order; exp, log, tanh, erf, sin and cos
              are the header's own. Subnormals are flushed to zero while it computes (the caller's
-             floating-point state is restored). DPO_NUMERICS is raised when any bit changes.
+             floating-point state is restored). In mixed and bf16 precision what is rounded is said at
+             DPO_PRECISION_FP32; bf16 products are the same chains, so a CPU with instructions for them
+             gives the bits of one without. DPO_NUMERICS is raised when any bit changes.
 
    TEXT      Any bytes are a text: what is not UTF-8 is encoded byte by byte (as U+FFFD where a
              vocabulary has no piece for a byte, as GPT-NeoX's for 0xff). Special tokens are what a
@@ -157,10 +163,10 @@ enum {
 };
 enum { DPO_LOG_INFO = 0, DPO_LOG_WARNING = 1 };
 
-/* How a model computes. fp32: all in F32. mixed: F32 weights; every operand of a linear product is rounded to bf16, and
-   so is each linear output that is neither added to the residual stream nor a logit. bf16: the same arithmetic, and
-   matrices kept in bf16, which updates round stochastically. Norms, softmax, attention's products, losses and the
-   gradients of parameters are F32 in all of them. */
+/* How a model computes. fp32: all in F32. mixed: every operand of a linear product is rounded to bf16 (nearest even), and
+   so is each linear output of the forward pass that is neither added to the residual stream nor a logit. bf16: the same
+   arithmetic on weights that are bf16 numbers (matrices kept as such); updates round them stochastically. Norms, softmax,
+   attention's products, losses and all gradients are F32 in each of them. */
 enum { DPO_PRECISION_FP32 = 0, DPO_PRECISION_MIXED = 1, DPO_PRECISION_BF16 = 2 };
 
 typedef struct dpo_context dpo_context;     /* owns everything below */
@@ -201,7 +207,7 @@ typedef struct dpo_io {
 /* The environment of a context. Zero everywhere (or NULL for the whole struct) is the ordinary
    thing. Hooks run on the thread that called the library. */
 typedef struct dpo_desc {
-    int n_threads;                            /* 0 = one per core */
+    int n_threads;                            /* 0 = one per core; at most 1024 */
     int simd;                                 /* DPO_SIMD_AUTO, or force a path */
     void *(*alloc)(void *user, size_t bytes); /* both or neither; any alignment */
     void (*release)(void *user, void *p, size_t bytes);
@@ -499,6 +505,7 @@ typedef struct dpo_model_config {
     double initializer_range;
     int bos_token_id, eos_token_id; /* -1 = none */
     int byte_tokenizer;             /* config.json says "dpo_tokenizer": "bytes" */
+    int torch_dtype;                /* DPO_F32, DPO_BF16, DPO_F16: of the file's weights; 0 = it does not say */
 } dpo_model_config;
 
 /* dpo_model_config_read - config.json of a directory, or a JSON file itself.
@@ -2643,7 +2650,7 @@ DPO__INLINE void dpo__row_softmax_back(int fused, int64_t n, float *z, const flo
 
 /* An optimizer's constants for one tensor and one step; see >>OPTIMIZER. */
 typedef struct dpo__update {
-    float clip, decay, beta1, beta2, one_beta1, one_beta2, root_bias2, eps, rate;
+    float clip, decay, beta2, one_beta1, one_beta2, root_bias2, eps, rate;
 } dpo__update;
 
 DPO__INLINE void dpo__row_adamw(int fused, int64_t n, float *w, const float *g, float *m1, float *m2,
@@ -4375,6 +4382,8 @@ static dpo__linear dpo__head_part(const dpo__head *h, const dpo__linear *w) {
     part.out = h->last - h->first;
     part.w = w->dtype == DPO_BF16 ? (const void *)((const uint16_t *)w->w + h->first * w->in)
                                   : (const void *)((const float *)w->w + h->first * w->in);
+    if (w->panels) /* whole panels: a block's width is a multiple of theirs */
+        part.panels = (const uint8_t *)w->panels + dpo__gemm_packed_size(&h->c->kernels, w->in, h->first, w->bf16);
     return part;
 }
 /* Log-probs of a tile's targets; x [R,d]. */
@@ -6024,7 +6033,7 @@ DPO_API void dpo_tensors_free(dpo_context *c, dpo_tensor *tensors) {
    =========================================================================================== */
 
 typedef struct dpo__shape { /* what a batch takes, or a workspace holds */
-    int64_t rows, targets, segments, sequences, path, trees;
+    int64_t rows, targets, segments, sequences, path;
 } dpo__shape;
 
 /* Checks a batch against the model's vocabulary and measures it. cached: segments may have a past. */
@@ -6058,7 +6067,6 @@ static dpo_result dpo__batch_check(dpo_context *c, const dpo_batch *b, int64_t v
         if (depth >= DPO__MAX_DEPTH)
             return dpo__fail(c, DPO_E_SHAPE, "batch: segment %ld has %ld ancestors; %d are allowed", (long)i,
                              (long)depth, DPO__MAX_DEPTH - 1);
-        if (g->parent < 0) s->trees++;
         s->path = dpo__max64(s->path, end);
         at += g->length;
     }
@@ -6227,7 +6235,8 @@ struct dpo_model {
     int frozen;    /* the weights are not to move */
     int64_t n_params, n_values;
     dpo__param *params;
-    void *packed;       /* the block of all panels, or NULL */
+    void *packed; /* the block of all panels, or NULL */
+    size_t packed_bytes;
     int32_t *of;        /* [layers + 1][DPO__N_TENSORS]: index of a parameter; row `layers`: the model's */
     float *slopes;      /* ALiBi [H] as in the file, else NULL */
     float *slopes_used; /* divided by alibi_factor */
@@ -6558,6 +6567,7 @@ static dpo_result dpo__config_check(dpo_context *c, const char *path, const dpo_
 static dpo_result dpo__config_parse(dpo_context *c, const char *path, const char *text, size_t bytes,
                                     dpo_model_config *k) {
     dpo__config_reader r;
+    const char *key;
     char name[40];
     int f;
     memset(k, 0, sizeof *k);
@@ -6589,6 +6599,14 @@ static dpo_result dpo__config_parse(dpo_context *c, const char *path, const char
     if (!dpo__config_failed(&r) && k->attention_scale == 0) k->attention_scale = 1.0 / sqrt((double)k->head_dim);
     dpo__config_text(&r, 0, "dpo_tokenizer", name, sizeof name, "");
     k->byte_tokenizer = !strcmp(name, "bytes");
+    key = dpo__json_type(&r.json, dpo__json_find(&r.json, 0, "dtype")) == '"' ? "dtype" : "torch_dtype";
+    if (dpo__json_type(&r.json, dpo__json_find(&r.json, 0, key)) == '"')
+        dpo__config_text(&r, 0, key, name, sizeof name, "");
+    else name[0] = 0;
+    k->torch_dtype = !strcmp(name, "bfloat16")  ? DPO_BF16
+                     : !strcmp(name, "float16") ? DPO_F16
+                     : !strcmp(name, "float32") ? DPO_F32
+                                                : 0;
     dpo__json_free(c, &r.json);
     if (dpo__config_failed(&r)) return c->error.code;
     return dpo__config_check(c, path, k);
@@ -7065,6 +7083,7 @@ DPO_API void dpo_model_unpack(dpo_model *m) {
     for (i = 0; i < m->n_params; i++) m->params[i].panels = NULL;
     dpo__put(m->c, m->packed);
     m->packed = NULL;
+    m->packed_bytes = 0;
 }
 DPO_API dpo_result dpo_model_pack(dpo_model *m) {
     dpo__arena a = {NULL, 0};
@@ -7074,6 +7093,7 @@ DPO_API dpo_result dpo_model_pack(dpo_model *m) {
     dpo__model_panels(m, &a);
     if (!dpo__arena_get(m->c, &a, "a packed copy of the weights")) return DPO_E_MEMORY;
     m->packed = a.base;
+    m->packed_bytes = a.used;
     env = dpo__fp_enter();
     dpo__model_panels(m, &a);
     dpo__fp_leave(env);
@@ -7578,7 +7598,6 @@ static dpo__attention dpo__run_attention(const dpo__run *r, int64_t layer, const
     l.kv_heads = k->num_key_value_heads;
     l.dim = d;
     l.scale = (float)(k->attention_scale_by_layer ? k->attention_scale / (double)(layer + 1) : k->attention_scale);
-    l.slopes = NULL;
     l.q_row = l.k_row = l.v_row = dpo__qkv_width(k);
     l.q_head = l.k_head = l.v_head = k->qkv == DPO_QKV_HEADS ? 3 * d : d;
     l.q = s->qkv;
@@ -7837,7 +7856,7 @@ static int dpo__layer_mlp_learns(const dpo__run *r, int64_t layer) {
 }
 /* r->dx: from d(loss)/d(output) to d(loss)/d(input) of a layer, in place:
    parallel    dx + norm2'(mlp'(dx)) + norm1'(attn'(dx));   sequential: the MLP's part first
-   Below the first layer with adapters nothing learns: its input's gradient is not needed. */
+   Under adapters nothing learns below the first layer: its input's gradient is not needed. */
 static void dpo__layer_backward(dpo__run *r, const dpo__grads *g, int64_t layer, const dpo__saved *s) {
     int parallel = r->m->config.parallel_residual;
     int64_t rows = dpo__layer_asked(r, layer), all = r->batch->n_rows;
@@ -8047,6 +8066,7 @@ static void dpo__run_head(dpo__run *r, double *logps, double *weights, int64_t g
     const dpo_batch *b = r->batch;
     int64_t i, end, j, d = r->m->config.hidden_size;
     int frozen = g && r->head_frozen;
+    if (!g) weigh = NULL; /* then the caller weighs, and no pair need be whole in a tile */
     if (g && weigh && r->head_twice && !frozen) {
         dpo__run_head(r, logps, NULL, 0, NULL, NULL, NULL);
         weigh(user, 0, b->n_sequences, logps, weights);
@@ -11856,7 +11876,7 @@ static void dpo__item_shape(const dpo__item *t, int objective, dpo__shape *s) {
     memset(s, 0, sizeof *s);
     if (objective & DPO__NAIVE) {
         s->rows = s->targets = (pair ? 2 : 1) * (int64_t)t->prompt + c + r;
-        s->segments = s->sequences = s->trees = pair ? 2 : 1;
+        s->segments = s->sequences = pair ? 2 : 1;
         s->path = t->prompt + dpo__max64(c, r);
         return;
     }
@@ -11865,7 +11885,6 @@ static void dpo__item_shape(const dpo__item *t, int objective, dpo__shape *s) {
     s->segments = (t->prompt > 0) + (c > 0) + (pair && r > 0);
     s->sequences = pair ? 2 : 1;
     s->path = t->prompt + dpo__max64(c, r);
-    s->trees = s->segments;
 }
 /* Largest item, and whether all fit the objective. */
 static dpo_result dpo__data_shape(const dpo_data *d, int objective, dpo__shape *most) {
@@ -12726,6 +12745,7 @@ struct dpo_trainer {
     int64_t *order, *items;
     int64_t step, steps, examples, tokens, order_epoch;
     int64_t n_items; /* of the data when this trainer was made for them */
+    uint64_t hash;   /* of the weights below adapters, once it was asked for */
     const dpo__lora *lora;
     /* the step at hand, for the weigh callback */
     int64_t micro_first, batch_items, batch_targets;
@@ -12903,7 +12923,7 @@ static void dpo__trainer_plan(const dpo_model *m, const dpo_data *d, const dpo_d
     for (i = 0; i < m->n_params && m->frozen; i++)
         if (m->params[i].columns) weights.used += (size_t)m->params[i].count * dpo__st_size(m->params[i].dtype);
     if (l) dpo__lora_layout(&adapters, m, &l->config, 1, &no_lora);
-    out->weights = weights.used;
+    out->weights = weights.used + m->packed_bytes;
     out->adapters = adapters.used;
     for (i = 0; l && i < l->n_params; i++) out->trainable_parameters += l->params[i].count;
     out->gradients = z.gradients;
@@ -12919,6 +12939,7 @@ static void dpo__trainer_plan(const dpo_model *m, const dpo_data *d, const dpo_d
     }
     out->total = out->weights + out->adapters + out->gradients + out->optimizer + out->activations + out->logits +
                  out->scratch + out->data;
+    if (a.used > SIZE_MAX / 4 || weights.used > SIZE_MAX / 4) out->total = UINT64_MAX; /* sizes saturate there */
     out->parameters = m->n_values;
     if (!l) out->trainable_parameters = m->n_values;
     out->flops_per_example = dpo__trainer_flops(m, d, k, &t->run);
@@ -12943,7 +12964,7 @@ static dpo_result dpo__trainer_choose(const dpo_model *m, const dpo_data *d, con
     memset(&most, 0, sizeof most);
     r = d ? dpo__data_fits(d, m, dpo__train_batches(k), &most) : dpo__model_path(m, 1);
     if (r) return r;
-    for (k->recompute = asked.recompute; k->recompute < 2; k->recompute++)
+    for (k->recompute = asked.recompute != 0; k->recompute < 2; k->recompute++)
         for (i = 0; i < 7; i++) {
             k->micro_rows = asked.micro_rows ? asked.micro_rows : rows[i];
             for (h = 0; h < 3; h++) {
@@ -12968,7 +12989,7 @@ static dpo_result dpo__trainer_choose(const dpo_model *m, const dpo_data *d, con
 
 static dpo_result dpo__reference_room(dpo_data *d, uint64_t of, int precision) {
     int64_t i;
-    if (d->reference && d->reference_of == of && d->reference_precision == precision) return DPO_OK;
+    if (d->reference && d->reference_of == of && !d->reference_precision == !precision) return DPO_OK;
     if (!d->reference)
         d->reference = (double *)dpo__get(d->c, (size_t)d->n * 2 * sizeof(double), "reference log-probs");
     if (!d->reference) return DPO_E_MEMORY;
@@ -13041,7 +13062,7 @@ DPO_API dpo_result dpo_reference_compute(dpo_model *m, dpo_data *d) {
     c = m->c;
     r = dpo__data_fits(d, m, DPO_PREFERENCE, &most);
     if (r) return r;
-    cap = dpo__micro_shape(&most, dpo__min64(1024, most.rows * d->n), d->n, DPO_PREFERENCE);
+    cap = dpo__micro_shape(&most, dpo__min64(512, most.rows * d->n), d->n, DPO_PREFERENCE);
     for (pass = 0; pass < 2; pass++) {
         dpo__builder_layout(&a, &cap, &b);
         logps = DPO__CARVE(&a, double, cap.sequences);
@@ -13205,7 +13226,7 @@ static dpo_result dpo__trainer_reference_open(dpo_trainer *t) {
     dpo__fpenv env;
     dpo_result r;
     if (dpo_reference_of(d)) {
-        if (d->reference_of != hash || d->reference_precision != t->m->precision)
+        if (d->reference_of != hash || !d->reference_precision != !t->m->precision)
             dpo__log(t->c, DPO_LOG_WARNING,
                      "the data's reference log-probs are another model's or another precision's, not those of the "
                      "weights that training starts from");
@@ -13281,7 +13302,7 @@ static void dpo__trainer_slots(dpo_trainer *t, const dpo_batch *b) {
         t->slots[n] = *slot;
     }
 }
-/* Whether a batch of the caller's finds room for its tokens; the trainer's own batches always do. */
+/* Whether a batch finds room for its tokens: the trainer's own do, unless the caller's were added before an update. */
 static dpo_result dpo__trainer_slots_fit(dpo_trainer *t, const dpo_batch *b) {
     int64_t n, more = 0;
     if (!t->embed_grad || t->embed_slots >= t->m->config.vocab_size) return DPO_OK;
@@ -13294,7 +13315,7 @@ static dpo_result dpo__trainer_slots_fit(dpo_trainer *t, const dpo_batch *b) {
         if (t->slot_of[b->tokens[n]] == -2) t->slot_of[b->tokens[n]] = -1;
     if (t->used_slots + more <= t->embed_slots) return DPO_OK;
     return dpo__fail(t->c, DPO_E_SHAPE,
-                     "dpo_trainer_backward: with this batch an update would use %ld different tokens, this trainer has "
+                     "training: with this batch an update would use %ld different tokens, this trainer has "
                      "room for %ld; raise its batch_size, or make it without data",
                      (long)(t->used_slots + more), (long)t->embed_slots);
 }
@@ -13358,7 +13379,7 @@ static dpo_result dpo__trainer_move(dpo_trainer *t, double *grad_norm) {
                                 k->seed,
                                 DPO__MOVE_STREAM + (uint64_t)(t->step * t->n_trained + i),
                                 o};
-        j.rounding = t->m->precision == DPO_PRECISION_BF16 && !t->m->lora;
+        j.rounding = p->dtype == DPO_BF16 || (t->m->precision == DPO_PRECISION_BF16 && !t->m->lora);
         dpo__optimizer_run(&j, p->count);
     }
     if (!t->m->lora) dpo_model_unpack(t->m); /* a packed copy would be of the weights before */
@@ -13371,6 +13392,9 @@ static dpo_result dpo__trainer_move(dpo_trainer *t, double *grad_norm) {
 /* The model must be as it was when the trainer was made. */
 static dpo_result dpo__trainer_usable(const dpo_trainer *t, const char *who) {
     if (t->c->error.code) return t->c->error.code;
+    if (t->run.bf16 != (t->m->precision != DPO_PRECISION_FP32))
+        return dpo__fail(t->c, DPO_E_STATE,
+                         "%s: the model's precision was changed after this trainer was made; make a new one", who);
     if (t->m->lora != t->lora)
         return dpo__fail(t->c, DPO_E_STATE, "%s: adapters were attached after this trainer was made; make a new one",
                          who);
@@ -13473,7 +13497,7 @@ DPO_API dpo_result dpo_trainer_batch(dpo_trainer *t, const int64_t *items, int64
     for (i = 0; i < n; i++) {
         if (items[i] < 0 || items[i] >= t->data->n)
             return dpo__fail(t->c, DPO_E_ARG, "dpo_trainer_batch: item %ld of %ld", (long)items[i], (long)t->data->n);
-        if (!dpo__builder_add(&t->builder, t->data, items[i], dpo__train_batches(&t->k)))
+        if (!dpo__builder_add(&t->builder, t->data, items[i], t->k.objective))
             return dpo__fail(t->c, DPO_E_SHAPE,
                              "dpo_trainer_batch: %ld items do not fit one micro-batch; %ld do (option micro_rows)",
                              (long)n, (long)i);
@@ -13565,7 +13589,7 @@ static dpo_result dpo__trainer_reference(dpo_trainer *t, int64_t n) {
     if (!missing && !t->k.naive) return DPO_OK;
     r = dpo__reference_micro(&t->run, &t->builder, t->logps);
     if (!missing) return r; /* naive: known already, computed all the same */
-    if (!r) r = dpo__reference_finite(t->c, t->logps, 2 * n, t->batch[t->micro_first]);
+    for (i = 0; i < n && !r; i++) r = dpo__reference_finite(t->c, t->logps + 2 * i, 2, t->batch[t->micro_first + i]);
     for (i = 0; i < n && !r; i++) {
         item = t->batch[t->micro_first + i];
         t->data->reference[2 * item] = t->logps[2 * i];
@@ -13580,6 +13604,7 @@ static dpo_result dpo__trainer_micro(dpo_trainer *t, int64_t n, int backward) {
     dpo_result r = dpo__trainer_reference(t, n);
     if (!r) r = dpo__run_forward(&t->run, &b);
     if (r) return r;
+    if (backward && (r = dpo__trainer_slots_fit(t, &b)) != DPO_OK) return r;
     if (backward) dpo__trainer_slots(t, &b);
     if (t->k.objective == DPO_SFT) {
         for (i = 0; i < b.n_sequences; i++) t->weights[i] = dpo__trainer_sft_weight(t);
@@ -13740,7 +13765,8 @@ DPO_API dpo_result dpo_trainer_evaluate(dpo_trainer *t, dpo_data *eval, dpo_metr
             return dpo__fail(t->c, DPO_E_STATE,
                              "evaluation: the reference log-probs of these examples are not known; call "
                              "dpo_reference_compute before training");
-        if (dpo__reference_room(eval, dpo_model_hash(t->m), t->m->precision)) return t->c->error.code;
+        if (!t->hash) t->hash = dpo_model_hash(t->m); /* it does not move */
+        if (dpo__reference_room(eval, t->hash, t->m->precision)) return t->c->error.code;
     }
     order = (int64_t *)dpo__get(t->c, (size_t)eval->n * sizeof *order, "an evaluation");
     if (!order) return DPO_E_MEMORY;
@@ -13806,8 +13832,13 @@ DPO_API dpo_result dpo_train(dpo_model *m, dpo_data *data, dpo_data *eval, const
     if (eval) dpo__train_fit(&most, &k);
     t = dpo_trainer_create(m, data, &k);
     if (!t) return m->c->error.code;
-    if (eval && dpo__trainer_needs_reference(t) && !m->lora && !dpo_reference_of(eval))
-        r = dpo_reference_compute(m, eval);
+    if (eval && dpo__trainer_needs_reference(t) && !m->lora) { /* an earlier model's would be wrong without a word */
+        dpo__fpenv env = dpo__fp_enter();
+        if (!dpo_reference_of(eval) || eval->reference_of != dpo_model_hash(m) ||
+            !eval->reference_precision != !m->precision)
+            r = dpo__reference_pass(&t->run, &t->builder, t->logps, eval, env);
+        dpo__fp_leave(env);
+    }
     if (!r) r = dpo__train_evaluate(t, eval);
     while (!r && !dpo_trainer_done(t)) {
         r = dpo_trainer_step(t, &s);
@@ -13824,14 +13855,16 @@ DPO_API dpo_result dpo_train(dpo_model *m, dpo_data *data, dpo_data *eval, const
    >>PLAN - what training takes, from the layout functions themselves
    =========================================================================================== */
 
-/* A model and its adapters without values, for sizes. Frozen matrices are taken to be BF16 in the file if computing is. */
+/* A model and its adapters without values, for sizes. Frozen matrices stay what the file has; where config.json does not
+   say, BF16 is believed of those that are to be computed in bf16. */
 static dpo_model *dpo__plan_model(dpo_context *c, const dpo_model_config *k, const dpo_load_config *load,
                                   const dpo_lora_config *lora) {
-    int precision = load ? load->precision : DPO_PRECISION_FP32;
-    dpo_model *m = dpo__model_new(c, k, 0, precision == DPO_PRECISION_BF16 ? DPO_BF16 : DPO_F32);
+    int precision = load ? load->precision : DPO_PRECISION_FP32, frozen = load && load->frozen;
+    int half = frozen && k->torch_dtype ? k->torch_dtype == DPO_BF16 : precision == DPO_PRECISION_BF16;
+    dpo_model *m = dpo__model_new(c, k, 0, half ? DPO_BF16 : DPO_F32);
     if (!m) return NULL;
     m->precision = precision;
-    m->frozen = load && load->frozen;
+    m->frozen = frozen;
     if (lora) m->lora = dpo__lora_new(m, lora, "LoRA", 1, 0);
     if (lora && !m->lora) {
         dpo_model_free(m);

@@ -24,7 +24,7 @@
 #include "test_data.h"
 #include "test_generate.h"
 
-#define FLOOR 109 /* so many tests there are at least */
+#define FLOOR 113 /* so many tests there are at least */
 
 typedef struct test {
     const char *name;
@@ -82,6 +82,10 @@ static const test tests[] = {T(math_floats),
                              T(step_twenty),
                              T(step_naive),
                              T(step_mixed),
+                             T(step_long_pairs),
+                             T(step_packed_blocks),
+                             T(step_bf16_moves),
+                             T(step_batches),
                              T(memory_step_allocates_nothing),
                              T(memory_free_early),
                              T(memory_plan),

@@ -89,7 +89,7 @@ static void test_math_halves(void) {
 static int64_t row_kernel(const dpo__kernels *k, int which, int64_t n, const float *in[6], float *out) {
     float *a = out, *b = out + ROW, *c = out + 2 * ROW;
     float stats[2] = {0.25f, 1.5f};
-    dpo__update o = {0.7f, 0.999f, 0.9f, 0.999f, 0.1f, 0.001f, 0.03f, 1e-8f, 0.01f};
+    dpo__update o = {0.7f, 0.999f, 0.999f, 0.1f, 0.001f, 0.03f, 1e-8f, 0.01f};
     double d;
     memcpy(a, in[0], (size_t)n * 4);
     memcpy(b, in[1], (size_t)n * 4);

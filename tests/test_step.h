@@ -166,3 +166,139 @@ static void test_step_mixed(void) {
         scratch_free();
     }
 }
+
+/* --- corners --------------------------------------------------------------------------------------------------- */
+
+/* Pairs whose targets are more than a tile of logits has rows, evaluated by every kind of head. */
+static void test_step_long_pairs(void) {
+    int kind;
+    for (kind = 0; kind < 4; kind++) { /* bit 0: adapters; bit 1: within the least memory */
+        memfs *fs = memfs_new();
+        dpo_context *c = tiny_open(fs, NULL, 2, 0);
+        dpo_model *m = tiny_model(c, fs, 0, 5);
+        tiny_run r = run_of(0, 1, kind & 1);
+        dpo_train_config k = tiny_config(&r);
+        dpo_data_options o = dpo_data_defaults();
+        dpo_model_config config = *dpo_model_config_of(m);
+        dpo_lora_config l = dpo_lora_defaults(config.family);
+        dpo_data *d;
+        dpo_trainer *t;
+        dpo_metrics before, step;
+        dpo_plan p;
+        int32_t ids[512];
+        int i;
+        o.max_length = 1024;
+        d = dpo_data_create(c, dpo_tokenizer_bytes(c), &o);
+        tiny_ids(ids, 512, 3, TINY_VOCAB);
+        for (i = 0; i < 2; i++) CHECK_OK(c, dpo_data_add_tokens(d, ids, 3 + i, ids + 10, 190, ids + 205, 170 + i));
+        k.batch_size = 2;
+        l.r = 3;
+        l.target_modules = tiny_targets[0];
+        while (kind & 2 && !dpo_plan_train(c, &config, NULL, kind & 1 ? &l : NULL, &k, d, NULL, &p))
+            k.memory = p.total - 1;
+        dpo_clear(c);
+        if (kind & 2) k.memory++;
+        if (kind & 1) tiny_lora(c, m, 0, 3, 1, 9);
+        t = dpo_trainer_create(m, d, &k);
+        if (CHECK_OK(c, t ? 0 : -1)) {
+            CHECK_OK(c, dpo_trainer_evaluate(t, d, &before));
+            CHECK_OK(c, dpo_trainer_step(t, &step));
+            CHECK(before.logps_chosen == step.logps_chosen && before.rewards_margins == step.rewards_margins);
+        }
+        dpo_close(c);
+        memfs_free(fs);
+    }
+}
+/* A vocabulary of several blocks of columns, packed and not. */
+static void test_step_packed_blocks(void) {
+    int precision;
+    for (precision = 0; precision < 3; precision++) {
+        memfs *fs = memfs_new();
+        dpo_context *c = tiny_open(fs, NULL, 2, 0);
+        dpo_model_config k = *dpo_model_config_of(tiny_model(c, fs, 0, 5));
+        dpo_load_config how;
+        dpo_model *m;
+        forest *f = SCRATCH(forest, 1);
+        int32_t ids[64];
+        double plain[2], packed[2];
+        k.vocab_size = 9001;
+        how.precision = precision;
+        how.frozen = 0;
+        m = dpo_model_copy(dpo_model_create(c, &k, 3), &how);
+        tiny_ids(ids, 64, 4, 9001);
+        forest_sequence(f, ids, 3, ids + 10, 20, 0);
+        forest_sequence(f, ids + 30, 2, ids + 40, 20, 1);
+        CHECK_OK(c, dpo_model_logps(m, &f->b, plain));
+        CHECK_OK(c, dpo_model_pack(m));
+        CHECK_OK(c, dpo_model_logps(m, &f->b, packed));
+        CHECK(plain[0] < 0 && plain[0] == packed[0] && plain[1] == packed[1]);
+        dpo_close(c);
+        memfs_free(fs);
+    }
+}
+/* bf16 weights learn whatever the arithmetic; options that are only true or false take any true value. */
+static void test_step_bf16_moves(void) {
+    int precision, lost = 0;
+    for (precision = 0; precision < 3; precision++) {
+        memfs *fs = memfs_new();
+        dpo_context *c = tiny_open(fs, NULL, 2, 0);
+        tiny_run r = run_of(0, 1, 0);
+        dpo_train_config k = tiny_config(&r);
+        dpo_load_config how = {DPO_PRECISION_BF16, 0};
+        dpo_model *m = dpo_model_copy(tiny_model(c, fs, 0, 5), &how);
+        dpo_tensor *v;
+        dpo_trainer *t;
+        uint16_t *old[64];
+        int64_t n = tiny_tensors(m, 0, &v), i;
+        k.recompute = 7;
+        k.learning_rate = 1e-2;
+        CHECK_OK(c, dpo_model_set_precision(m, precision));
+        for (i = 0; i < n; i++)
+            if (v[i].dtype == DPO_BF16) {
+                old[i] = SCRATCH(uint16_t, tensor_count(&v[i]));
+                memcpy(old[i], v[i].data, (size_t)tensor_count(&v[i]) * 2);
+            }
+        t = dpo_trainer_create(m, tiny_data(c, 1, 0, TINY_PAIRS), &k);
+        if (CHECK_OK(c, t ? 0 : -1)) CHECK_OK(c, dpo_trainer_step(t, NULL));
+        for (i = 0; i < n; i++)
+            if (v[i].dtype == DPO_BF16) lost += !memcmp(old[i], v[i].data, (size_t)tensor_count(&v[i]) * 2);
+        if (t && precision == DPO_PRECISION_BF16) {
+            CHECK_OK(c, dpo_model_set_precision(m, DPO_PRECISION_FP32));
+            CHECK(dpo_trainer_step(t, NULL) == DPO_E_STATE); /* its workspace is for the other one */
+        }
+        dpo_close(c);
+        memfs_free(fs);
+    }
+    CHECK(lost == 0);
+}
+/* A naive trainer's batches are ordinary ones; batches of the caller's do not overflow a step's tables. */
+static void test_step_batches(void) {
+    tiny_run r = run_of(4, 1, 0); /* a tied matrix */
+    step_world w;
+    dpo_batch b;
+    forest *f = SCRATCH(forest, 1);
+    int64_t items[2] = {0, 1};
+    int32_t ids[64];
+    double logps[4], weights[2] = {0.5, -0.5};
+    int i, code = 0;
+    r.naive = 1;
+    w = step_open(&r);
+    CHECK_OK(w.c, dpo_trainer_batch(w.t, items, 2, &b));
+    CHECK_OK(w.c, dpo_trainer_forward(w.t, &b, logps));
+    step_close(&w);
+    r.naive = 0;
+    r.batch = 1;
+    w = step_open(&r);
+    for (i = 0; i < 3; i++) {
+        int k;
+        memset(f, 0, sizeof *f);
+        for (k = 0; k < 64; k++) ids[k] = (i * 20 + k) % TINY_VOCAB;
+        forest_sequence(f, ids, 2, ids + 2, 18, 0);
+        if (!code) code = dpo_trainer_backward(w.t, &f->b, weights);
+    }
+    CHECK(!code || code == DPO_E_SHAPE);
+    dpo_clear(w.c);
+    code = dpo_trainer_step(w.t, NULL);
+    CHECK(!code || code == DPO_E_SHAPE);
+    step_close(&w);
+}

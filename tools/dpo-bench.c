@@ -930,22 +930,20 @@ static int bench_checkpoint(dpo_context *c, const bench_options *o, const dpo_mo
     return bad;
 }
 
-/* A model with random weights: from a mapped bf16 file, or made in memory. NULL after an error was printed. */
+/* A model with random weights: from a bf16 file, mapped if frozen, or made in memory. NULL after an error was printed. */
 static dpo_model *bench_model(dpo_context *c, const bench_options *o, const dpo_model_config *k, int frozen) {
     char dir[1024];
     dpo_load_config how;
-    dpo_model *m, *made;
+    dpo_model *m;
     how.precision = o->precision;
     how.frozen = frozen;
-    if (frozen) {
+    if (frozen || o->precision == DPO_PRECISION_BF16) {
         if (bench_checkpoint(c, o, k, dir, sizeof dir)) return NULL;
         m = dpo_model_load_as(c, dir, &how);
-    } else if (o->precision == DPO_PRECISION_FP32) {
-        m = dpo_model_create(c, k, 1);
     } else {
-        made = dpo_model_create(c, k, 1);
-        m = dpo_model_copy(made, &how);
-        dpo_model_free(made);
+        m = dpo_model_create(c, k, 1);
+        if (m) dpo_model_set_precision(m, o->precision);
+        if (dpo_status(c)) m = NULL;
     }
     if (!m && dpo_status(c)) cli_die("%s", dpo_error(c));
     return m;
@@ -1072,7 +1070,7 @@ static int bench_step(const bench_options *o, int objective) {
     lora = dpo_lora_defaults(k.family);
     lora.r = o->rank;
     d = bench_data(c, o, objective);
-    big = o->precision == DPO_PRECISION_BF16 && o->rank && shape->hidden >= 2048;
+    big = o->precision == DPO_PRECISION_BF16 && o->rank; /* such bases stay in their file */
     how.precision = o->precision;
     how.frozen = big;
     if (d && dpo_plan_train(c, &k, &how, o->rank ? &lora : NULL, &t, d, NULL, &r.plan))

@@ -524,7 +524,7 @@ static int read_command(settings *s, cli_program *p, int argc, char **argv) {
         CLI_HEADING("All commands"),
         CLI_STRING("tokenizer", &s->tokenizer, "PATH", "model tokenizer_name model_name_or_path",
                    "a directory, a tokenizer.json, or bytes"),
-        CLI_INT("threads", &s->threads, 0, 4096, "", "0: one per core"),
+        CLI_INT("threads", &s->threads, 0, 1024, "", "0: one per core"),
         CLI_FLAG("quiet", &s->quiet, "", "no live line, no report"),
         CLI_HEADING("encode, decode: standard input to standard output"),
         CLI_FLAG("jsonl", &s->jsonl, "",
@@ -592,7 +592,7 @@ int main(int argc, char **argv) {
     desc.log = on_log;
     desc.cancel = on_cancel;
     context = dpo_open(&desc);
-    if (!context) return cli_die("no memory to begin with");
+    if (!context) return cli_die("%s", dpo_error(NULL));
     code = strcmp(s.command, "info") ? run_tokenizer(&s) : run_info(p.argument[1]);
     dpo_close(context);
     return code;

@@ -117,7 +117,7 @@ static int settings_parse(settings *s, cli_program *p, int argc, char **argv) {
         CLI_WORD("optimizer-dtype", &s->optimizer_dtype, "fp32|bf16", "", "of its state, which bf16 halves"),
         CLI_INT("warmup-steps", &s->warmup_steps, 0, FOREVER, "", "updates of linear warm-up"),
         CLI_DOUBLE("max-grad-norm", &t->max_grad_norm, 0, 1e9, "", "gradients are scaled down to this; 0: never"),
-        CLI_DOUBLE("weight-decay", &t->weight_decay, 0, 1000, "", "of AdamW"),
+        CLI_DOUBLE("weight-decay", &t->weight_decay, 0, 1000, "", "of AdamW and RMSprop"),
         CLI_DOUBLE("adam-beta1", &t->adam_beta1, 0, 0.999999, "", "of AdamW"),
         CLI_DOUBLE("adam-beta2", &t->adam_beta2, 0, 0.9999999, "", "of AdamW"),
         CLI_DOUBLE("adam-epsilon", &t->adam_epsilon, CLI_ABOVE_0, 1, "", "of AdamW and RMSprop"),
@@ -156,7 +156,7 @@ static int settings_parse(settings *s, cli_program *p, int argc, char **argv) {
                 "evaluation prompts answered each time, by the model and by the one it was; samples.jsonl; 0: none"),
         CLI_INT("sample-max-new-tokens", &s->sample_tokens, 1, 65536, "", "the longest answer"),
         CLI_DOUBLE("sample-temperature", &s->sample_temperature, 0, 100, "", "0: the likeliest token each time"),
-        CLI_INT("threads", &s->threads, 0, 4096, "", "0: one per core. Changes no bit, nor do the next four"),
+        CLI_INT("threads", &s->threads, 0, 1024, "", "0: one per core. Changes no bit, nor do the next four"),
         CLI_WORD("simd", &s->simd, "auto|scalar|avx2|avx512|avx512-bf16|neon", "", "instructions"),
 
         CLI_BYTES("memory", &t->memory, "", "most that all may take (4G): picks the next two, and tiles; 0: any"),
@@ -690,6 +690,7 @@ static int samples_answer(run *u, char **text, int64_t *length) {
     g.n_stop_ids = end_id >= 0;
     g.n_stop = chat_stops(run_chat(u), &g.stop);
     g.tokenizer = u->tokenizer;
+    g.pack = u->s.t.memory ? -1 : 0; /* a budget has no room for a copy of the weights */
     if (!prompt || !n_prompt || !out) failed = cli_die("no memory for --sample-prompts");
     for (i = 0; !failed && i < p->n; i++)
         dpo_data_item(u->eval, p->item[i], &prompt[i], &n_prompt[i], NULL, NULL, NULL, NULL);
@@ -977,7 +978,7 @@ int main(int argc, char **argv) {
     desc.cancel = on_cancel;
     desc.user = &u;
     u.c = dpo_open(&desc);
-    if (!u.c) return cli_die("no memory to begin with");
+    if (!u.c) return cli_die("%s", dpo_error(NULL));
     if (!u.s.quiet) print_settings(&u);
     code = run_all(&u);
     if (u.metrics) fclose(u.metrics);
