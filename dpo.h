@@ -163,10 +163,10 @@ enum {
 };
 enum { DPO_LOG_INFO = 0, DPO_LOG_WARNING = 1 };
 
-/* How a model computes. fp32: all in F32. mixed: every operand of a linear product is rounded to bf16 (nearest even), and
-   so is each linear output of the forward pass that is neither added to the residual stream nor a logit. bf16: the same
-   arithmetic on weights that are bf16 numbers (matrices kept as such); updates round them stochastically. Norms, softmax,
-   attention's products, losses and all gradients are F32 in each of them. */
+/* How a model computes. fp32: all in F32. mixed: every operand of a linear product is rounded to bf16 (nearest even),
+   and so is each linear output of the forward pass that is neither added to the residual stream nor a logit. bf16: the
+   same arithmetic on weights that are bf16 numbers (matrices kept as such); updates round them stochastically. Norms,
+   softmax, attention's products, losses and all gradients are F32 in each of them. */
 enum { DPO_PRECISION_FP32 = 0, DPO_PRECISION_MIXED = 1, DPO_PRECISION_BF16 = 2 };
 
 typedef struct dpo_context dpo_context;     /* owns everything below */
@@ -4312,10 +4312,9 @@ static void dpo__activation_backward(dpo__activation *l, int64_t n) {
    M = max m_b,   S = sum_b s_b exp(m_b - M)
    dz_j = w scale (onehot_j - p_j) for weight w = d(loss)/d(logp)
    dh = (w scale) (onehot - p) W,   dW += (onehot - p)^T (w scale h)
-   The products are a linear layer's, a block of columns at a time, so that what follows finds a tile's logits in a cache;
-   here is what stands between them. z [R,V] is overwritten by onehot - p. A row's weight, times scale, enters where it
-   is cheap: dh is scaled after its product, and h before the one that gives dW. So a frozen head's dh needs no weight
-   yet. */
+   The products are a linear layer's, a block of columns at a time, so that what follows finds logits in a cache; here
+   is what stands between them. z [R,V] is overwritten by onehot - p. A row's weight, times scale, enters where it is
+   cheap: dh is scaled after its product, and h before the one that gives dW. So a frozen head's dh needs no weight yet. */
 
 #define DPO__HEAD_BLOCK 4096 /* a change would change bits */
 
@@ -13855,8 +13854,8 @@ DPO_API dpo_result dpo_train(dpo_model *m, dpo_data *data, dpo_data *eval, const
    >>PLAN - what training takes, from the layout functions themselves
    =========================================================================================== */
 
-/* A model and its adapters without values, for sizes. Frozen matrices stay what the file has; where config.json does not
-   say, BF16 is believed of those that are to be computed in bf16. */
+/* A model and its adapters without values, for sizes. Frozen matrices stay what the file has; where config.json
+   does not say, BF16 is believed of those that are to be computed in bf16. */
 static dpo_model *dpo__plan_model(dpo_context *c, const dpo_model_config *k, const dpo_load_config *load,
                                   const dpo_lora_config *lora) {
     int precision = load ? load->precision : DPO_PRECISION_FP32, frozen = load && load->frozen;
