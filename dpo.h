@@ -4314,7 +4314,8 @@ static void dpo__activation_backward(dpo__activation *l, int64_t n) {
    dh = (w scale) (onehot - p) W,   dW += (onehot - p)^T (w scale h)
    The products are a linear layer's, a block of columns at a time, so that what follows finds logits in a cache; here
    is what stands between them. z [R,V] is overwritten by onehot - p. A row's weight, times scale, enters where it is
-   cheap: dh is scaled after its product, and h before the one that gives dW. So a frozen head's dh needs no weight yet. */
+   cheap: dh is scaled after its product, and h before the one that gives dW. So a frozen head's dh needs no weight
+   yet. */
 
 #define DPO__HEAD_BLOCK 4096 /* a change would change bits */
 

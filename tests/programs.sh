@@ -73,6 +73,13 @@ cmp -s "$out/r1/model.safetensors" "$out/r2/model.safetensors" && ok || bad "a k
 works "TRL's option names" $train dpo --model_name_or_path "$out/sft" --output_dir "$out/trl" --train "$out/pairs.jsonl" \
     --per_device_train_batch_size 2 --gradient_accumulation_steps 4 --learning_rate 1e-3 --max_steps 2
 
+for p in mixed bf16; do
+    works "$p precision" $train dpo --model "$out/sft" --output "$out/$p" $o --precision $p --optimizer-dtype bf16
+    same=$(hash_of "$out/log")
+    works "$p precision within 7 MB" $train dpo --model "$out/sft" --output "$out/$p-small" $o --precision $p --optimizer-dtype bf16 \
+        --memory 7M --threads 2
+    [ -n "$same" ] && [ "$same" = "$(hash_of "$out/log")" ] && ok || bad "a budget of memory changes no bit ($p)"
+done
 # wrong ones
 refuses "no command" "sft" $train
 refuses "no model" "model" $train sft --output "$out/x" $o
@@ -81,6 +88,11 @@ refuses "lr NaN" "learning-rate" $train sft --init "$out/tiny.json" --output "$o
 refuses "lr negative" "learning-rate" $train sft --init "$out/tiny.json" --output "$out/x" $o --learning-rate -1
 refuses "beta negative" "beta" $train dpo --model "$out/sft" --output "$out/x" $o --beta -0.1
 refuses "beta NaN" "beta" $train dpo --model "$out/sft" --output "$out/x" $o --beta nan
+refuses "a budget that cannot hold the model" "least that this takes" $train dpo --model "$out/sft" --output "$out/x" $o --memory 2M
+refuses "2000 threads" "threads" $train dpo --model "$out/sft" --output "$out/x" $o --threads 2000
+refuses "-1 threads" "threads" $train dpo --model "$out/sft" --output "$out/x" $o --threads -1
+refuses "instructions that no CPU has together" "SIMD" $train dpo --model "$out/sft" --output "$out/x" $o \
+    --simd "$(uname -m | grep -q x86 && echo neon || echo avx2)"
 refuses "fp16" "mixed" $train sft --init "$out/tiny.json" --output "$out/x" $o --precision fp16
 refuses "missing data" "missing.jsonl" $train sft --init "$out/tiny.json" --output "$out/x" --train "$out/missing.jsonl"
 refuses "missing model" "nowhere" $train dpo --model "$out/nowhere" --output "$out/x" $o
