@@ -2815,6 +2815,7 @@ static const dpo__kernels dpo__kernels_scalar = {
         DPO__UNROLL for (i = 0; i < rows; i++) DPO__UNROLL for (j = 0; j < n; j++) s[i * n + j] =                      \
             t->init ? op##_load(t->init + i * t->init_row + lanes * j) : op##_zero();                                  \
         for (k = t->k; k > 0; k--, pa += a_step, pb += b_step) {                                                       \
+            if (rows > 2) __builtin_prefetch((const char *)pb + 2048); /* few rows read one stream only */             \
             DPO__UNROLL for (j = 0; j < n; j++) b[j] =                                                                 \
                 op##_b_##b_type(pb + j / per_panel * b_panel + j % per_panel * lanes);                                 \
             DPO__UNROLL for (i = 0; i < rows; i++) {                                                                   \
