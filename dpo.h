@@ -2822,6 +2822,7 @@ static const dpo__kernels dpo__kernels_scalar = {
         DPO__UNROLL for (i = 0; i < rows; i++) DPO__UNROLL for (j = 0; j < n; j++) s[i * n + j] =                      \
             t->init ? op##_load(t->init + i * t->init_row + lanes * j) : op##_zero();                                  \
         for (k = t->k; k > 0; k--, pa += a_step, pb += b_step) {                                                       \
+            if (rows > 2) __builtin_prefetch((const char *)pb + 2048); /* few rows read one stream only */             \
             DPO__UNROLL for (j = 0; j < n; j++) b[j] =                                                                 \
                 op##_b_##b_type(pb + j / per_panel * b_panel + j % per_panel * lanes);                                 \
             DPO__UNROLL for (i = 0; i < rows; i++) {                                                                   \
@@ -3512,7 +3513,7 @@ typedef struct dpo__gemm_part {
     int small;              /* few rows: B is read once */
     int64_t p0, kc, step;   /* the block of k, and its largest */
     float *pa, *pb;
-    const char *ahead; /* B's rows to come: so many lines of 64 bytes, a few with each tile */
+    const char *ahead; /* what of B comes next: rows of so many lines of 64 bytes, a few with each tile */
     int64_t ahead_row, ahead_lines, ahead_left, ahead_each, ahead_line;
     dpo__tile_fn run;
     dpo__tile t;
@@ -3580,14 +3581,15 @@ static void dpo__gemm_edge(dpo__tile_fn run, const dpo__tile *t, int64_t w) {
     run(&e);
     for (i = 0; i < t->rows; i++) memcpy(t->c + i * t->c_row, full + i * t->columns, (size_t)w * sizeof(float));
 }
-/* Rows of B read as they lie: while some columns are multiplied, those from `next` on come nearer. */
+/* While some columns of B are multiplied, those from `next` on come nearer. */
 static void dpo__gemm_look_ahead(dpo__gemm_part *s, int64_t next, int64_t tiles) {
-    int64_t size = s->g->b.dtype == DPO_BF16 ? 2 : 4;
-    s->ahead = (const char *)dpo__operand_at(&s->g->b, s->p0, next);
-    s->ahead_row = s->g->b.row * size;
+    const dpo__operand *b = &s->g->b;
+    int64_t size = b->dtype == DPO_BF16 ? 2 : 4, n = dpo__min64(s->t.columns, s->n1 - next);
+    s->ahead = (const char *)dpo__operand_at(b, s->p0, next);
+    s->ahead_row = (b->col == 1 ? b->row : b->col) * size;
     s->ahead_line = 0;
-    s->ahead_lines = (s->t.columns * size + 63) / 64;
-    s->ahead_left = s->kc * s->ahead_lines;
+    s->ahead_lines = ((b->col == 1 ? n : s->kc) * size + 63) / 64;
+    s->ahead_left = (b->col == 1 ? s->kc : n) * s->ahead_lines;
     s->ahead_each = (s->ahead_left + tiles - 1) / tiles;
 }
 DPO__INLINE void dpo__gemm_fetch(dpo__gemm_part *s) {
@@ -3637,8 +3639,8 @@ static void dpo__gemm_rectangle(dpo__gemm_part *s, int64_t ic, int64_t ie, int64
         s->t.columns = (int)(left <= nr / 2 ? nr / 2 : one);
         dpo__gemm_take_b(s, j, pack ? to : NULL);
         s->ahead_left = 0;
-        next = j + 8 * one;
-        if (next < je && !s->b_packed && !s->g->b_panels)
+        next = s->b_packed ? j + one : j + 8 * one;
+        if (next < je && !s->g->b_panels && (s->b_packed ? ic == s->m0 && s->g->b.col != 1 : 1))
             dpo__gemm_look_ahead(s, next, (ie - ic + s->p->mr - 1) / s->p->mr);
         dpo__gemm_column(s, ic, ie, j, pa);
     }
