@@ -1356,8 +1356,8 @@ static void *dpo__arena_carve(dpo__arena *a, int64_t count, size_t size) {
 /* ===========================================================================================
    >>THREADS - a pool whose workers take shares of a job as they come, spin briefly, then sleep
 
-   Which worker computes what changes no bit, so nobody waits for a worker that another program keeps from running: the
-   others take its shares.
+   Which worker computes what changes no bit, so nobody waits for one that another program keeps from taking a share:
+   the others take it. A share that was taken is waited for.
    =========================================================================================== */
 
 /* A task gets its index and the worker it runs on (for scratch memory). */
@@ -3496,8 +3496,7 @@ static void dpo__gemm_pack_panels(void *arg, int64_t first, int64_t last, int wo
                               : 0;
     }
 }
-__attribute__((unused)) static void dpo__gemm_pack_all(dpo_context *c, dpo__operand b, int64_t k, int64_t n, int bf16,
-                                                       void *to) {
+static void dpo__gemm_pack_all(dpo_context *c, dpo__operand b, int64_t k, int64_t n, int bf16, void *to) {
     dpo__gemm_packing s = {&c->kernels.product[bf16 != 0], b, k, n, bf16, (uint8_t *)to, 0};
     s.panel = dpo__gemm_packed_size(&c->kernels, k, s.p->nr, bf16);
     dpo__split_run(c, n, s.p->nr, dpo__gemm_pack_panels, &s);
@@ -6726,7 +6725,7 @@ static size_t dpo__config_write(const dpo_model_config *k, char *out, size_t cap
     return dpo__append(out, cap, t.at, ",\n  \"torch_dtype\": \"float32\"\n}\n");
 }
 
-/* --- loading --------------------------------------------------------------------------------------- */
+/* --- what loading begins with ---------------------------------------------------------------------- */
 
 /* Slopes of ALiBi: for n a power of two 2^(-8k/n); else those of the next lower power, then every other
    one of the next higher [ALiBi]. */
@@ -7416,7 +7415,7 @@ static void dpo__run_layout_layers(dpo__arena *a, const dpo_model_config *k, dpo
     }
 }
 
-/* Bytes that belong to logits and the head's tile, for the plan. */
+/* A tile of target rows and its logits. */
 static void dpo__run_layout_head(dpo__arena *a, const dpo_model_config *k, dpo__run *r) {
     int64_t t = r->head_rows, d = k->hidden_size, back = r->train ? t : 0;
     r->head_row = DPO__CARVE(a, int32_t, t);
@@ -7433,7 +7432,7 @@ static void dpo__run_layout_head(dpo__arena *a, const dpo_model_config *k, dpo__
     r->logits = DPO__CARVE(a, float, t * k->vocab_size);
 }
 
-/* r->cap, train, recompute, head_rows and lora_r say what for. Runs twice. */
+/* r->cap, train, recompute, bf16, head_rows, head_frozen and lora_r say what for. Runs twice. */
 static void dpo__run_layout(dpo__arena *a, const dpo_model_config *k, int workers, dpo__run *r) {
     int64_t n = r->cap.rows, d = k->hidden_size, f = k->intermediate_size, back = r->train ? n : 0;
     int64_t hd = (int64_t)k->num_attention_heads * k->head_dim;
@@ -8263,6 +8262,7 @@ static void dpo__lora_list(const dpo_model *m, dpo__lora *l, dpo__arena *values)
         if (l->params) {
             dpo__param *a = &l->params[l->n_params], *b = a + 1;
             *a = *b = *p;
+            a->panels = b->panels = NULL; /* if the model is packed, those are its own */
             a->dtype = b->dtype = DPO_F32;
             a->own = b->own = NULL;
             dpo__append(a->name, sizeof a->name, 0, "base_model.model.%.*s.lora_A.weight", (int)length, module);
