@@ -48,7 +48,7 @@ BEGIN {
     n = split("malloc free memcpy memset memmove memcmp memchr strlen strcmp strncmp strchr strrchr strerror strstr strpbrk " \
               "vsnprintf snprintf __vsnprintf_chk __snprintf_chk __memcpy_chk __memmove_chk __memset_chk " \
               "sqrt sqrtf floor __stack_chk_fail __errno_location errno " \
-              "__cpu_model __cpu_indicator_init _GLOBAL_OFFSET_TABLE_ " \
+              "__cpu_model __cpu_features2 __cpu_indicator_init _GLOBAL_OFFSET_TABLE_ " \
               "open close read lseek pread write fsync fcntl fstat stat __fxstat __xstat rename unlink mkdir sysconf " \
               "__open_2 madvise mmap munmap bcmp isnan", a, " ")
     for (i = 1; i <= n; i++) ok[a[i]] = 1
