@@ -674,7 +674,8 @@ typedef struct dpo_train_config {
     int64_t eval_size;   /* examples of the fixed evaluation subset; 0 = all */
     int optimizer_dtype; /* of the optimizer's state: DPO_F32, or DPO_BF16 (rounded stochastically) */
     /* How it is computed. None of these changes a bit of the result (naive: of the log-probs). */
-    uint64_t memory; /* bytes that all may take, the model included: picks recompute, tiles, micro-batches; 0 = any */
+    uint64_t
+        memory; /* what the plan may take in all, the model included: picks recompute, tiles, micro-batches; 0 = any */
     int64_t micro_rows; /* most rows of a micro-batch; 0 = planned */
     int recompute;      /* keep a layer's input only, recompute the rest */
     int naive; /* for comparison: prompts twice, all rows through the last layer and the head, and the reference's

@@ -91,7 +91,7 @@ refuses "beta NaN" "beta" $train dpo --model "$out/sft" --output "$out/x" $o --b
 refuses "a budget that cannot hold the model" "least that this takes" $train dpo --model "$out/sft" --output "$out/x" $o --memory 2M
 refuses "2000 threads" "threads" $train dpo --model "$out/sft" --output "$out/x" $o --threads 2000
 refuses "-1 threads" "threads" $train dpo --model "$out/sft" --output "$out/x" $o --threads -1
-refuses "instructions that no CPU has together" "SIMD" $train dpo --model "$out/sft" --output "$out/x" $o \
+refuses "instructions that no CPU has together" "instructions" $train dpo --model "$out/sft" --output "$out/x" $o \
     --simd "$(uname -m | grep -q x86 && echo neon || echo avx2)"
 refuses "fp16" "mixed" $train sft --init "$out/tiny.json" --output "$out/x" $o --precision fp16
 refuses "missing data" "missing.jsonl" $train sft --init "$out/tiny.json" --output "$out/x" --train "$out/missing.jsonl"

@@ -408,7 +408,8 @@ static dpo_context *bench_open(const bench_options *o, bench_machine *m) {
     desc.n_threads = o->threads;
     desc.simd = o->simd;
     c = dpo_open(&desc);
-    if (!c) cli_die("--simd or --threads: %s", dpo_error(NULL));
+    if (!c && o->simd) cli_die("--simd: this CPU or this build has not got these instructions; leave it out");
+    else if (!c) cli_die("--threads: %s", dpo_error(NULL));
     if (c && m && bench_machine_of(m, c, o->threads)) {
         dpo_close(c);
         c = NULL;

@@ -159,7 +159,7 @@ static int settings_parse(settings *s, cli_program *p, int argc, char **argv) {
         CLI_INT("threads", &s->threads, 0, 1024, "", "0: one per core. Changes no bit, nor do the next four"),
         CLI_WORD("simd", &s->simd, "auto|scalar|avx2|avx512|avx512-bf16|neon", "", "instructions"),
 
-        CLI_BYTES("memory", &t->memory, "", "most that all may take (4G): picks the next two, and tiles; 0: any"),
+        CLI_BYTES("memory", &t->memory, "", "most that the plan may take (4G): picks the next two, and tiles; 0: any"),
         CLI_INT("micro-rows", &s->micro_rows, 0, FOREVER, "", "most tokens computed at a time; 0: planned"),
         CLI_FLAG("recompute", &t->recompute, "gradient_checkpointing", "less memory, more work"),
         CLI_FLAG("plan", &s->plan, "", "print memory and work, then stop"),
@@ -227,6 +227,7 @@ typedef struct run {
     int64_t evaluated;     /* step of the last evaluation, -1: none */
     double train_seconds, began, phase_began;
     const char *phase;
+    int64_t phase_done;
 } run;
 
 /* The context's sentence, as the program's last word. */
@@ -245,10 +246,11 @@ static void on_progress(void *user, const char *what, int64_t done, int64_t tota
     char line[256];
     double now = cli_clock();
     if (u->s.quiet || u->training || total <= 0) return;
-    if (u->phase != what || done <= 0) u->phase_began = now;
+    if (u->phase != what || done < u->phase_done) u->phase_began = now; /* another phase, or the next data set */
     u->phase = what;
+    u->phase_done = done;
     snprintf(line, sizeof line, "%s: %s of %s, %s left", what, cli_count((uint64_t)done), cli_count((uint64_t)total),
-             cli_duration(done > 0 ? (now - u->phase_began) / (double)done * (double)(total - done) : -1));
+             cli_duration(now > u->phase_began ? (now - u->phase_began) / (double)done * (double)(total - done) : -1));
     cli_live(line);
 }
 
@@ -978,6 +980,7 @@ int main(int argc, char **argv) {
     desc.cancel = on_cancel;
     desc.user = &u;
     u.c = dpo_open(&desc);
+    if (!u.c && u.s.simd) return cli_die("--simd: this CPU or this build has not got these instructions; leave it out");
     if (!u.c) return cli_die("%s", dpo_error(NULL));
     if (!u.s.quiet) print_settings(&u);
     code = run_all(&u);
