@@ -55,7 +55,7 @@ done
 bits() { # program, arguments...
     "$@" >>$out/hashes 2>/dev/null
     status=$?
-    [ $status != 2 ] || lacking="$lacking $2" # this CPU lacks these instructions
+    if [ $status = 2 ]; then case $lacking in *$2*) ;; *) lacking="$lacking $2" ;; esac; fi # this CPU has not got them
     [ $status = 0 ] || [ $status = 2 ] || echo "$*: exit status $status" >>$out/hashes
 }
 for unit in plain-gcc plain-clang native-gcc native-clang; do

@@ -205,23 +205,32 @@ static moved *moved_new(void) {
     }
     return s;
 }
-static dpo__optimizer_job job_of(dpo_context *c, moved *s, int kind, int w_dtype, int rounding, int state_dtype) {
+static dpo__optimizer_job optimizer_job(dpo_context *c, int kind, void *w, int w_dtype, float *g, void *m, void *v,
+                                        int state_dtype, uint64_t stream) {
     dpo__optimizer_job j;
-    dpo_train_config k = dpo_train_defaults(DPO_SFT);
     memset(&j, 0, sizeof j);
-    k.optimizer = kind;
-    k.weight_decay = 0.01;
     j.c = c;
     j.kind = kind;
-    j.w = w_dtype == DPO_F32 ? (void *)s->w : (void *)s->wh;
+    j.w = w;
     j.w_dtype = w_dtype;
-    j.rounding = rounding;
-    j.g = s->g;
-    j.m = kind != DPO_ADAMW ? NULL : state_dtype == DPO_F32 ? (void *)s->m : (void *)s->mh;
-    j.v = state_dtype == DPO_F32 ? (void *)s->v : (void *)s->vh;
+    j.g = g;
+    j.m = m;
+    j.v = v;
     j.state_dtype = state_dtype;
-    j.seed = 99;
-    j.stream = 12;
+    j.seed = 5;
+    j.stream = stream;
+    return j;
+}
+static dpo__optimizer_job job_of(dpo_context *c, moved *s, int kind, int w_dtype, int rounding, int state_dtype) {
+    dpo__optimizer_job j = optimizer_job(c, kind, w_dtype == DPO_F32 ? (void *)s->w : (void *)s->wh, w_dtype, s->g,
+                                         kind != DPO_ADAMW        ? NULL
+                                         : state_dtype == DPO_F32 ? (void *)s->m
+                                                                  : (void *)s->mh,
+                                         state_dtype == DPO_F32 ? (void *)s->v : (void *)s->vh, state_dtype, 12);
+    dpo_train_config k = dpo_train_defaults(DPO_SFT);
+    k.optimizer = kind;
+    k.weight_decay = 0.01;
+    j.rounding = rounding;
     j.o = dpo__optimizer_constants(&k, 3, 1e-3, 0.7);
     return j;
 }
@@ -318,18 +327,8 @@ static void test_optimizer_small_updates(void) {
         }
         for (step = 0; step < (int)steps; step++) {
             dpo__fpenv env = dpo__fp_enter();
-            dpo__optimizer_job j;
-            memset(&j, 0, sizeof j);
-            j.c = c;
-            j.kind = DPO_RMSPROP;
-            j.w = w;
-            j.w_dtype = DPO_BF16;
-            j.state_dtype = DPO_F32;
+            dpo__optimizer_job j = optimizer_job(c, DPO_RMSPROP, w, DPO_BF16, g, NULL, v, DPO_F32, (uint64_t)step);
             j.rounding = 1;
-            j.g = g;
-            j.v = v;
-            j.seed = 5;
-            j.stream = (uint64_t)step;
             j.o.clip = j.o.beta2 = 1.0f;
             j.o.rate = (float)rate;
             for (i = 0; i < N; i++) g[i] = 1.0f; /* normalised: w moves by the rate */
@@ -365,18 +364,7 @@ static void test_optimizer_state_decays(void) {
     }
     CHECK(dpo__num_bf16_from(0.999f * dpo__num_bf16_to(0x3f9a)) == 0x3f9a);
     for (step = 0; step < 1000; step++) {
-        dpo__optimizer_job j;
-        memset(&j, 0, sizeof j);
-        j.c = c;
-        j.kind = DPO_ADAMW;
-        j.w = w;
-        j.w_dtype = DPO_F32;
-        j.g = g;
-        j.m = m;
-        j.v = v;
-        j.state_dtype = DPO_BF16;
-        j.seed = 3;
-        j.stream = (uint64_t)step;
+        dpo__optimizer_job j = optimizer_job(c, DPO_ADAMW, w, DPO_F32, g, m, v, DPO_BF16, (uint64_t)step);
         j.o = dpo__optimizer_constants(&k, step + 1, 0.0, 1.0);
         for (i = 0; i < N && step < 100; i++) g[i] = 1e-4f; /* then nothing */
         dpo__optimizer_run(&j, N);

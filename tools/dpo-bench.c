@@ -931,7 +931,7 @@ static int bench_checkpoint(dpo_context *c, const bench_options *o, const dpo_mo
     return bad;
 }
 
-/* A model with random weights: from a bf16 file, mapped if frozen, or made in memory. NULL after an error was printed. */
+/* A model with random weights: from a bf16 file, mapped if frozen, or made in memory. NULL once an error was printed. */
 static dpo_model *bench_model(dpo_context *c, const bench_options *o, const dpo_model_config *k, int frozen) {
     char dir[1024];
     dpo_load_config how;
