@@ -21,10 +21,11 @@
 #include "test_step.h"
 #include "test_memory.h"
 #include "test_storage.h"
+#include "test_files.h"
 #include "test_data.h"
 #include "test_generate.h"
 
-#define FLOOR 113 /* so many tests there are at least */
+#define FLOOR 117 /* so many tests there are at least */
 
 typedef struct test {
     const char *name;
@@ -56,6 +57,10 @@ static const test tests[] = {T(math_floats),
                              T(loss_extremes),
                              T(optimizer_adamw),
                              T(optimizer_rmsprop),
+                             T(files_one_at_a_time),
+                             T(files_checksums),
+                             T(files_verify_model),
+                             T(files_convert),
                              T(math_sweep),
                              T(optimizer_rows),
                              T(optimizer_draws),
