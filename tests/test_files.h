@@ -227,7 +227,7 @@ static void test_files_convert(void) {
         if (i % 5 == 0) d[i] = ldexp(1.0 + 0x1p-24 * (double)(rng() % 4), 127 * (int)(rng() % 2)); /* ties */
         if (i % 5 == 1) d[i] = ldexp((double)(rng() % 64) + 0.5, -149);
         want[i] = (float)d[i];
-        infinite += isinf(want[i]);
+        infinite += isinf(want[i]) != 0;
     }
     d[0] = 0x1.ffffffp127; /* halfway to what is no float any more */
     want[0] = (float)INFINITY;
