@@ -626,6 +626,11 @@ DPO_API const dpo_model_config *dpo_model_config_of(const dpo_model *m);
    reference log-probs is then refused by its hash), but not where the model is frozen: they may lie in
    a file, mapped read-only. */
 DPO_API int64_t dpo_model_tensors(const dpo_model *m, dpo_tensor *out, int64_t cap);
+/* dpo_model_tensors_of - the tensors that a configuration asks for, in file order: names and shapes, data NULL, dtype
+   DPO_F32. No weight is made. *out is freed by dpo_tensors_free.
+ *   errors  DPO_E_ARG (a configuration that no model can have)  DPO_E_MEMORY */
+DPO_API dpo_result dpo_model_tensors_of(dpo_context *c, const dpo_model_config *config, dpo_tensor **out,
+                                        int64_t *count);
 /* dpo_model_hash - 64 bits over names, shapes and values of the weights, adapters not included; the same
    for the same values in F32 or BF16. Reads them all, those of mapped files too. */
 DPO_API uint64_t dpo_model_hash(const dpo_model *m);
@@ -7584,6 +7589,34 @@ DPO_API const dpo_model_config *dpo_model_config_of(const dpo_model *m) { return
 
 DPO_API int64_t dpo_model_tensors(const dpo_model *m, dpo_tensor *out, int64_t cap) {
     return m ? dpo__param_views(m->params, m->n_params, out, cap) : 0;
+}
+
+DPO_API dpo_result dpo_model_tensors_of(dpo_context *c, const dpo_model_config *config, dpo_tensor **out,
+                                        int64_t *count) {
+    dpo_model *m;
+    dpo__param *params;
+    int64_t i, n;
+    if (out) *out = NULL;
+    if (count) *count = 0;
+    DPO__READY(c, c);
+    if (!config || !out || !count)
+        return dpo__fail(c, DPO_E_ARG, "dpo_model_tensors_of: config, out and count must not be NULL");
+    if (dpo__config_check(c, "dpo_model_tensors_of", config)) return c->error.code;
+    m = dpo__model_new(c, config, 0, DPO_F32);
+    if (!m) return c->error.code;
+    n = m->n_params;
+    *out = (dpo_tensor *)dpo__get(c, (size_t)n * (sizeof **out + sizeof *params), "a list of tensors");
+    if (*out) {
+        params = (dpo__param *)(void *)(*out + n); /* they hold the names */
+        memcpy(params, m->params, (size_t)n * sizeof *params);
+        for (i = 0; i < n; i++) {
+            params[i].data = NULL;
+            (*out)[i] = dpo__param_view(&params[i]);
+        }
+        *count = n;
+    }
+    dpo_model_free(m);
+    return *out ? DPO_OK : DPO_E_MEMORY;
 }
 
 /* Values count as floats, however they are kept. */
