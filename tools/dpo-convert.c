@@ -402,27 +402,31 @@ static char *json_with(dpo_context *c, const char *text, size_t *n, const char *
     return out;
 }
 
-/* The configuration that belongs to the weights: --config, beside them, or llama2.c's header. NULL: none, or an error
- * (*bad). */
-static char *config_text(const convert *u, const source *src, const char *in, size_t *n, int *bad) {
-    char path[4096], dir[4096];
+/* Where the configuration of the weights lies: --config, or beside them; "" if nowhere. */
+static int config_path(const convert *u, const char *in, char *path, size_t cap) {
+    char dir[4096];
     const char *slash = strrchr(in, '/');
-    char *text;
-    *bad = 0;
-    if (u->s.config) snprintf(path, sizeof path, "%s", u->s.config);
-    else if (src->parts == 1 && src->part[0].llama) {
-        text = (char *)malloc(4096);
-        if (text && (*n = (size_t)llama2c_config_json(src->part[0].llama, text, 4096)) < 4096) return text;
-        free(text);
-        *bad = cli_die("no memory for a configuration");
-        return NULL;
-    } else {
-        snprintf(dir, sizeof dir, "%.*s", slash && !is_dir(in) ? (int)(slash - in) + (slash == in) : 4095,
-                 is_dir(in) || slash ? in : ".");
-        if (!holds(dir, "config.json")) return NULL;
-        *bad = path_join(path, sizeof path, dir, "config.json");
-        if (*bad) return NULL;
+    path[0] = 0;
+    if (u->s.config) {
+        snprintf(path, cap, "%s", u->s.config);
+        return 0;
     }
+    snprintf(dir, sizeof dir, "%.*s", slash && !is_dir(in) ? (int)(slash - in) + (slash == in) : 4095,
+             is_dir(in) || slash ? in : ".");
+    return holds(dir, "config.json") ? path_join(path, cap, dir, "config.json") : 0;
+}
+/* Its text, or what llama2.c's header says, on the heap; NULL: there is none, or an error was said (*bad). */
+static char *config_text(const convert *u, const source *src, const char *in, size_t *n, int *bad) {
+    char path[4096], *text = NULL;
+    *bad = 0;
+    if (!u->s.config && src->parts == 1 && src->part[0].llama) {
+        text = (char *)malloc(4096);
+        if (text) *n = (size_t)llama2c_config_json(src->part[0].llama, text, 4096);
+        if (!text) *bad = cli_die("no memory for a configuration");
+        return text;
+    }
+    *bad = config_path(u, in, path, sizeof path);
+    if (*bad || !path[0]) return NULL;
     text = read_file(path, (size_t)16 << 20, n);
     *bad = !text;
     return text;
@@ -765,21 +769,12 @@ static int is_ready(const char *in) {
            (holds(in, "model.safetensors") || holds(in, "model.safetensors.index.json"));
 }
 
-/* The configuration, wherever it comes from; the library reads files. */
+/* What the weights are to be, where a configuration says so. */
 static int info_config(convert *u, plan *p) {
-    char path[] = "/tmp/dpo-convert-XXXXXX";
-    size_t n;
-    int bad, fd;
-    char *text = config_text(u, &p->src, u->s.in, &n, &bad);
-    if (!text) return bad;
-    fd = mkstemp(path);
-    bad = fd < 0 || write(fd, text, n) != (ssize_t)n;
-    if (fd >= 0) close(fd);
-    free(text);
-    if (bad) return cli_die("cannot write %s: %s", path, strerror(errno));
-    bad = dpo_model_config_read(u->c, path, &p->config);
-    remove(path);
-    if (bad) return run_fail(u);
+    char path[4096];
+    if (config_path(u, u->s.in, path, sizeof path)) return 1;
+    if (!path[0]) return 0;
+    if (dpo_model_config_read(u->c, path, &p->config)) return run_fail(u);
     p->has_config = 1;
     return 0;
 }
@@ -813,7 +808,7 @@ static int print_info(convert *u) {
         if (!dpo_tensors_metadata(p.src.part[i].st, "dpo_checksums")) break;
     printf("checksums: %s\n", i < p.src.parts ? "none" : u->s.verify ? "all right" : "there (--verify compares them)");
     plan_close(&p);
-    return p.has_config || !is_ready(u->s.in) ? (is_ready(u->s.in) ? info_hash(u) : 0) : info_hash(u);
+    return is_ready(u->s.in) ? info_hash(u) : 0;
 }
 
 /* ---- the run ---------------------------------------------------------------------------------------------------- */
