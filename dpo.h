@@ -152,7 +152,21 @@ enum {
     DPO_E_UNSUPPORTED = -8, /* understood, but this version does not do it */
     DPO_E_CANCELLED = -9    /* the cancel hook said stop */
 };
-enum { DPO_F32 = 1, DPO_BF16 = 2, DPO_F16 = 3, DPO_I32 = 4, DPO_F64 = 5 };
+enum {
+    DPO_F32 = 1,
+    DPO_BF16 = 2,
+    DPO_F16 = 3,
+    DPO_I32 = 4,
+    DPO_F64 = 5,
+    DPO_I64 = 6,
+    DPO_I16,
+    DPO_I8,
+    DPO_U64,
+    DPO_U32,
+    DPO_U16,
+    DPO_U8,
+    DPO_BOOL
+};
 enum {
     DPO_SIMD_AUTO = 0,
     DPO_SIMD_SCALAR = 1,
@@ -180,8 +194,8 @@ typedef struct dpo_tensor {
     const char *name;
     void *data;
     int dtype;        /* DPO_F32, ... */
-    int ndim;         /* 0..4 */
-    int64_t shape[4]; /* unused dimensions are 1 */
+    int ndim;         /* 0..8 */
+    int64_t shape[8]; /* unused dimensions are 1 */
 } dpo_tensor;
 
 /* File access. Each function returns 0 or an errno-like code that enters the error sentence.
@@ -5383,8 +5397,7 @@ static dpo_result dpo__file_commit(dpo__file_writer *w) {
 #define DPO__ST_TENSORS 100000
 #define DPO__ST_RANK    8
 
-/* The public types go on with these; what stands from F8_E4M3 on is known by size only. */
-enum { DPO__I64 = 6, DPO__I16, DPO__I8, DPO__U64, DPO__U32, DPO__U16, DPO__U8, DPO__BOOL, DPO__ST_READABLE };
+enum { DPO__ST_READABLE = DPO_BOOL + 1 }; /* what stands from F8_E4M3 on is known by size only */
 
 typedef struct dpo__st_dtype {
     const char *name;
@@ -5924,7 +5937,7 @@ static dpo_result dpo__st_write(dpo_context *c, const char *path, const dpo__st_
 }
 
 DPO_API dpo_tensor dpo_tensor_f32(float *data, int64_t d0, int64_t d1, int64_t d2, int64_t d3) {
-    dpo_tensor t = {"", data, DPO_F32, 0, {d0, d1, d2, d3}};
+    dpo_tensor t = {"", data, DPO_F32, 0, {d0, d1, d2, d3, 1, 1, 1, 1}};
     int i;
     while (t.ndim < 4 && t.shape[t.ndim]) t.ndim++;
     for (i = t.ndim; i < 4; i++) t.shape[i] = 1;
@@ -5945,8 +5958,9 @@ DPO_API dpo_result dpo_tensors_save(dpo_context *c, const char *path, const dpo_
     if (!items) return DPO_E_MEMORY;
     for (i = 0; i < count; i++) {
         const dpo_tensor *t = &tensors[i];
-        int known = t->dtype >= DPO_F32 && t->dtype <= DPO_F64;
-        dpo__st_item item = {t->name, t->data, known ? t->dtype : 0, t->dtype, t->ndim <= 4 ? t->ndim : -1, t->shape};
+        int known = t->dtype >= DPO_F32 && t->dtype <= DPO_BOOL;
+        dpo__st_item item = {t->name, t->data, known ? t->dtype : 0, t->dtype, t->ndim <= DPO__ST_RANK ? t->ndim : -1,
+                             t->shape};
         items[i] = item;
     }
     r = dpo__st_write(c, path, items, count, metadata);
@@ -5973,7 +5987,7 @@ static void dpo__st_carve_tensors(dpo__arena *a, const dpo__st *st, int64_t coun
             t[n].data = data;
             t[n].dtype = e->dtype == DPO_I32 || e->dtype == DPO_F64 ? e->dtype : DPO_F32;
             t[n].ndim = e->ndim;
-            for (k = 0; k < 4; k++) t[n].shape[k] = e->shape[k];
+            for (k = 0; k < DPO__ST_RANK; k++) t[n].shape[k] = e->shape[k];
         }
         n++;
     }
