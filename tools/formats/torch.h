@@ -59,17 +59,18 @@ enum {
 
 /* ---- what a file becomes ---------------------------------------------------------------------------------------- */
 
-enum {                  /* kinds of nodes */
-       TORCH_OTHER = 0, /* None, a bool, a float, a device: nothing that names or makes a tensor */
-       TORCH_INT,
-       TORCH_BIG, /* an integer of more than 64 bits: its little-endian bytes lie in the pickle */
-       TORCH_TEXT,
-       TORCH_TUPLE,
-       TORCH_LIST,
-       TORCH_DICT,
-       TORCH_GLOBAL,
-       TORCH_STORAGE,
-       TORCH_TENSOR
+/* Kinds of nodes. What holds or makes tensors comes last. */
+enum {
+    TORCH_OTHER, /* None, a bool, a float, a device: nothing that names or makes a tensor */
+    TORCH_INT,
+    TORCH_BIG, /* an integer of more than 64 bits: its little-endian bytes lie in the pickle */
+    TORCH_TEXT,
+    TORCH_GLOBAL,
+    TORCH_STORAGE,
+    TORCH_TUPLE,
+    TORCH_LIST,
+    TORCH_DICT,
+    TORCH_TENSOR
 };
 
 typedef struct torch_node {
@@ -503,39 +504,41 @@ typedef struct torch_name {
     int is, dtype;
 } torch_name;
 
-static const torch_name torch_names[] = {{"collections.OrderedDict", TORCH_MAKE_DICT, 0},
-                                         {"torch._utils._rebuild_tensor", TORCH_MAKE_TENSOR_1, 0},
-                                         {"torch._utils._rebuild_tensor_v2", TORCH_MAKE_TENSOR_2, 0},
-                                         {"torch._utils._rebuild_tensor_v3", TORCH_MAKE_TENSOR_3, 0},
-                                         {"torch._utils._rebuild_parameter", TORCH_MAKE_FIRST, 0},
-                                         {"torch._utils._rebuild_parameter_with_state", TORCH_MAKE_FIRST, 0},
-                                         {"torch.Size", TORCH_MAKE_FIRST, 0},
-                                         {"torch.device", TORCH_MAKE_OTHER, 0},
-                                         {"torch.FloatStorage", TORCH_STORAGE_TYPE, DPO_F32},
-                                         {"torch.HalfStorage", TORCH_STORAGE_TYPE, DPO_F16},
-                                         {"torch.BFloat16Storage", TORCH_STORAGE_TYPE, DPO_BF16},
-                                         {"torch.DoubleStorage", TORCH_STORAGE_TYPE, DPO_F64},
-                                         {"torch.LongStorage", TORCH_STORAGE_TYPE, DPO_I64},
-                                         {"torch.IntStorage", TORCH_STORAGE_TYPE, DPO_I32},
-                                         {"torch.ShortStorage", TORCH_STORAGE_TYPE, DPO_I16},
-                                         {"torch.CharStorage", TORCH_STORAGE_TYPE, DPO_I8},
-                                         {"torch.ByteStorage", TORCH_STORAGE_TYPE, DPO_U8},
-                                         {"torch.BoolStorage", TORCH_STORAGE_TYPE, DPO_BOOL},
-                                         {"torch.storage.UntypedStorage", TORCH_STORAGE_TYPE, 0},
-                                         {"torch.UntypedStorage", TORCH_STORAGE_TYPE, 0},
-                                         {"torch.float32", TORCH_DTYPE, DPO_F32},
-                                         {"torch.float16", TORCH_DTYPE, DPO_F16},
-                                         {"torch.bfloat16", TORCH_DTYPE, DPO_BF16},
-                                         {"torch.float64", TORCH_DTYPE, DPO_F64},
-                                         {"torch.int64", TORCH_DTYPE, DPO_I64},
-                                         {"torch.int32", TORCH_DTYPE, DPO_I32},
-                                         {"torch.int16", TORCH_DTYPE, DPO_I16},
-                                         {"torch.int8", TORCH_DTYPE, DPO_I8},
-                                         {"torch.uint64", TORCH_DTYPE, DPO_U64},
-                                         {"torch.uint32", TORCH_DTYPE, DPO_U32},
-                                         {"torch.uint16", TORCH_DTYPE, DPO_U16},
-                                         {"torch.uint8", TORCH_DTYPE, DPO_U8},
-                                         {"torch.bool", TORCH_DTYPE, DPO_BOOL}};
+static const torch_name torch_names[] = {
+    {"collections.OrderedDict", TORCH_MAKE_DICT, 0},
+    {"torch._utils._rebuild_tensor", TORCH_MAKE_TENSOR_1, 0},
+    {"torch._utils._rebuild_tensor_v2", TORCH_MAKE_TENSOR_2, 0},
+    {"torch._utils._rebuild_tensor_v3", TORCH_MAKE_TENSOR_3, 0},
+    {"torch._utils._rebuild_parameter", TORCH_MAKE_FIRST, 0},
+    {"torch._utils._rebuild_parameter_with_state", TORCH_MAKE_FIRST, 0},
+    {"torch.Size", TORCH_MAKE_FIRST, 0},
+    {"torch.device", TORCH_MAKE_OTHER, 0},
+    {"torch.FloatStorage", TORCH_STORAGE_TYPE, DPO_F32},
+    {"torch.HalfStorage", TORCH_STORAGE_TYPE, DPO_F16},
+    {"torch.BFloat16Storage", TORCH_STORAGE_TYPE, DPO_BF16},
+    {"torch.DoubleStorage", TORCH_STORAGE_TYPE, DPO_F64},
+    {"torch.LongStorage", TORCH_STORAGE_TYPE, DPO_I64},
+    {"torch.IntStorage", TORCH_STORAGE_TYPE, DPO_I32},
+    {"torch.ShortStorage", TORCH_STORAGE_TYPE, DPO_I16},
+    {"torch.CharStorage", TORCH_STORAGE_TYPE, DPO_I8},
+    {"torch.ByteStorage", TORCH_STORAGE_TYPE, DPO_U8},
+    {"torch.BoolStorage", TORCH_STORAGE_TYPE, DPO_BOOL},
+    {"torch.storage.UntypedStorage", TORCH_STORAGE_TYPE, 0},
+    {"torch.UntypedStorage", TORCH_STORAGE_TYPE, 0},
+    {"torch.float32", TORCH_DTYPE, DPO_F32},
+    {"torch.float16", TORCH_DTYPE, DPO_F16},
+    {"torch.bfloat16", TORCH_DTYPE, DPO_BF16},
+    {"torch.float64", TORCH_DTYPE, DPO_F64},
+    {"torch.int64", TORCH_DTYPE, DPO_I64},
+    {"torch.int32", TORCH_DTYPE, DPO_I32},
+    {"torch.int16", TORCH_DTYPE, DPO_I16},
+    {"torch.int8", TORCH_DTYPE, DPO_I8},
+    {"torch.uint64", TORCH_DTYPE, DPO_U64},
+    {"torch.uint32", TORCH_DTYPE, DPO_U32},
+    {"torch.uint16", TORCH_DTYPE, DPO_U16},
+    {"torch.uint8", TORCH_DTYPE, DPO_U8},
+    {"torch.bool", TORCH_DTYPE, DPO_BOOL},
+};
 #define TORCH_NAMES (sizeof torch_names / sizeof *torch_names)
 
 /* Arguments of the three ways to make a tensor; the last of 2 and 3 is not always there. */
@@ -1336,9 +1339,7 @@ static inline uint32_t torch_next(torch_file *f, torch_walk *w) {
         --*left;
         w->step[w->depth - 1].index++;
         n = torch_at(f, node);
-        if (n->kind != TORCH_TENSOR &&
-            ((n->kind != TORCH_DICT && n->kind != TORCH_LIST && n->kind != TORCH_TUPLE) || !n->count))
-            continue;
+        if (n->kind < TORCH_TUPLE || (n->kind != TORCH_TENSOR && !n->count)) continue;
         if (torch_extend(f, w, key, w->step[w->depth - 1].index - 1)) return node;
         torch_fail(f, "has a key below %s that is neither text nor number, or names of over %d characters",
                    w->size ? torch_show(f, w->name, w->size) : "its outermost dict", TORCH_NAME);
@@ -1364,11 +1365,11 @@ static inline int torch_find_tensors(torch_file *f, uint32_t root, size_t *commo
                 torch_fail(f, "tensor %s has a name that is empty or has control characters",
                            torch_show(f, w->name, w->size));
             else torch_add_tensor(f, node, w->name, w->size);
-            if (f->count == 1) first = w->step[0].cell;
-            one = one && w->depth > 1 && w->step[0].cell == first && w->step[0].index &&
+            if (f->count == 1) first = w->step[0].index;
+            one = one && w->depth > 1 && w->step[0].index == first &&
                   torch_at(f, w->step[1].container)->kind == TORCH_DICT;
             *common = one ? w->step[1].name_size + 1 : 0;
-        } else torch_enter(f, w, node);
+        } else if (torch_at(f, node)->kind >= TORCH_TUPLE) torch_enter(f, w, node);
     } while (!f->failed && (node = torch_next(f, w)) != 0);
     free(w);
     return !f->failed;
@@ -1394,7 +1395,7 @@ static inline int torch_finish(torch_file *f, size_t common) {
         if (!strcmp(sorted[i - 1], sorted[i]))
             torch_fail(f, "has two tensors of the name %s", torch_show(f, sorted[i], strlen(sorted[i])));
     free(sorted);
-    for (i = 0; i < f->storages; i++) held += f->storage[i].bytes < (uint64_t)1 << 58 ? f->storage[i].bytes : 0;
+    for (i = 0; i < f->storages; i++) held += f->storage[i].bytes;
     for (i = 0; i < f->count; i++)
         if (__builtin_add_overflow(claimed, f->view[i].bytes, &claimed)) claimed = ~(uint64_t)0;
     if (claimed / TORCH_SHARED > held && claimed - held > TORCH_SPARE)
@@ -1592,27 +1593,27 @@ static inline void torch_gather(const torch_view *v, const dpo_tensor *t, const 
                                 unsigned char *to) {
     size_t size = torch_dtype_bytes(t->dtype);
     int64_t index[TORCH_RANK] = {0}, i, n = t->ndim ? t->shape[t->ndim - 1] : 1;
-    uint64_t step = t->ndim ? v->stride[t->ndim - 1] : 0, left;
+    uint64_t step = t->ndim ? v->stride[t->ndim - 1] : 0, at = 0, left;
     int k;
     for (left = v->bytes / size; left; left -= (uint64_t)n) {
-        const unsigned char *p = from;
+        uint64_t p = at; /* a number, as the last step may lead far out */
         switch (size) {
         case 8:
-            for (i = 0; i < n; i++, p += step, to += 8) memcpy(to, p, 8);
+            for (i = 0; i < n; i++, p += step, to += 8) memcpy(to, from + p, 8);
             break;
         case 4:
-            for (i = 0; i < n; i++, p += step, to += 4) memcpy(to, p, 4);
+            for (i = 0; i < n; i++, p += step, to += 4) memcpy(to, from + p, 4);
             break;
         case 2:
-            for (i = 0; i < n; i++, p += step, to += 2) memcpy(to, p, 2);
+            for (i = 0; i < n; i++, p += step, to += 2) memcpy(to, from + p, 2);
             break;
         default:
-            for (i = 0; i < n; i++, p += step, to++) *to = *p;
+            for (i = 0; i < n; i++, p += step) *to++ = from[p];
         }
         for (k = t->ndim - 1; k-- > 0;) { /* the next row */
-            from += v->stride[k];
+            at += v->stride[k];
             if (++index[k] < t->shape[k]) break;
-            from -= v->stride[k] * (uint64_t)t->shape[k];
+            at -= v->stride[k] * (uint64_t)t->shape[k];
             index[k] = 0;
         }
     }
@@ -1636,12 +1637,12 @@ static inline void torch_to_host(unsigned char *p, uint64_t bytes, unsigned size
  * sentence. */
 static inline const void *torch_read(torch_file *f, int64_t i, char *err, size_t errcap) {
     const dpo_tensor *t = torch_tensor(f, i);
-    const torch_view *v = &f->view[t ? i : 0];
+    const torch_view *v = t ? &f->view[i] : NULL;
     const torch_storage *s;
     const unsigned char *from = NULL;
     f->failed = 0;
-    if (!t) torch_fail(f, "has tensors 0 to %lld, not %lld", (long long)f->count - 1, (long long)i);
-    if (!f->failed && torch_buffer(f, &f->out, &f->out_room, v->bytes, t->name) && v->bytes) {
+    if (!t) torch_fail(f, "has %lld tensors, and so none of the number %lld", (long long)f->count, (long long)i);
+    else if (torch_buffer(f, &f->out, &f->out_room, v->bytes, t->name) && v->bytes) {
         s = &f->storage[v->storage];
         if (s->place.deflated) {
             if (f->held != v->storage) {
