@@ -590,6 +590,32 @@ static inline int gzip_inflate(const void *bytes, size_t n, const char *name, si
     return code;
 }
 
+/* Inflates a bare deflate stream, as a zip container holds it: the whole input must give exactly `size` bytes, a number
+ * that the caller has bounded. The caller frees *out. Otherwise a code, a constant reason, and *out is NULL. */
+static inline int gzip_inflate_bare(const void *bytes, size_t n, size_t size, unsigned char **out,
+                                    const char **reason) {
+    gzip_state *z = size < (size_t)-1 ? (gzip_state *)calloc(1, sizeof *z) : NULL;
+    int code;
+    *out = NULL;
+    *reason = "out of memory";
+    if (!z) return GZIP_E_MEMORY;
+    z->in = (const unsigned char *)bytes;
+    z->in_size = n;
+    z->room = z->limit = size;
+    z->out = (unsigned char *)malloc(size + 1);
+    if (!z->out) gzip_fail(z, GZIP_E_MEMORY, "out of memory");
+    else if (!gzip_deflated(z)) {
+        if (z->size < size) gzip_fail(z, GZIP_E_DATA, "it inflates to fewer bytes than it declares");
+        else if (z->in_pos < n) gzip_fail(z, GZIP_E_DATA, "bytes follow the end of its deflate stream");
+    }
+    code = z->code;
+    *reason = code == GZIP_E_LIMIT ? "it inflates to more bytes than it declares" : z->reason;
+    if (code) free(z->out);
+    else *out = z->out;
+    free(z);
+    return code;
+}
+
 /* Reads at most limit + 1 bytes (one too many shows that there are more) from a file or pipe of unknown length. */
 static inline int gzip_slurp(FILE *f, size_t limit, unsigned char **bytes, size_t *n) {
     size_t room = 0, got = 1;
