@@ -631,6 +631,8 @@ DPO_API int64_t dpo_model_tensors(const dpo_model *m, dpo_tensor *out, int64_t c
  *   errors  DPO_E_ARG (a configuration that no model can have)  DPO_E_MEMORY */
 DPO_API dpo_result dpo_model_tensors_of(dpo_context *c, const dpo_model_config *config, dpo_tensor **out,
                                         int64_t *count);
+/* dpo_model_slopes - [num_attention_heads] the ALiBi slopes in use, alibi_factor included; NULL for other positions. */
+DPO_API const float *dpo_model_slopes(const dpo_model *m);
 /* dpo_model_hash - 64 bits over names, shapes and values of the weights, adapters not included; the same
    for the same values in F32 or BF16. Reads them all, those of mapped files too. */
 DPO_API uint64_t dpo_model_hash(const dpo_model *m);
@@ -7590,6 +7592,7 @@ DPO_API const dpo_model_config *dpo_model_config_of(const dpo_model *m) { return
 DPO_API int64_t dpo_model_tensors(const dpo_model *m, dpo_tensor *out, int64_t cap) {
     return m ? dpo__param_views(m->params, m->n_params, out, cap) : 0;
 }
+DPO_API const float *dpo_model_slopes(const dpo_model *m) { return m ? m->slopes_used : NULL; }
 
 DPO_API dpo_result dpo_model_tensors_of(dpo_context *c, const dpo_model_config *config, dpo_tensor **out,
                                         int64_t *count) {
