@@ -6,6 +6,7 @@ out=$2/programs
 train=build/dpo-train
 tokenize=build/dpo-tokenize
 chat=build/dpo-chat
+convert=build/dpo-convert
 rm -rf "$out"
 mkdir -p "$out"
 passed=0
@@ -278,8 +279,7 @@ if [ -f "$shared/data/hh/harmless-base.test.jsonl.gz" ]; then
     works "which talks with it" $chat --model "$out/gpt2" --prompt a --max-new-tokens 2
     refuses "an end of text that is no piece" "no piece" $tokenize encode --tokenizer "$out/pythia" --eos "<|no such|>"
     stories=$shared/data/stories260K
-    mkdir -p "$out/stories"
-    if build/tests/stories "$stories" "$out/stories" >/dev/null; then ok; else bad "a model that talks"; fi
+    works "a model that talks" $convert "$stories/stories260K.bin" "$out/stories"
     talks="$chat --model $out/stories --tokenizer $stories/tok512.bin --temperature 0 --max-new-tokens 6"
     says "a continuation keeps its first space" '^ there was a' /dev/null $talks --prompt "Once upon a time,"
     works "a tokenizer that no directory holds" $train sft --model "$out/stories" --tokenizer "$stories/tok512.bin" --output "$out/told" $o --max-steps 1
@@ -287,6 +287,77 @@ if [ -f "$shared/data/hh/harmless-base.test.jsonl.gz" ]; then
 else
     echo "skipped: no HH data beside the checkout"
 fi
+# dpo-convert: in and out again, and every way to be wrong that a user finds.
+hash_in() { $convert --info "$1" 2>"$out/err" | sed -n 's/^weight hash //p'; }
+same_file() { # name, file, file
+    cmp -s "$2" "$3" && ok || bad "$1"
+}
+sft=$out/sft
+works "a directory converted" $convert "$sft" "$out/c-same"
+same_file "is the same file" "$sft/model.safetensors" "$out/c-same/model.safetensors"
+[ -n "$(hash_in "$sft")" ] && [ "$(hash_in "$sft")" = "$(hash_in "$out/c-same")" ] && ok || bad "and the same hash"
+works "in shards" $convert "$sft" "$out/c-shards" --shard-size 20k
+[ "$(ls "$out/c-shards" | grep -c 'model-0.*safetensors')" -gt 3 ] && ok || bad "more than three of them"
+works "and back" $convert "$out/c-shards" "$out/c-back" --verify
+same_file "is the same file again" "$sft/model.safetensors" "$out/c-back/model.safetensors"
+works "in bf16" $convert "$sft" "$out/c-bf16" --dtype bf16
+grep -q bfloat16 "$out/c-bf16/config.json" || grep -qv torch_dtype "$sft/config.json" && ok || bad "config.json says bfloat16"
+works "bf16 as fp32" $convert "$out/c-bf16" "$out/c-f32" --dtype f32
+works "and back to bf16" $convert "$out/c-f32" "$out/c-bf16b" --dtype bf16
+same_file "changes nothing" "$out/c-bf16/model.safetensors" "$out/c-bf16b/model.safetensors"
+[ "$(hash_in "$out/c-f32")" = "$(hash_in "$out/c-bf16")" ] && ok || bad "bf16 numbers hash as themselves in fp32"
+works "the tensors alone" $convert "$sft" "$out/c.safetensors" --dtype f16
+$convert --info "$out/c.safetensors" --verify >"$out/log" 2>"$out/err" && grep -q "checksums: all right" "$out/log" && ok || bad "info --verify"
+works "a file with its configuration elsewhere" $convert "$sft/model.safetensors" "$out/c-file" --config "$sft/config.json"
+works "an adapter merged" $convert "$sft" "$out/c-merged" --merge "$out/lora/adapter"
+grep -q "logits differ by at most [0-9.]*e-0[5-9]" "$out/log" && ok || bad "which says how far it is from base and adapter"
+works "an adapter alone" $convert "$out/lora/adapter" "$out/c-adapter"
+works "which can be merged too" $convert "$sft" "$out/c-merged2" --merge "$out/c-adapter"
+same_file "with the same weights" "$out/c-merged/model.safetensors" "$out/c-merged2/model.safetensors"
+works "GGUF" $convert "$sft" "$out/c.gguf" --dtype f16
+[ "$(head -c 4 "$out/c.gguf")" = GGUF ] && ok || bad "begins with GGUF"
+works "GGUF with an adapter merged" $convert "$sft" "$out/c-merged.gguf" --merge "$out/lora/adapter"
+ls "$out" | grep -q '\.part[0-9]$' && bad "directories that were made on the way stay behind" || ok
+refuses "nothing to convert" "expected IN" $convert
+refuses "nowhere to go" "expected OUT" $convert "$sft"
+refuses "IN that is not there" "nowhere" $convert "$out/nowhere" "$out/c-x"
+refuses "OUT that is there" "is there already" $convert "$sft" "$out/c-same"
+refuses "a type nobody knows" "dtype expects one of" $convert "$sft" "$out/c-x" --dtype int8
+refuses "a cut file" "cut/model.safetensors" $convert "$out/cut" "$out/c-x"
+mkdir -p "$out/c-empty"
+refuses "a directory without weights" "holds no weights" $convert "$out/c-empty" "$out/c-x"
+refuses "tensors without a configuration" "has no config.json" $convert "$out/c.safetensors" "$out/c-x"
+refuses "an adapter as a model" "is an adapter" $convert "$out/lora/adapter" "$out/c-x.gguf"
+refuses "no adapter to merge" "nowhere" $convert "$sft" "$out/c-x" --merge "$out/nowhere"
+refuses "no tokenizer for GGUF" "has no tokenizer.json" $convert "$out/bare" "$out/c-x.gguf"
+cp -r "$out/c-shards" "$out/c-lost"
+rm "$out/c-lost/model-00002-of-"*
+refuses "a missing shard" "model-00002-of" $convert "$out/c-lost" "$out/c-x"
+refuses "which the trainer misses too" "model-00002-of" $train sft --model "$out/c-lost" --output "$out/x" $o
+cp -r "$out/c-shards" "$out/c-twice"
+cp "$out/c-shards/model-00001-of-"* "$(ls "$out"/c-twice/model-00002-of-*)"
+refuses "two shards with one tensor" "two of its files hold\|none of its files" $convert "$out/c-twice" "$out/c-x"
+cp -r "$sft" "$out/c-rot"
+printf 'X' | dd of="$out/c-rot/model.safetensors" bs=1 seek=9000 conv=notrunc 2>/dev/null
+refuses "a changed byte, --verify" "not what was written" $convert "$out/c-rot" "$out/c-x" --verify
+printf '\200\002cos\nsystem\nX\004\000\000\000trueR.' >"$out/evil.pt"
+refuses "a pickle that would run something" "evil.pt" $convert "$out/evil.pt" "$out/c-x"
+[ -e "$out/c-x" ] && bad "a refused conversion leaves nothing" || ok
+if [ -d "$shared/golden/v12_neox_bin_bf16" ]; then
+    works "PyTorch's .bin" $convert "$shared/golden/v12_neox_bin_bf16" "$out/c-bin"
+    works "its legacy format" $convert "$shared/golden/v13_gpt2_bin_legacy" "$out/c-legacy"
+    works ".bin as safetensors" $convert "$shared/golden/v15_btlm_bin_and_safetensors/pytorch_model.bin" "$out/c-v15.safetensors"
+    works "the safetensors beside it" $convert "$shared/golden/v15_btlm_bin_and_safetensors" "$out/c-v15"
+    stories=$shared/data/stories260K
+    works "llama2.c's format" $convert "$stories/stories260K.bin" "$out/c-stories" --tokenizer "$stories/tok512.bin"
+    $chat --model "$out/c-stories" --prompt "Once upon a time," --temperature 0 --max-new-tokens 6 >"$out/log" 2>"$out/err"
+    grep -q "^ there was a" "$out/log" && ok || bad "a converted model talks"
+    works "which becomes GGUF" $convert "$out/c-stories" "$out/c-stories.gguf"
+    works "and so does the file itself" $convert "$stories/stories260K.bin" "$out/c-stories2.gguf" --tokenizer "$stories/tok512.bin"
+    head -c 5000 "$stories/stories260K.bin" >"$out/cut.bin"
+    refuses "llama2.c's file cut" "cut.bin" $convert "$out/cut.bin" "$out/c-y"
+fi
+
 # Speeds: every command once, as short as it gets. Each line of --json is an object with the figures it is there for.
 json_of() { # name, keys, command...
     name=$1

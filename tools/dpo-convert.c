@@ -31,7 +31,7 @@ typedef struct convert {
     dpo_context *c;
     char stage[2][4096]; /* directories beside OUT that are made on the way */
     int is_adapter;
-    double drawn; /* the live line */
+    double began; /* a live line stands where it takes longer than a second */
 } convert;
 
 static int run_fail(const convert *u) { return cli_die("%s", dpo_error(u->c)); }
@@ -256,7 +256,7 @@ static void plan_keep_all(plan *p) {
 
 static void show_progress(plan *p, const char *name) {
     char line[256];
-    if (p->u->s.quiet) return;
+    if (p->u->s.quiet || cli_clock() - p->u->began < 1) return;
     snprintf(line, sizeof line, "%s of %s tensors, %.120s", cli_count((uint64_t)p->written / 2),
              cli_count((uint64_t)p->kept), name);
     cli_live(line);
@@ -444,17 +444,34 @@ static int write_config(const convert *u, const char *dir, const char *text, siz
     return bad;
 }
 
+/* llama2.c's tok*.bin as the tokenizer.json that gives the same ids. */
+static int write_llama2c_tokenizer(const char *from, const char *dir) {
+    char path[4096], err[1024];
+    FILE *f;
+    int bad;
+    if (path_join(path, sizeof path, dir, "tokenizer.json")) return 1;
+    f = fopen(path, "wb");
+    if (!f) return cli_die("cannot write %s: %s", path, strerror(errno));
+    bad = llama2c_tokenizer_json(from, f, err, sizeof err);
+    errno = 0;
+    if (!bad && (ferror(f) || fflush(f) || fsync(fileno(f)))) {
+        snprintf(err, sizeof err, "cannot write %.400s: %.200s", path, strerror(errno));
+        bad = 1;
+    }
+    fclose(f);
+    return bad ? cli_die("%s", err) : 0;
+}
+
 /* The tokenizer's files and what else a model directory has besides its weights. */
 static int write_companions(const convert *u, const char *in, const char *dir, int llama2c) {
     static const char *const files[] = {
         "tokenizer.json", "tokenizer_config.json",  "special_tokens_map.json", "added_tokens.json", "vocab.json",
         "merges.txt",     "generation_config.json", "chat_template.jinja",     "tokenizer.model",   "dpo_chat.json"};
     const char *from = u->s.tokenizer ? u->s.tokenizer : in, *slash = strrchr(from, '/');
-    char parent[4096], path[4096], err[1024];
+    char parent[4096];
     size_t i;
     if (u->s.tokenizer && !is_dir(from) && !ends_in(from, ".json")) {
-        if (path_join(path, sizeof path, dir, "tokenizer.json")) return 1;
-        return llama2c_tokenizer_json(from, path, err, sizeof err) ? cli_die("%s", err) : 0;
+        return write_llama2c_tokenizer(from, dir);
     }
     if (llama2c && !u->s.tokenizer) {
         cli_note(
@@ -720,13 +737,19 @@ static int convert_gguf(convert *u, const char *dir) {
     snprintf(name, sizeof name, "%.200s", slash ? slash + 1 : u->s.out);
     if (ends_in(name, ".gguf")) name[strlen(name) - 5] = 0;
     if (u->s.tokenizer && is_dir(u->s.tokenizer)) tokenizer = u->s.tokenizer;
+    if (!dpo_model_config_of(m)->byte_tokenizer && !holds(tokenizer, "tokenizer.json") &&
+        !holds(tokenizer, "vocab.json")) {
+        dpo_model_free(m);
+        return cli_die("%s has no tokenizer.json (nor vocab.json), which a GGUF file needs; give --tokenizer DIR",
+                       u->s.tokenizer ? u->s.tokenizer : u->s.in);
+    }
     bad = gguf_write(u->c, m, tokenizer, u->s.out, dtype, name, &report, err, sizeof err);
     dpo_model_free(m);
     cli_live_clear();
     if (bad) return cli_die("%s", err);
-    if (report.overflowed)
+    if (report.overflows)
         cli_note("warning: %s numbers are too large for F16 and became infinite; --dtype bf16 has fp32's range",
-                 cli_count((uint64_t)report.overflowed));
+                 cli_count((uint64_t)report.overflows));
     if (!u->s.quiet)
         printf("wrote %s: %s tensors, %s, %s\n", u->s.out, cli_count((uint64_t)report.tensors), dpo_dtype_name(dtype),
                cli_bytes(report.bytes));
@@ -855,7 +878,7 @@ static int convert_all(convert *u) {
             return cli_die("%s is an adapter; give its base model as IN and the adapter as --merge", s->in);
         return convert_adapter(u) || publish(u, u->stage[0]);
     }
-    if (!more || !is_ready(s->in)) {
+    if (!more || !is_ready(s->in) || (s->tokenizer && !is_dir(s->tokenizer))) {
         if (convert_model(u, s->in, 0, more ? AS_STORED : s->dtype)) return 1;
         dir = u->stage[0];
     }
@@ -885,6 +908,7 @@ int main(int argc, char **argv) {
     dpo_desc desc;
     int code, i;
     p.argument_max = 2;
+    u.began = cli_clock();
     u.s.map = 1;
     if (settings_parse(&u.s, &p, argc, argv)) return p.exit_code;
     if (!u.s.in) return cli_die("expected IN, a checkpoint; usage: dpo-convert %s", p.usage);

@@ -64,7 +64,7 @@ static inline void source_close(source *s) {
 }
 
 static inline int source_fail(char *err, size_t cap, const char *path, const char *what) {
-    snprintf(err, cap, "%.1000s: %s", path, what);
+    snprintf(err, cap, "%.400s: %s", path, what);
     return 1;
 }
 /* The context's sentence, and a context that goes on. */
@@ -150,7 +150,7 @@ static inline int source_check_index(const source *s, const dpo_json *j, int64_t
                     ? (const char *)bsearch(&key, names, (size_t)s->count, sizeof *names, source_by_name)
                     : NULL;
         if (!found) {
-            snprintf(err, cap, "%.1000s: names tensor %.300s, which none of its files holds; download them again",
+            snprintf(err, cap, "%.400s: names tensor %.300s, which none of its files holds; download them again",
                      index, name);
             bad = 1;
         }
@@ -168,9 +168,9 @@ static inline int source_open_index(source *s, const char *dir, const char *inde
     const char *why = "";
     int64_t map, i, k, v, count;
     int bad = 0;
-    snprintf(err, cap, "%.1000s cannot be read", index);
+    snprintf(err, cap, "%.400s cannot be read", index);
     if (!j || dpo_json_parse(j, text, n, &why, NULL)) {
-        if (j) snprintf(err, cap, "%.1000s is no JSON (%s); download it again", index, why);
+        if (j) snprintf(err, cap, "%.400s is no JSON (%s); download it again", index, why);
         dpo_json_free(j);
         free(text);
         return 1;
@@ -221,7 +221,7 @@ static inline int source_open(source *s, dpo_context *c, const char *path, char 
     sorted = bad ? NULL : source_names(s, &twice);
     if (!bad && !sorted) bad = source_fail(err, cap, path, "no memory to open it");
     if (!bad && twice) {
-        snprintf(err, cap, "%.1000s: two of its files hold tensor %.300s; which one counts is not known", path, twice);
+        snprintf(err, cap, "%.400s: two of its files hold tensor %.300s; which one counts is not known", path, twice);
         bad = 1;
     }
     free(sorted);
@@ -236,7 +236,7 @@ static inline const void *source_read(source *s, int64_t i, char *err, size_t ca
     if (p->torch) return torch_read(p->torch, s->at[i], err, cap);
     if (p->llama) return llama2c_read(p->llama, s->at[i], err, cap);
     if (!t->dtype) {
-        snprintf(err, cap, "%.1000s: tensor %.300s is of a type that is not read here (8-bit or smaller floats)",
+        snprintf(err, cap, "%.400s: tensor %.300s is of a type that is not read here (8-bit or smaller floats)",
                  p->path, t->name);
         return NULL;
     }
@@ -245,7 +245,7 @@ static inline const void *source_read(source *s, int64_t i, char *err, size_t ca
         s->buffer = malloc(bytes + 1);
         s->room = s->buffer ? bytes : 0;
         if (!s->buffer) {
-            snprintf(err, cap, "%.1000s: no memory for tensor %.300s", p->path, t->name);
+            snprintf(err, cap, "%.400s: no memory for tensor %.300s", p->path, t->name);
             return NULL;
         }
     }
