@@ -59,7 +59,7 @@ enum {
 
 /* ---- what a file becomes ---------------------------------------------------------------------------------------- */
 
-/* Kinds of nodes. What holds or makes tensors comes last. */
+/* Kinds of nodes. */
 enum {
     TORCH_OTHER, /* None, a bool, a float, a device: nothing that names or makes a tensor */
     TORCH_INT,
@@ -577,7 +577,7 @@ static inline int torch_need(torch_file *f, size_t n) {
         m->size = want;
         if (n <= m->size - m->pos) return 1;
     }
-    if (m->growing && m->size == TORCH_PICKLE)
+    if (m->growing && n <= f->size - m->pos)
         return torch_fail(f, "has a pickle of more than %d bytes; at most so many are read", TORCH_PICKLE);
     return torch_fail(f, "its pickle is cut off at byte %llu; download or copy the file again",
                       (unsigned long long)m->size);
@@ -663,11 +663,15 @@ static inline void torch_append_marked(torch_file *f, uint32_t container) {
     for (i = from; i < m->height && !f->failed; i++) torch_append(f, container, m->stack[i]);
     m->height = from;
 }
-/* The first items of a container: how many there were, at most `most`. */
+static inline int torch_is_container(const torch_node *n) {
+    return n->kind == TORCH_TUPLE || n->kind == TORCH_LIST || n->kind == TORCH_DICT;
+}
+/* The first items of a container: how many there were, at most `most`; 0 of what is none. */
 static inline size_t torch_items(torch_file *f, uint32_t container, uint32_t *item, size_t most) {
     const torch_node *c = torch_at(f, container);
     uint32_t cell = c->v.end[0];
     size_t i;
+    if (!torch_is_container(c)) return 0;
     for (i = 0; i < most && i < c->count; i++, cell = f->m.cell[cell].next) item[i] = f->m.cell[cell].node;
     return i;
 }
@@ -1339,7 +1343,7 @@ static inline uint32_t torch_next(torch_file *f, torch_walk *w) {
         --*left;
         w->step[w->depth - 1].index++;
         n = torch_at(f, node);
-        if (n->kind < TORCH_TUPLE || (n->kind != TORCH_TENSOR && !n->count)) continue;
+        if (n->kind != TORCH_TENSOR && (!torch_is_container(n) || !n->count)) continue;
         if (torch_extend(f, w, key, w->step[w->depth - 1].index - 1)) return node;
         torch_fail(f, "has a key below %s that is neither text nor number, or names of over %d characters",
                    w->size ? torch_show(f, w->name, w->size) : "its outermost dict", TORCH_NAME);
@@ -1369,7 +1373,7 @@ static inline int torch_find_tensors(torch_file *f, uint32_t root, size_t *commo
             one = one && w->depth > 1 && w->step[0].index == first &&
                   torch_at(f, w->step[1].container)->kind == TORCH_DICT;
             *common = one ? w->step[1].name_size + 1 : 0;
-        } else if (torch_at(f, node)->kind >= TORCH_TUPLE) torch_enter(f, w, node);
+        } else if (torch_is_container(torch_at(f, node))) torch_enter(f, w, node);
     } while (!f->failed && (node = torch_next(f, w)) != 0);
     free(w);
     return !f->failed;
@@ -1482,13 +1486,15 @@ static inline int torch_open_zip(torch_file *f, uint32_t *root) {
     if (!e) return torch_fail(f, "is a zip container without a data.pkl: no PyTorch checkpoint");
     order = torch_find_entry(f, "byteorder", "", 0);
     if (order) {
-        int little;
+        int little, big;
         if (!torch_check_packing(f, order)) return 0;
         if (order->place.size > 6) return torch_fail(f, "has an entry byteorder that is neither little nor big");
-        if (!torch_whole(f, "byteorder", &order->place, &bytes)) return 0;
+        if (!torch_whole(f, "its byteorder", &order->place, &bytes)) return 0;
         little = order->place.size == 6 && !memcmp(bytes, "little", 6);
+        big = order->place.size == 3 && !memcmp(bytes, "big", 3);
         free(bytes);
-        if (!little) return torch_fail(f, "was saved on a big-endian machine; load and save it on another");
+        if (big) return torch_fail(f, "was saved on a big-endian machine; load and save it on another");
+        if (!little) return torch_fail(f, "has an entry byteorder that is neither little nor big");
     }
     if (!torch_check_packing(f, e)) return 0;
     if (e->place.size > TORCH_PICKLE)
