@@ -1,6 +1,8 @@
 #!/bin/sh
 # run.sh - `make interop`: files that PyTorch writes are read here, files written here are read by PyTorch.
 # PYTHON names an interpreter that has torch; without one nothing is tested, in a line. Last line: N passed, N failed.
+PYTHONDONTWRITEBYTECODE=1
+export PYTHONDONTWRITEBYTECODE
 oracle=../shared/oracle
 out=build/tests/interop
 python=

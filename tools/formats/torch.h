@@ -26,7 +26,7 @@
  *
  * Any bytes may come in: the answer is tensors or an error sentence. Memory is the largest tensor, what it spans of its
  * storage if it is no contiguous part of that, a deflated storage with its deflated bytes, and at most some 64 bytes for
- * each byte of pickle, of which there may be 64 MiB. What deflate cannot have made of the bytes that are there is
+ * each byte of pickle, of which there may be 32 MiB. What deflate cannot have made of the bytes that are there is
  * refused before it is tried, and so are tensors that claim much more than their storages hold (a stride of 0 makes
  * terabytes of four bytes). Checksums are compared where whole entries are read; 0 is no checksum: PyTorch can be told
  * to write none. */
@@ -51,7 +51,7 @@ enum {
     TORCH_TENSORS = 100000,   /* as many as dpo.h writes into a file */
     TORCH_STORAGES = 1 << 20, /* mentions of storages */
     TORCH_ENTRIES = 1 << 20,  /* of a zip container */
-    TORCH_PICKLE = 64 << 20,  /* bytes of pickle, and of a zip directory */
+    TORCH_PICKLE = 32 << 20,  /* bytes of pickle, and of a zip directory */
     TORCH_RATIO = 1100,       /* deflate makes at most 1032 bytes of one */
     TORCH_SHARED = 8,         /* tensors may claim so many times what their storages hold, */
     TORCH_SPARE = 1 << 30     /* and so many bytes */
