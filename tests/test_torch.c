@@ -690,7 +690,7 @@ static void test_name_forms(void) {
         CHECK(reopen() && torch_count(opened) == 0);
     }
     keyed("", 0);
-    CHECK(refuses("name that is empty or has control"));
+    CHECK(refuses("has a tensor without a name; download"));
     keyed("a\0b", 3);
     CHECK(refuses("tensor a?b has a name"));
     keyed("\x1b[2J", 4);
@@ -700,6 +700,18 @@ static void test_name_forms(void) {
     CHECK(reopen() && torch_count(opened) == 1);
     keyed(name, 1025);
     CHECK(refuses("names of over 1024 characters"));
+    for (i = 0; i < 2; i++) { /* an empty key outside, inside */
+        start();
+        op('}');
+        word(i ? "m" : "");
+        op('}');
+        word(i ? "" : "a");
+        floats("0", 1);
+        op('s');
+        op('s');
+        finish();
+        CHECK(i ? refuses("has a tensor without a name") : reopen() && reads("a", "1"));
+    }
     start();
     op('}');
     op(')'); /* a tuple as a key */
