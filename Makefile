@@ -27,18 +27,25 @@ demo: $(B)/demo
 	$(B)/demo
 
 # --- tests -------------------------------------------------------------------------------------------
-$(T)/golden $(T)/badinput $(T)/stories: $(T)/%: tests/%.c $(B)/dpo.o $(wildcard tests/*.h)
+$(T)/golden $(T)/badinput $(T)/stories: $(T)/%: tests/%.c $(B)/dpo.o $(wildcard tests/*.h) $(FORMATS)
 	@mkdir -p $(T)
 	$(CC) $(STD) $(CFLAGS) $(WARN) -o $@ $< $(B)/dpo.o $(LIBS)
-$(T)/formats $(T)/tokenizers: $(T)/%: tests/test_%.c $(B)/dpo.o $(wildcard tests/*.h) $(FORMATS)
+$(T)/formats $(T)/tokenizers $(T)/torch: $(T)/%: tests/test_%.c $(B)/dpo.o $(wildcard tests/*.h) $(FORMATS)
 	@mkdir -p $(T)
 	$(CC) $(STD) $(CFLAGS) $(WARN) -o $@ $< $(B)/dpo.o $(LIBS)
 $(T)/test: tests/test.c dpo.h $(wildcard tests/*.h)
 	@mkdir -p $(T)
 	$(CC) $(STD) $(CFLAGS) $(WARN) -o $@ $< $(LIBS)
 
-test: all $(B)/demo $(T)/golden $(T)/test $(T)/badinput $(T)/formats $(T)/tokenizers $(T)/stories
+test: all $(B)/demo $(T)/golden $(T)/test $(T)/badinput $(T)/formats $(T)/tokenizers $(T)/torch $(T)/stories
 	sh tests/run.sh
+
+# Files of PyTorch read, files for PyTorch written, where PyTorch is there.
+$(T)/interop-dump: tests/interop/dump.c $(B)/dpo.o $(FORMATS)
+	@mkdir -p $(T)
+	$(CC) $(STD) $(CFLAGS) $(WARN) -o $@ $< $(B)/dpo.o $(LIBS)
+interop: $(B)/dpo-train $(T)/golden $(T)/interop-dump
+	sh tests/interop/run.sh
 
 # The long matrix: compilers, standards, sanitizers, valgrind.
 check: all
@@ -52,5 +59,5 @@ install: all
 clean:
 	rm -rf $(B)
 
-.PHONY: all demo test check install clean
+.PHONY: all demo test interop check install clean
 .SECONDARY:

@@ -97,7 +97,7 @@ check "sanitizer build of test ($testcc)" $testcc $san tests/test.c -o $out/test
 check "unit tests under ASan and UBSan" $out/test
 check "hostile input under ASan and UBSan" $out/badinput
 check "golden cases under ASan and UBSan" $out/golden tests/golden/*/
-for t in formats tokenizers; do
+for t in formats tokenizers torch; do
     check "sanitizer build of $t" $sancc $san tests/test_$t.c $out/san.o -o $out/$t -lm -lpthread
     check "$t under ASan and UBSan" $out/$t
 done
@@ -129,7 +129,7 @@ else
     skip "the tables of section UNICODE: no Unicode 15.0 database"
 fi
 if has clang-format; then
-    check "clang-format" clang-format --dry-run -Werror dpo.h tools/*.c tools/*.h tools/formats/*.h examples/*.c examples/*.h tests/*.c tests/*.h
+    check "clang-format" clang-format --dry-run -Werror dpo.h tools/*.c tools/*.h tools/formats/*.h examples/*.c examples/*.h tests/*.c tests/*.h tests/interop/*.c
 else
     skip "clang-format"
 fi

@@ -10,7 +10,7 @@
  * padding after the last member. CRC32, length and the header's CRC16 are checked. Any bytes may come in: the answer is
  * the text or an error sentence. There is never more text than the caller's limit; memory is at most the file and three
  * times the text (two buffers, the moment one grows). The length a file claims for itself is compared at the end, never
- * believed.
+ * believed. gzip_inflate_bare does the same for a deflate stream alone, as it lies in a zip container.
  *
  * How it decodes: the input lies in memory, the output is one growing buffer and so its own window. Bits wait in a
  * 64-bit word. A table of 2^11 (distances: 2^8) entries decodes every code that short in one look; the few longer codes

@@ -26,7 +26,7 @@
  *
  * Any bytes may come in: the answer is tensors or an error sentence. Memory is the largest tensor, what it spans of its
  * storage if it is no contiguous part of that, a deflated storage with its deflated bytes, and at most some 64 bytes for
- * each byte of pickle, of which there may be 64 MiB. What deflate cannot have made of the bytes that are there is
+ * each byte of pickle, of which there may be 32 MiB. What deflate cannot have made of the bytes that are there is
  * refused before it is tried, and so are tensors that claim much more than their storages hold (a stride of 0 makes
  * terabytes of four bytes). Checksums are compared where whole entries are read; 0 is no checksum: PyTorch can be told
  * to write none. */
@@ -51,15 +51,15 @@ enum {
     TORCH_TENSORS = 100000,   /* as many as dpo.h writes into a file */
     TORCH_STORAGES = 1 << 20, /* mentions of storages */
     TORCH_ENTRIES = 1 << 20,  /* of a zip container */
-    TORCH_PICKLE = 64 << 20,  /* bytes of pickle, and of a zip directory */
+    TORCH_PICKLE = 32 << 20,  /* bytes of pickle, and of a zip directory */
     TORCH_RATIO = 1100,       /* deflate makes at most 1032 bytes of one */
     TORCH_SHARED = 8,         /* tensors may claim so many times what their storages hold, */
-    TORCH_SPARE = 1 << 30     /* and so many bytes */
+    TORCH_SPARE = 1 << 30     /* or so many bytes more */
 };
 
 /* ---- what a file becomes ---------------------------------------------------------------------------------------- */
 
-/* Kinds of nodes. What holds or makes tensors comes last. */
+/* Kinds of nodes. */
 enum {
     TORCH_OTHER, /* None, a bool, a float, a device: nothing that names or makes a tensor */
     TORCH_INT,
@@ -168,15 +168,30 @@ typedef struct torch_file {
 
 /* ---- errors and memory ------------------------------------------------------------------------------------------ */
 
-/* The first error stays. Always 0, as failing functions return. */
-TORCH_PRINTF static inline int torch_fail(torch_file *f, const char *format, ...) {
-    int n;
-    va_list args;
-    if (f->failed) return 0;
+/* The first error stays. */
+static inline void torch_say(torch_file *f, const char *remedy, const char *format, va_list args) {
+    size_t n, cap = sizeof f->message;
+    if (f->failed) return;
     f->failed = 1;
-    n = snprintf(f->message, sizeof f->message, "%.300s: ", f->path);
+    (void)snprintf(f->message, cap, "%.200s: ", f->path);
+    n = strlen(f->message);
+    (void)vsnprintf(f->message + n, cap - n, format, args);
+    n = strlen(f->message);
+    (void)snprintf(f->message + n, cap - n, "%s", remedy);
+}
+/* Both are always 0, as failing functions return. */
+TORCH_PRINTF static inline int torch_fail(torch_file *f, const char *format, ...) {
+    va_list args;
     va_start(args, format);
-    if (n > 0 && (size_t)n < sizeof f->message) vsnprintf(f->message + n, sizeof f->message - (size_t)n, format, args);
+    torch_say(f, "", format, args);
+    va_end(args);
+    return 0;
+}
+/* The same of what torch.save does not write. */
+TORCH_PRINTF static inline int torch_damaged(torch_file *f, const char *format, ...) {
+    va_list args;
+    va_start(args, format);
+    torch_say(f, "; download or copy the file again, or let torch.save write it again", format, args);
     va_end(args);
     return 0;
 }
@@ -305,8 +320,8 @@ static inline int torch_find_directory(torch_file *f, uint64_t *at, uint64_t *si
             }
         }
         if (!f->failed && (*size > end || *at > end - *size))
-            torch_fail(f, "has a zip directory of %llu bytes at byte %llu, which runs over its end at %llu",
-                       (unsigned long long)*size, (unsigned long long)*at, (unsigned long long)end);
+            torch_damaged(f, "has a zip directory of %llu bytes at byte %llu, which runs over its end at %llu",
+                          (unsigned long long)*size, (unsigned long long)*at, (unsigned long long)end);
         else if (!f->failed && (*size > TORCH_PICKLE || *count > TORCH_ENTRIES || *count > *size / 46))
             torch_fail(f, "has a zip directory of %llu entries in %llu bytes; at most %d in %d are read",
                        (unsigned long long)*count, (unsigned long long)*size, TORCH_ENTRIES, TORCH_PICKLE);
@@ -334,8 +349,8 @@ static inline int torch_zip64(torch_file *f, torch_entry *e, const unsigned char
         size -= 4 + length;
     }
     if (!n) return 1;
-    return torch_fail(f, "zip entry %s is of zip64 size, but its field for that is missing or short",
-                      torch_entry_name(f, e));
+    return torch_damaged(f, "zip entry %s is of zip64 size, but its field for that is missing or short",
+                         torch_entry_name(f, e));
 }
 
 static inline int torch_read_directory(torch_file *f, uint64_t at, uint64_t size, uint64_t count) {
@@ -369,7 +384,7 @@ static inline int torch_read_directory(torch_file *f, uint64_t at, uint64_t size
         p += all;
         left -= all;
     }
-    if (left) return torch_fail(f, "has %llu strange bytes in its zip directory", (unsigned long long)left);
+    if (left) return torch_damaged(f, "has %llu strange bytes in its zip directory", (unsigned long long)left);
     return 1;
 }
 
@@ -392,7 +407,7 @@ static inline int torch_check_entries(torch_file *f, uint64_t directory) {
         torch_entry *e = &z->entry[i];
         unsigned char h[30];
         uint32_t packed, size;
-        if (e->header < end) return torch_fail(f, "zip entry %s overlaps another", torch_entry_name(f, e));
+        if (e->header < end) return torch_damaged(f, "zip entry %s overlaps another", torch_entry_name(f, e));
         if (!torch_bytes(f, e->header, h, sizeof h)) return 0;
         if (memcmp(h, "PK\3\4", 4) || torch_u16(h + 26) != e->name_size ||
             !torch_bytes(f, e->header + sizeof h, z->name, e->name_size) || memcmp(z->name, e->name, e->name_size) ||
@@ -404,19 +419,19 @@ static inline int torch_check_entries(torch_file *f, uint64_t directory) {
         if (!(torch_u16(h + 6) & 8) && /* else these come after the bytes */
             ((packed != 0xFFFFFFFF && packed != e->place.packed) || (size != 0xFFFFFFFF && size != e->place.size) ||
              torch_u32(h + 14) != e->place.crc))
-            return torch_fail(f, "zip entry %s has one size or checksum in the directory and another at byte %llu",
-                              torch_entry_name(f, e), (unsigned long long)e->header);
+            return torch_damaged(f, "zip entry %s has one size or checksum in the directory and another at byte %llu",
+                                 torch_entry_name(f, e), (unsigned long long)e->header);
         e->place.data = e->header + sizeof h + e->name_size + torch_u16(h + 28);
         if (e->place.data > directory || e->place.packed > directory - e->place.data)
-            return torch_fail(f, "zip entry %s of %llu bytes at byte %llu runs into the directory at %llu",
-                              torch_entry_name(f, e), (unsigned long long)e->place.packed,
-                              (unsigned long long)e->place.data, (unsigned long long)directory);
+            return torch_damaged(f, "zip entry %s of %llu bytes at byte %llu runs into the directory at %llu",
+                                 torch_entry_name(f, e), (unsigned long long)e->place.packed,
+                                 (unsigned long long)e->place.data, (unsigned long long)directory);
         end = e->place.data + e->place.packed;
     }
     qsort(z->entry, z->entries, sizeof *z->entry, torch_by_name);
     for (i = 1; i < z->entries; i++)
         if (!torch_by_name(&z->entry[i - 1], &z->entry[i]))
-            return torch_fail(f, "zip entry %s stands in the directory twice", torch_entry_name(f, &z->entry[i]));
+            return torch_damaged(f, "zip entry %s stands in the directory twice", torch_entry_name(f, &z->entry[i]));
     return 1;
 }
 
@@ -436,9 +451,9 @@ static inline int torch_check_packing(torch_file *f, const torch_entry *e) {
                           i < sizeof known / sizeof *known ? known[i].name : "unknown");
     }
     if (e->method == 0 ? e->place.packed != e->place.size : e->place.size / TORCH_RATIO > e->place.packed)
-        return torch_fail(f, "zip entry %s claims %llu bytes, which its %llu in the file cannot hold",
-                          torch_entry_name(f, e), (unsigned long long)e->place.size,
-                          (unsigned long long)e->place.packed);
+        return torch_damaged(f, "zip entry %s claims %llu bytes, which its %llu in the file cannot hold",
+                             torch_entry_name(f, e), (unsigned long long)e->place.size,
+                             (unsigned long long)e->place.packed);
     return 1;
 }
 
@@ -577,7 +592,7 @@ static inline int torch_need(torch_file *f, size_t n) {
         m->size = want;
         if (n <= m->size - m->pos) return 1;
     }
-    if (m->growing && m->size == TORCH_PICKLE)
+    if (m->growing && n <= f->size - m->pos)
         return torch_fail(f, "has a pickle of more than %d bytes; at most so many are read", TORCH_PICKLE);
     return torch_fail(f, "its pickle is cut off at byte %llu; download or copy the file again",
                       (unsigned long long)m->size);
@@ -602,8 +617,8 @@ static inline const unsigned char *torch_take_line(torch_file *f, size_t most, s
     for (*size = 0; torch_need(f, *size + 1); ++*size) {
         if (m->bytes[m->pos + *size] == '\n') return torch_take(f, *size + 1);
         if (*size == most) {
-            torch_fail(f, "its pickle has a line of more than %llu bytes at byte %llu", (unsigned long long)most,
-                       (unsigned long long)m->pos);
+            torch_damaged(f, "its pickle has a line of more than %llu bytes at byte %llu", (unsigned long long)most,
+                          (unsigned long long)m->pos);
             break;
         }
     }
@@ -630,7 +645,7 @@ static inline uint32_t torch_pop(torch_file *f) {
     torch_machine *m = &f->m;
     if (f->failed) return 0;
     if (m->height > (m->marks ? m->mark[m->marks - 1] : 0)) return m->stack[--m->height];
-    torch_fail(f, "its pickle takes a value from an empty stack before byte %llu", (unsigned long long)m->pos);
+    torch_damaged(f, "its pickle takes a value from an empty stack before byte %llu", (unsigned long long)m->pos);
     return 0;
 }
 static inline void torch_append(torch_file *f, uint32_t container, uint32_t item) {
@@ -638,7 +653,7 @@ static inline void torch_append(torch_file *f, uint32_t container, uint32_t item
     torch_node *c = torch_at(f, container);
     uint32_t cell = (uint32_t)m->cells;
     if (m->cells / 2 > m->pos + 32) { /* an item takes a byte; those of a Python 2 OrderedDict are counted again */
-        torch_fail(f, "its pickle copies its lists over and over, before byte %llu", (unsigned long long)m->pos);
+        torch_damaged(f, "its pickle copies its lists over and over, before byte %llu", (unsigned long long)m->pos);
         return;
     }
     m->cell = (torch_cell *)torch_room(f, m->cell, &m->cell_room, m->cells + 1, sizeof *m->cell);
@@ -656,18 +671,22 @@ static inline void torch_append_marked(torch_file *f, uint32_t container) {
     size_t i, from;
     if (f->failed) return;
     if (!m->marks) {
-        torch_fail(f, "its pickle asks for a mark that was not set, before byte %llu", (unsigned long long)m->pos);
+        torch_damaged(f, "its pickle asks for a mark that was not set, before byte %llu", (unsigned long long)m->pos);
         return;
     }
     from = m->mark[--m->marks];
     for (i = from; i < m->height && !f->failed; i++) torch_append(f, container, m->stack[i]);
     m->height = from;
 }
-/* The first items of a container: how many there were, at most `most`. */
+static inline int torch_is_container(const torch_node *n) {
+    return n->kind == TORCH_TUPLE || n->kind == TORCH_LIST || n->kind == TORCH_DICT;
+}
+/* The first items of a container: how many there were, at most `most`; 0 of what is none. */
 static inline size_t torch_items(torch_file *f, uint32_t container, uint32_t *item, size_t most) {
     const torch_node *c = torch_at(f, container);
     uint32_t cell = c->v.end[0];
     size_t i;
+    if (!torch_is_container(c)) return 0;
     for (i = 0; i < most && i < c->count; i++, cell = f->m.cell[cell].next) item[i] = f->m.cell[cell].node;
     return i;
 }
@@ -724,8 +743,8 @@ static inline void torch_push_decimal(torch_file *f) {
     for (i = (size_t)minus; i < size && p[i] >= '0' && p[i] <= '9' && ++digits < 19; i++) x = 10 * x + (p[i] - '0');
     if (i + 1 == size && p[i] == 'L') i++;
     if (!digits || i < size)
-        torch_fail(f, "its pickle has the number %s before byte %llu, which is none or too large",
-                   torch_show(f, p, size), (unsigned long long)f->m.pos);
+        torch_damaged(f, "its pickle has the number %s before byte %llu, which is none or too large",
+                      torch_show(f, p, size), (unsigned long long)f->m.pos);
     else if (digits == 2 && p[0] == '0') torch_push(f, torch_make(f, TORCH_OTHER));
     else torch_push_int(f, minus ? -x : x);
 }
@@ -782,8 +801,8 @@ static inline void torch_memo_get(torch_file *f, uint64_t i) {
     if (f->failed) return;
     if (i < f->m.memos && f->m.memo[i]) torch_push(f, f->m.memo[i]);
     else
-        torch_fail(f, "its pickle asks for value %llu before byte %llu, which it has not kept", (unsigned long long)i,
-                   (unsigned long long)f->m.pos);
+        torch_damaged(f, "its pickle asks for value %llu before byte %llu, which it has not kept",
+                      (unsigned long long)i, (unsigned long long)f->m.pos);
 }
 
 /* Stack and memo. */
@@ -826,8 +845,8 @@ static inline uint32_t torch_container(torch_file *f, uint32_t kind, int marked,
     size_t floor = m->marks > (size_t)marked ? m->mark[m->marks - 1 - (size_t)marked] : 0;
     if (f->failed) return 0;
     if (top > floor && torch_at(f, m->stack[top - 1])->kind == kind) return m->stack[top - 1];
-    torch_fail(f, "its pickle puts an item into what is no %s, before byte %llu", kind == TORCH_DICT ? "dict" : "list",
-               (unsigned long long)m->pos);
+    torch_damaged(f, "its pickle puts an item into what is no %s, before byte %llu",
+                  kind == TORCH_DICT ? "dict" : "list", (unsigned long long)m->pos);
     return 0;
 }
 
@@ -869,8 +888,8 @@ static inline int torch_op_container(torch_file *f, unsigned op) {
     case 'u':
         c = torch_container(f, TORCH_DICT, 1, 0);
         if (!f->failed && (m->height - m->mark[m->marks - 1]) % 2)
-            torch_fail(f, "its pickle gives a dict a key without a value, before byte %llu",
-                       (unsigned long long)m->pos);
+            torch_damaged(f, "its pickle gives a dict a key without a value, before byte %llu",
+                          (unsigned long long)m->pos);
         torch_append_marked(f, c);
         return 1;
     default: return 0;
@@ -922,7 +941,7 @@ static inline void torch_op_global(torch_file *f, int from_stack) {
         if (!from_stack) p = torch_take_line(f, MOST, &size);
         else if (n->kind == TORCH_TEXT && size <= MOST) p = f->m.bytes + n->v.at;
         if (!p || memchr(p, 0, size)) {
-            torch_fail(f, "its pickle has a name before byte %llu that is none", (unsigned long long)f->m.pos);
+            torch_damaged(f, "its pickle has a name before byte %llu that is none", (unsigned long long)f->m.pos);
             return;
         }
         memcpy(name + at, p, size);
@@ -983,8 +1002,8 @@ static inline void torch_op_storage(torch_file *f) {
     n = torch_make(f, TORCH_STORAGE);
     if (f->failed) return;
     if (!torch_is_text(f, first, "storage") || torch_at(f, args)->count < 5 || torch_at(f, args)->count > 6) {
-        torch_fail(f, "its pickle refers before byte %llu to something that is no storage",
-                   (unsigned long long)f->m.pos);
+        torch_damaged(f, "its pickle refers before byte %llu to something that is no storage",
+                      (unsigned long long)f->m.pos);
         return;
     }
     torch_at(f, n)->v.end[0] = args;
@@ -1001,8 +1020,8 @@ static inline int torch_op_call(torch_file *f, unsigned op) {
         torch_pop(f);
         made = torch_pop(f);
         if (!f->failed && torch_at(f, made)->kind != TORCH_DICT && torch_at(f, made)->kind != TORCH_TENSOR)
-            torch_fail(f, "its pickle gives attributes to what is no dict and no tensor, before byte %llu",
-                       (unsigned long long)f->m.pos);
+            torch_damaged(f, "its pickle gives attributes to what is no dict and no tensor, before byte %llu",
+                          (unsigned long long)f->m.pos);
         torch_push(f, made);
         return 1;
     case 'R':
@@ -1015,10 +1034,10 @@ static inline int torch_op_call(torch_file *f, unsigned op) {
             made = torch_call(f, &torch_names[torch_at(f, callee)->v.at], args);
         if (made) torch_push(f, made);
         else
-            torch_fail(f, "its pickle calls %s before byte %llu in a way that torch.save does not write",
-                       torch_at(f, callee)->kind == TORCH_GLOBAL ? torch_names[torch_at(f, callee)->v.at].name
-                                                                 : "what is no name",
-                       (unsigned long long)f->m.pos);
+            torch_damaged(f, "its pickle calls %s before byte %llu in a way that torch.save does not write",
+                          torch_at(f, callee)->kind == TORCH_GLOBAL ? torch_names[torch_at(f, callee)->v.at].name
+                                                                    : "what is no name",
+                          (unsigned long long)f->m.pos);
         return 1;
     default: return 0;
     }
@@ -1038,8 +1057,8 @@ static inline uint32_t torch_run(torch_file *f) {
         unsigned op = *p;
         if (op == '.') return torch_pop(f);
         if (!torch_op_value(f, op) && !torch_op_stack(f, op) && !torch_op_container(f, op) && !torch_op_call(f, op))
-            torch_fail(f, "its pickle has the instruction 0x%02x before byte %llu, which torch.save does not write", op,
-                       (unsigned long long)m->pos);
+            torch_damaged(f, "its pickle has the instruction 0x%02x before byte %llu, which torch.save does not write",
+                          op, (unsigned long long)m->pos);
     }
     return 0;
 }
@@ -1057,15 +1076,15 @@ static inline int torch_read_storage(torch_file *f, uint32_t node, torch_storage
     elements = torch_at(f, item[4]);
     if (type->kind != TORCH_GLOBAL || torch_names[type->v.at].is != TORCH_STORAGE_TYPE || key->kind != TORCH_TEXT ||
         elements->kind != TORCH_INT || elements->v.number < 0)
-        return torch_fail(f, "its pickle describes a storage in a way that torch.save does not write");
+        return torch_damaged(f, "its pickle describes a storage in a way that torch.save does not write");
     s->key = f->m.bytes + key->v.at;
     s->key_size = key->count;
     s->node = node;
     s->dtype = torch_names[type->v.at].dtype;
     s->unit = torch_dtype_bytes(s->dtype);
     if ((uint64_t)elements->v.number > (uint64_t)INT64_MAX / s->unit)
-        return torch_fail(f, "storage %s claims %lld elements", torch_show(f, s->key, s->key_size),
-                          (long long)elements->v.number);
+        return torch_damaged(f, "storage %s claims %lld elements", torch_show(f, s->key, s->key_size),
+                             (long long)elements->v.number);
     s->bytes = (uint64_t)elements->v.number * s->unit;
     part[0] = 0;
     part[1] = elements->v.number;
@@ -1080,8 +1099,8 @@ static inline int torch_read_storage(torch_file *f, uint32_t node, torch_storage
             return 1;
         }
     }
-    return torch_fail(f, "storage %s has a view that does not lie within its %lld elements",
-                      torch_show(f, s->key, s->key_size), (long long)elements->v.number);
+    return torch_damaged(f, "storage %s has a view that does not lie within its %lld elements",
+                         torch_show(f, s->key, s->key_size), (long long)elements->v.number);
 }
 
 static inline int torch_by_key(const void *a, const void *b) {
@@ -1117,8 +1136,8 @@ static inline int torch_collect_storages(torch_file *f) {
         torch_storage *s = &f->storage[k], *last = f->storages ? &f->storage[f->storages - 1] : NULL;
         if (!last || torch_order(s->key, s->key_size, last->key, last->key_size)) f->storage[f->storages++] = *s;
         else if (s->bytes != last->bytes || (s->dtype && last->dtype && s->dtype != last->dtype))
-            return torch_fail(f, "storage %s is of one size or type here and of another there",
-                              torch_show(f, s->key, s->key_size));
+            return torch_damaged(f, "storage %s is of one size or type here and of another there",
+                                 torch_show(f, s->key, s->key_size));
         else if (!last->dtype) last->dtype = s->dtype;
     }
     return 1;
@@ -1134,9 +1153,9 @@ static inline int torch_place_zip(torch_file *f) {
                               torch_show(f, s->key, s->key_size));
         if (!torch_check_packing(f, e)) return 0;
         if (e->place.size < s->bytes || e->place.size - s->bytes >= s->unit)
-            return torch_fail(f, "storage %s is of %llu bytes in the pickle, but of %llu in the container",
-                              torch_show(f, s->key, s->key_size), (unsigned long long)s->bytes,
-                              (unsigned long long)e->place.size);
+            return torch_damaged(f, "storage %s is of %llu bytes in the pickle, but of %llu in the container",
+                                 torch_show(f, s->key, s->key_size), (unsigned long long)s->bytes,
+                                 (unsigned long long)e->place.size);
         s->place = e->place;
         s->there = 1;
     }
@@ -1149,7 +1168,7 @@ static inline int torch_place_legacy(torch_file *f, uint32_t keys) {
     uint64_t at = f->m.pos;
     uint32_t cell = list->v.end[0], i;
     int64_t k;
-    if (list->kind != TORCH_LIST) return torch_fail(f, "has no list of storages after its pickle");
+    if (list->kind != TORCH_LIST) return torch_damaged(f, "has no list of storages after its pickle");
     for (i = 0; i < list->count; i++, cell = f->m.cell[cell].next) {
         const torch_node *key = torch_at(f, f->m.cell[cell].node);
         torch_storage *s;
@@ -1157,15 +1176,16 @@ static inline int torch_place_legacy(torch_file *f, uint32_t keys) {
         uint64_t elements;
         k = key->kind == TORCH_TEXT ? torch_find_storage(f, f->m.bytes + key->v.at, key->count) : -1;
         if (k < 0 || f->storage[k].there)
-            return torch_fail(f, "lists storage %s, which its tensors do not mention, or twice",
-                              key->kind == TORCH_TEXT ? torch_show(f, f->m.bytes + key->v.at, key->count) : "?");
+            return torch_damaged(f, "lists storage %s, which its tensors do not mention, or twice",
+                                 key->kind == TORCH_TEXT ? torch_show(f, f->m.bytes + key->v.at, key->count) : "?");
         s = &f->storage[k];
         if (!torch_bytes(f, at, head, sizeof head)) return 0;
         elements = gzip_load64(head);
         if (elements != s->bytes / s->unit)
-            return torch_fail(f, "storage %s is of %llu bytes in the pickle, but of %llu elements of %u at byte %llu",
-                              torch_show(f, s->key, s->key_size), (unsigned long long)s->bytes,
-                              (unsigned long long)elements, s->unit, (unsigned long long)at);
+            return torch_damaged(f,
+                                 "storage %s is of %llu bytes in the pickle, but of %llu elements of %u at byte %llu",
+                                 torch_show(f, s->key, s->key_size), (unsigned long long)s->bytes,
+                                 (unsigned long long)elements, s->unit, (unsigned long long)at);
         at += sizeof head;
         if (s->bytes > f->size - at)
             return torch_fail(f,
@@ -1183,8 +1203,8 @@ static inline int torch_place_legacy(torch_file *f, uint32_t keys) {
             return torch_fail(f, "has no bytes for storage %s; download or copy it again",
                               torch_show(f, f->storage[k].key, f->storage[k].key_size));
     if (at != f->size)
-        return torch_fail(f, "has %llu strange bytes after its last storage, from byte %llu on",
-                          (unsigned long long)(f->size - at), (unsigned long long)at);
+        return torch_damaged(f, "has %llu strange bytes after its last storage, from byte %llu on",
+                             (unsigned long long)(f->size - at), (unsigned long long)at);
     return 1;
 }
 
@@ -1216,10 +1236,10 @@ static inline int torch_measure(torch_file *f, torch_view *v, dpo_tensor *t, con
         fits = fits && !__builtin_add_overflow(last, step, &last);
     }
     if (!fits || elements > (uint64_t)INT64_MAX / size)
-        return torch_fail(f, "tensor %s has a shape or strides whose product is too large", name);
+        return torch_damaged(f, "tensor %s has a shape or strides whose product is too large", name);
     if (elements && (offset >= part[1] || last >= (uint64_t)(part[1] - offset)))
-        return torch_fail(f, "tensor %s reaches to element %llu of its storage, which has %lld", name,
-                          (unsigned long long)last + (unsigned long long)offset, (long long)part[1]);
+        return torch_damaged(f, "tensor %s reaches to element %llu of its storage, which has %lld", name,
+                             (unsigned long long)last + (unsigned long long)offset, (long long)part[1]);
     v->bytes = elements * size;
     v->first = elements ? (uint64_t)(part[0] + offset) * size : 0;
     v->span = elements ? (last + 1) * size : 0;
@@ -1257,13 +1277,13 @@ static inline int torch_add_tensor(torch_file *f, uint32_t node, const char *nam
         torch_at(f, arg[TORCH_ARG_OFFSET])->kind != TORCH_INT || torch_at(f, arg[TORCH_ARG_OFFSET])->v.number < 0 ||
         t->ndim < 0 || torch_numbers(f, arg[TORCH_ARG_STRIDE], stride) != t->ndim ||
         (way == TORCH_MAKE_TENSOR_3 && (dtype->kind != TORCH_GLOBAL || torch_names[dtype->v.at].is != TORCH_DTYPE)))
-        return torch_fail(f, "tensor %s has no storage, offset, shape and strides of up to %d numbers from 0 on", shown,
-                          TORCH_RANK);
+        return torch_damaged(f, "tensor %s has no storage, offset, shape and strides of up to %d numbers from 0 on",
+                             shown, TORCH_RANK);
     if (extra->kind != TORCH_OTHER && (extra->kind != TORCH_DICT || extra->count))
         return torch_fail(f, "tensor %s is a conjugate or negative view; save a clone of it", shown);
     if (!torch_read_storage(f, arg[TORCH_ARG_STORAGE], &s, part)) return 0;
     t->dtype = way == TORCH_MAKE_TENSOR_3 ? torch_names[dtype->v.at].dtype : s.dtype;
-    if (!t->dtype) return torch_fail(f, "tensor %s is of no type", shown);
+    if (!t->dtype) return torch_damaged(f, "tensor %s is of no type", shown);
     for (i = 0; i < 2; i++) part[i] = part[i] * (int64_t)s.unit / (int64_t)torch_dtype_bytes(t->dtype);
     for (i = t->ndim; i < TORCH_RANK; i++) t->shape[i] = 1;
     if (!torch_measure(f, v, t, stride, torch_at(f, arg[TORCH_ARG_OFFSET])->v.number, part, shown)) return 0;
@@ -1305,8 +1325,8 @@ static inline int torch_extend(torch_file *f, torch_walk *w, const torch_node *k
 static inline int torch_enter(torch_file *f, torch_walk *w, uint32_t container) {
     const torch_node *n = torch_at(f, container);
     if (w->depth == TORCH_DEPTH)
-        return torch_fail(f, "has dicts and lists nested deeper than %d, at %s", TORCH_DEPTH,
-                          torch_show(f, w->name, w->size));
+        return torch_damaged(f, "has dicts and lists nested deeper than %d, at %s", TORCH_DEPTH,
+                             torch_show(f, w->name, w->size));
     w->step[w->depth].container = container;
     w->step[w->depth].cell = n->v.end[0];
     w->step[w->depth].left = n->count;
@@ -1325,7 +1345,7 @@ static inline uint32_t torch_next(torch_file *f, torch_walk *w) {
             continue;
         }
         if (!w->visits--) {
-            torch_fail(f, "has dicts and lists that hold one another too often");
+            torch_damaged(f, "has dicts and lists that hold one another too often");
             return 0;
         }
         w->size = w->step[w->depth - 1].name_size;
@@ -1339,10 +1359,10 @@ static inline uint32_t torch_next(torch_file *f, torch_walk *w) {
         --*left;
         w->step[w->depth - 1].index++;
         n = torch_at(f, node);
-        if (n->kind < TORCH_TUPLE || (n->kind != TORCH_TENSOR && !n->count)) continue;
+        if (n->kind != TORCH_TENSOR && (!torch_is_container(n) || !n->count)) continue;
         if (torch_extend(f, w, key, w->step[w->depth - 1].index - 1)) return node;
-        torch_fail(f, "has a key below %s that is neither text nor number, or names of over %d characters",
-                   w->size ? torch_show(f, w->name, w->size) : "its outermost dict", TORCH_NAME);
+        torch_damaged(f, "has a key below %s that is neither text nor number, or names of over %d characters",
+                      w->size ? torch_show(f, w->name, w->size) : "its outermost dict", TORCH_NAME);
         return 0;
     }
     return 0;
@@ -1361,15 +1381,14 @@ static inline int torch_find_tensors(torch_file *f, uint32_t root, size_t *commo
             if (node == root) w->size = (size_t)snprintf(w->name, sizeof w->name, "tensor");
             for (i = 0; i < w->size && (unsigned char)w->name[i] >= 32 && w->name[i] != 127; i++) {
             }
-            if (!w->size || i < w->size)
-                torch_fail(f, "tensor %s has a name that is empty or has control characters",
-                           torch_show(f, w->name, w->size));
+            if (i < w->size)
+                torch_damaged(f, "tensor %s has a name with control characters", torch_show(f, w->name, w->size));
             else torch_add_tensor(f, node, w->name, w->size);
             if (f->count == 1) first = w->step[0].index;
             one = one && w->depth > 1 && w->step[0].index == first &&
                   torch_at(f, w->step[1].container)->kind == TORCH_DICT;
-            *common = one ? w->step[1].name_size + 1 : 0;
-        } else if (torch_at(f, node)->kind >= TORCH_TUPLE) torch_enter(f, w, node);
+            *common = one && w->step[1].name_size ? w->step[1].name_size + 1 : 0;
+        } else if (torch_is_container(torch_at(f, node))) torch_enter(f, w, node);
     } while (!f->failed && (node = torch_next(f, w)) != 0);
     free(w);
     return !f->failed;
@@ -1389,11 +1408,12 @@ static inline int torch_finish(torch_file *f, size_t common) {
     for (i = 0; i < f->count; i++) {
         f->tensor[i].name = sorted[i] = f->names + at + common;
         at += strlen(f->names + at) + 1;
+        if (!*sorted[i]) torch_damaged(f, "has a tensor without a name");
     }
     qsort(sorted, (size_t)f->count, sizeof *sorted, torch_by_text);
     for (i = 1; i < f->count && !f->failed; i++)
         if (!strcmp(sorted[i - 1], sorted[i]))
-            torch_fail(f, "has two tensors of the name %s", torch_show(f, sorted[i], strlen(sorted[i])));
+            torch_damaged(f, "has two tensors of the name %s", torch_show(f, sorted[i], strlen(sorted[i])));
     free(sorted);
     for (i = 0; i < f->storages; i++) held += f->storage[i].bytes;
     for (i = 0; i < f->count; i++)
@@ -1482,13 +1502,15 @@ static inline int torch_open_zip(torch_file *f, uint32_t *root) {
     if (!e) return torch_fail(f, "is a zip container without a data.pkl: no PyTorch checkpoint");
     order = torch_find_entry(f, "byteorder", "", 0);
     if (order) {
-        int little;
+        int little, big;
         if (!torch_check_packing(f, order)) return 0;
-        if (order->place.size > 6) return torch_fail(f, "has an entry byteorder that is neither little nor big");
-        if (!torch_whole(f, "byteorder", &order->place, &bytes)) return 0;
+        if (order->place.size > 6) return torch_damaged(f, "has an entry byteorder that is neither little nor big");
+        if (!torch_whole(f, "its byteorder", &order->place, &bytes)) return 0;
         little = order->place.size == 6 && !memcmp(bytes, "little", 6);
+        big = order->place.size == 3 && !memcmp(bytes, "big", 3);
         free(bytes);
-        if (!little) return torch_fail(f, "was saved on a big-endian machine; load and save it on another");
+        if (big) return torch_fail(f, "was saved on a big-endian machine; load and save it on another");
+        if (!little) return torch_damaged(f, "has an entry byteorder that is neither little nor big");
     }
     if (!torch_check_packing(f, e)) return 0;
     if (e->place.size > TORCH_PICKLE)
@@ -1498,7 +1520,7 @@ static inline int torch_open_zip(torch_file *f, uint32_t *root) {
     f->m.size = (size_t)e->place.size;
     *root = torch_run(f);
     if (!f->failed && f->m.pos != f->m.size)
-        torch_fail(f, "has %llu strange bytes after its pickle", (unsigned long long)(f->m.size - f->m.pos));
+        torch_damaged(f, "has %llu strange bytes after its pickle", (unsigned long long)(f->m.size - f->m.pos));
     return !f->failed && torch_collect_storages(f) && torch_place_zip(f);
 }
 
