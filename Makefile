@@ -27,17 +27,17 @@ demo: $(B)/demo
 	$(B)/demo
 
 # --- tests -------------------------------------------------------------------------------------------
-$(T)/golden $(T)/badinput $(T)/stories: $(T)/%: tests/%.c $(B)/dpo.o $(wildcard tests/*.h)
+$(T)/golden $(T)/badinput $(T)/stories: $(T)/%: tests/%.c $(B)/dpo.o $(wildcard tests/*.h) $(FORMATS)
 	@mkdir -p $(T)
 	$(CC) $(STD) $(CFLAGS) $(WARN) -o $@ $< $(B)/dpo.o $(LIBS)
-$(T)/formats $(T)/tokenizers: $(T)/%: tests/test_%.c $(B)/dpo.o $(wildcard tests/*.h) $(FORMATS)
+$(T)/formats $(T)/tokenizers $(T)/gguf: $(T)/%: tests/test_%.c $(B)/dpo.o $(wildcard tests/*.h) $(FORMATS)
 	@mkdir -p $(T)
 	$(CC) $(STD) $(CFLAGS) $(WARN) -o $@ $< $(B)/dpo.o $(LIBS)
 $(T)/test: tests/test.c dpo.h $(wildcard tests/*.h)
 	@mkdir -p $(T)
 	$(CC) $(STD) $(CFLAGS) $(WARN) -o $@ $< $(LIBS)
 
-test: all $(B)/demo $(T)/golden $(T)/test $(T)/badinput $(T)/formats $(T)/tokenizers $(T)/stories
+test: all $(B)/demo $(T)/golden $(T)/test $(T)/badinput $(T)/formats $(T)/gguf $(T)/tokenizers $(T)/stories
 	sh tests/run.sh
 
 # The long matrix: compilers, standards, sanitizers, valgrind.
