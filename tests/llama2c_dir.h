@@ -12,7 +12,7 @@ static void llama2c_dir_text(const char *dir, const char *name, const char *text
 }
 /* NULL where anything fails, which is then a failed check. */
 static dpo_model *llama2c_dir(dpo_context *c, const char *bin, const char *tok_bin, const char *dir) {
-    char err[500] = "", path[1024], json[1200];
+    char err[2048] = "", path[1024], json[1200];
     llama2c_file *f = llama2c_open(bin, err, sizeof err);
     dpo_tensor *t;
     FILE *out;

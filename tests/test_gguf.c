@@ -9,7 +9,7 @@
 #include "check.h"
 #include "llama2c_dir.h"
 
-#define FLOOR  15 /* so many tests there are at least */
+#define FLOOR  16 /* so many tests there are at least */
 #define FOLDER "build/tests/gguf.out"
 #define SHARED "../shared/data/"
 #define VOCAB  300
@@ -77,8 +77,7 @@ static uint64_t number(const unsigned char *p, int bytes) {
 }
 static const unsigned char *next(gguf *g, uint64_t bytes) {
     const unsigned char *p = g->p + g->at;
-    if (bytes > g->n - g->at) {
-        CHECK(!"the file ends too early");
+    if (!CHECK_CASE(bytes <= g->n - g->at, "the file ends too early")) {
         g->at = g->n;
         return NULL;
     }
@@ -1275,6 +1274,44 @@ static void test_byte_model(void) {
     dpo_model_free(m);
 }
 
+/* Whatever tokenizer.json holds, there is a sentence, or a whole file whose merges are all there. */
+static void test_bad_tokenizer_files(void) {
+    static const int cases[] = {0, 2, 8};
+    int k, i, n, written = 0;
+    for (k = 0; k < 3; k++) {
+        dpo_model *m = make_model("{\"model_type\":\"llama\",\"vocab_size\":270,\"hidden_size\":4,"
+                                  "\"num_hidden_layers\":1,\"num_attention_heads\":1,\"intermediate_size\":3}",
+                                  1);
+        const char *path = FOLDER "/tok/tokenizer.json";
+        unsigned char *p;
+        size_t size;
+        make_tokenizer(made[cases[k]].sentencepiece, made[cases[k]].rest, made[cases[k]].model, made[cases[k]].pieces,
+                       made[cases[k]].merges);
+        p = get_file(path, &size);
+        for (i = 0; i < 500; i++) {
+            unsigned char keep[8];
+            size_t at[8];
+            int changes = 1 + i % 3;
+            for (n = 0; n < changes; n++) {
+                at[n] = (size_t)rng_below((int)size);
+                keep[n] = p[at[n]];
+                p[at[n]] = rng_below(3) ? p[rng_below((int)size)] : (unsigned char)rng();
+            }
+            put_file(path, p, i % 5 ? size : (size_t)rng_below((int)size));
+            err[0] = 0;
+            if (!gguf_write(ctx, m, FOLDER "/tok", FOLDER "/fuzz.gguf", DPO_F32, NULL, NULL, err, sizeof err)) {
+                gguf *g = read_gguf(FOLDER "/fuzz.gguf");
+                if (g) (void)read_words(g);
+                written++;
+            } else CHECK(err[0] != 0);
+            dpo_clear(ctx);
+            while (n-- > 0) p[at[n]] = keep[n];
+        }
+        dpo_model_free(m);
+    }
+    CHECK(written > 20);
+}
+
 /* ---- llama2.c -------------------------------------------------------------------------------------------------------- */
 
 enum { EMBED, NORM1, WQ, WK, WV, WO, NORM2, W1, W2, W3, LAST, FREQ, HEAD, KINDS };
@@ -1657,21 +1694,14 @@ static void test_real_story(void) {
 static const struct {
     const char *name;
     void (*run)(void);
-} tests[] = {T(graphs),
-             T(frozen),
-             T(halves),
-             T(refused),
-             T(full_disk),
-             T(byte_model),
-             T(made_tokenizers),
-             T(real_byte_level),
-             T(real_sentencepiece),
-             T(checkpoints),
-             T(bad_checkpoints),
-             T(tokenizer_json),
-             T(overlapping_pieces),
-             T(bad_tokenizers),
-             T(real_story)};
+} tests[] = {T(graphs),          T(frozen),
+             T(halves),          T(refused),
+             T(full_disk),       T(byte_model),
+             T(made_tokenizers), T(bad_tokenizer_files),
+             T(real_byte_level), T(real_sentencepiece),
+             T(checkpoints),     T(bad_checkpoints),
+             T(tokenizer_json),  T(overlapping_pieces),
+             T(bad_tokenizers),  T(real_story)};
 
 int main(int argc, char **argv) {
     const char *only = argc > 1 ? argv[1] : "";

@@ -696,12 +696,14 @@ static inline int gguf_vocab_special(gguf_job *g, const char *dir) {
     free(text);
     return gguf_vocab_parse(g, dir, v->text, v->text_size); /* the merges are read once more, on their way out */
 }
+/* Reads all merges once: so many there are, and writing them meets no error. */
 static inline int gguf_count_merges(gguf_job *g) {
     gguf_merge m = gguf_merges_start(&g->vocab);
-    int r;
-    if (!g->vocab.merges) return 0;
-    while ((r = gguf_merge_next(g, &m)) > 0) g->vocab.n_merges++;
-    return r < 0;
+    int64_t n = 0;
+    int next;
+    while ((next = gguf_merge_next(g, &m)) > 0) n++;
+    g->vocab.n_merges = n;
+    return next < 0;
 }
 /* The 256 bytes and an end, as byte-level BPE without merges: a byte is the character that GPT-2 writes for it. */
 static inline int gguf_vocab_bytes(gguf_job *g) {
@@ -850,7 +852,6 @@ static inline void gguf_keys_model(gguf_job *g) {
         gguf_key_f32(g, ".rope.scaling.factor", k->rope_factor);
     }
 }
-/* The merges were all read before: there is no error to expect. */
 static inline void gguf_keys_merges(gguf_job *g) {
     gguf_merge m = gguf_merges_start(&g->vocab);
     gguf_key_array(g, "tokenizer.ggml.merges", GGUF_STRING, g->vocab.n_merges);
