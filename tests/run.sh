@@ -40,6 +40,7 @@ program "unit tests" build/tests/test
 program "hostile input" build/tests/badinput
 program "formats" build/tests/formats
 program "torch files" build/tests/torch
+program "GGUF and llama2.c" build/tests/gguf
 # the official test of normal forms, where the system has it (Debian: unicode-data)
 nfc=
 for f in /usr/share/unicode/NormalizationTest.txt /usr/share/unicode/NormalizationTest.txt.bz2; do

@@ -92,7 +92,7 @@ typedef struct gguf_vocab {
     size_t used, room;
     uint32_t *index; /* hash table of ids + 1 */
     size_t index_mask;
-    int sentencepiece, space_prefix, add_bos;
+    int sentencepiece, byte_fallback, space_prefix, add_bos;
     int byte_level, digits, llama3, qwen2, gpt2, ignore_merges; /* what splits words */
     const char *pre;                                            /* llama.cpp's name for it */
     int32_t bos, eos, unk, pad;                                 /* -1: none */
@@ -412,47 +412,147 @@ static inline int gguf_splits(const gguf_vocab *v, const gguf_token *t, uint32_t
     }
     return found == merges;
 }
-/* Scores of the SentencePiece type: the first token that merges make has 0, the next -1, ...; what none makes is below
- * all of them. */
+/* One merge of the SentencePiece type. Returns as gguf_merge_next; *id: what it gives, -1 if a token takes part that no
+ * text has. */
+static inline int gguf_merge_ids(gguf_job *g, gguf_merge *m, char *both, int64_t *left, int64_t *right, int64_t *id) {
+    gguf_vocab *v = &g->vocab;
+    int next = gguf_merge_next(g, m);
+    if (next <= 0) return next;
+    memcpy(both, m->left, m->n_left);
+    memcpy(both + m->n_left, m->right, m->n_right);
+    *left = gguf_find(v, m->left, m->n_left);
+    *right = gguf_find(v, m->right, m->n_right);
+    *id = gguf_find(v, both, m->n_left + m->n_right);
+    if (*left < 0 || *right < 0 || *id < 0) {
+        (void)gguf_fail(g, "GGUF: merge %lld of the tokenizer has a part or a result that is no piece",
+                        (long long)m->rank - 1);
+        return -1;
+    }
+    if (v->token[*left].type != GGUF_NORMAL || v->token[*right].type != GGUF_NORMAL ||
+        v->token[*id].type != GGUF_NORMAL)
+        *id = -1;
+    return 1;
+}
+
+/* Pieces that repeat one character. Llama-2 has such of spaces, all of one score: their merges stand among each other. */
+#define GGUF_RUN 64 /* longest */
+typedef struct gguf_runs {
+    char mark[4];
+    size_t width;              /* bytes of the character; 0: no such pieces yet */
+    float score[GGUF_RUN + 1]; /* of that many characters; 1: no piece */
+    int64_t rank[GGUF_RUN + 1][GGUF_RUN + 1];
+} gguf_runs;
+
+/* How many characters, if it is a run of them; else 0. */
+static inline size_t gguf_run(const gguf_vocab *v, int64_t id, gguf_runs *r) {
+    const gguf_token *t = &v->token[id];
+    const char *p = v->blob + t->at;
+    size_t i;
+    if (!r->width) {
+        while (r->width < t->length && r->width < sizeof r->mark &&
+               (!r->width || ((unsigned char)p[r->width] & 0xc0) == 0x80)) {
+            r->mark[r->width] = p[r->width];
+            r->width++;
+        }
+    }
+    if (t->length % r->width || t->length / r->width > GGUF_RUN) return 0;
+    for (i = 0; i < t->length; i++)
+        if (p[i] != r->mark[i % r->width]) return 0;
+    return t->length / r->width;
+}
+/* n characters, joined by the lowest rank, or by the highest score; the first among equals. Returns how many are left. */
+static inline int gguf_run_join(const gguf_runs *r, int n, int by_score, int *run) {
+    int i, at;
+    for (i = 0; i < n; i++) run[i] = 1;
+    do {
+        for (i = 0, at = -1; i + 1 < n; i++) {
+            int a = run[i], b = run[i + 1], better;
+            if (a + b > GGUF_RUN || (by_score ? r->score[a + b] > 0 : r->rank[a][b] < 0)) continue;
+            better = at < 0 || (by_score ? r->score[a + b] > r->score[run[at] + run[at + 1]]
+                                         : r->rank[a][b] < r->rank[run[at]][run[at + 1]]);
+            if (better) at = i;
+        }
+        if (at < 0) return n;
+        run[at] += run[at + 1];
+        n--;
+        memmove(run + at + 1, run + at + 2, (size_t)(n - at - 1) * sizeof *run);
+    } while (1);
+}
+/* Whether runs of any length fall into the same pieces by merges and by scores. */
+static inline int gguf_runs_agree(gguf_job *g, gguf_runs *r, char *both) {
+    gguf_vocab *v = &g->vocab;
+    gguf_merge m = gguf_merges_start(v);
+    int64_t left, right, id;
+    int n, k, one[4 * GGUF_RUN], two[4 * GGUF_RUN];
+    for (n = 0; n <= GGUF_RUN; n++) {
+        r->score[n] = 1;
+        for (k = 0; k <= GGUF_RUN; k++) r->rank[n][k] = -1;
+    }
+    for (id = 0; id < v->n; id++)
+        if (v->token[id].type == GGUF_NORMAL && gguf_run(v, id, r) > 1)
+            r->score[gguf_run(v, id, r)] = v->token[id].score;
+    while (gguf_merge_ids(g, &m, both, &left, &right, &id) > 0)
+        if (id >= 0 && gguf_run(v, id, r)) r->rank[gguf_run(v, left, r)][gguf_run(v, right, r)] = m.rank;
+    for (n = 2; n < 4 * GGUF_RUN; n++) {
+        k = gguf_run_join(r, n, 0, one);
+        if (k != gguf_run_join(r, n, 1, two) || memcmp(one, two, (size_t)k * sizeof *one)) return 0;
+    }
+    return 1;
+}
+
+/* Scores from merges: the first token that they make has 0, the next -1, ...; tokens whose merges stand among each other
+ * have the same. What no merge makes is below all of them. last[id]: a token's last merge, count[id]: how many. */
+static inline int gguf_rank_scores(gguf_job *g, const int64_t *last, gguf_runs *runs, char *both) {
+    gguf_vocab *v = &g->vocab;
+    gguf_merge m = gguf_merges_start(v);
+    int64_t left, right, id, lead = -1, end = 0, made = 0;
+    while (gguf_merge_ids(g, &m, both, &left, &right, &id) > 0) {
+        if (id < 0) continue;
+        if (m.rank > end) {
+            made++;
+            lead = id;
+        } else if (id != lead && (!gguf_run(v, lead, runs) || !gguf_run(v, id, runs)))
+            return gguf_fail(
+                g,
+                "GGUF: the merges of pieces %ld and %ld stand among each other, so that neither has a score "
+                "of its own; llama.cpp's rule for this type of tokenizer cannot express them",
+                (long)lead, (long)id);
+        if (last[id] > end) end = last[id];
+        v->token[id].score = -(float)(made - 1);
+    }
+    for (id = 0; id < v->n; id++)
+        if (last[id] < 0) v->token[id].score = -(float)made;
+    if (runs->width && !gguf_runs_agree(g, runs, both))
+        return gguf_fail(g,
+                         "GGUF: merges of pieces that repeat one character give other pieces than llama.cpp's rule for "
+                         "this type of tokenizer");
+    return 0;
+}
 static inline int gguf_scores(gguf_job *g) {
     gguf_vocab *v = &g->vocab;
     gguf_merge m = gguf_merges_start(v);
     uint32_t *count = (uint32_t *)calloc((size_t)v->n, sizeof *count);
+    int64_t *last = (int64_t *)malloc((size_t)v->n * sizeof *last), left, right, id;
+    gguf_runs *runs = (gguf_runs *)calloc(1, sizeof *runs);
     char *both = (char *)malloc(2 * GGUF_TEXT);
-    int64_t id = -1, last = -1, made = 0;
-    int r = count && both ? 0 : gguf_no_memory(g), next = 0;
-    while (!r && (next = gguf_merge_next(g, &m)) > 0) {
-        int64_t left = gguf_find(v, m.left, m.n_left), right = gguf_find(v, m.right, m.n_right);
-        memcpy(both, m.left, m.n_left);
-        memcpy(both + m.n_left, m.right, m.n_right);
-        id = gguf_find(v, both, m.n_left + m.n_right);
-        if (id < 0 || left < 0 || right < 0)
-            r = gguf_fail(g, "GGUF: merge %lld of the tokenizer has a part or a result that is no piece",
-                          (long long)m.rank - 1);
-        else if (v->token[id].type != GGUF_NORMAL || v->token[left].type != GGUF_NORMAL ||
-                 v->token[right].type != GGUF_NORMAL)
-            continue;
-        else if (id != last && count[id])
-            r = gguf_fail(g,
-                          "GGUF: the merges of piece %ld stand apart, so that it has no one score; llama.cpp's rule "
-                          "for this type of tokenizer cannot express them",
-                          (long)id);
-        else {
-            if (id != last) v->token[id].score = -(float)made++;
+    int r = count && last && runs && both ? 0 : gguf_no_memory(g), next = 0;
+    for (id = 0; id < v->n && !r; id++) last[id] = -1;
+    while (!r && (next = gguf_merge_ids(g, &m, both, &left, &right, &id)) > 0)
+        if (id >= 0) {
             count[id]++;
-            last = id;
+            last[id] = m.rank;
         }
-    }
     if (next < 0) r = 1;
-    for (id = 0; id < v->n && !r; id++) {
+    for (id = 0; id < v->n && !r; id++)
         if (v->token[id].type == GGUF_NORMAL && !gguf_splits(v, &v->token[id], count[id]))
             r = gguf_fail(g,
                           "GGUF: piece %ld can be put together from pieces that no merge joins; llama.cpp would join "
                           "them and get other ids",
                           (long)id);
-        else if (!count[id]) v->token[id].score = -(float)made;
-    }
+    if (!r) r = gguf_rank_scores(g, last, runs, both);
     free(count);
+    free(last);
+    free(runs);
     free(both);
     return r;
 }
@@ -470,7 +570,7 @@ static inline int gguf_vocab_pieces(gguf_job *g) {
     for (i = dpo_json_count(v->json, v->pieces); i > 0; i--, at = dpo_json_next(v->json, at + 1)) {
         int64_t n = dpo_json_string(v->json, at, v->work, GGUF_TEXT), id = gguf_id(v, at + 1);
         int special = 0,
-            type = v->sentencepiece && n >= 0 && gguf_is_byte(v->work, (size_t)n) ? GGUF_BYTE : GGUF_NORMAL;
+            type = v->byte_fallback && n >= 0 && gguf_is_byte(v->work, (size_t)n) ? GGUF_BYTE : GGUF_NORMAL;
         if (v->merges && dpo_tokenizer_piece(v->t, (int32_t)id, NULL, &special) && special) type = GGUF_CONTROL;
         if (gguf_token_set(g, id, v->work, n < 0 ? GGUF_TEXT : (size_t)n, type)) return 1;
     }
@@ -563,6 +663,7 @@ static inline int gguf_vocab_open(gguf_job *g, const char *dir) {
     v->merge_list = dpo_json_find(v->json, model, "merges");
     v->n_merges = dpo_json_count(v->json, v->merge_list);
     v->ignore_merges = gguf_flag(v, model, "ignore_merges", 0);
+    v->byte_fallback = gguf_flag(v, model, "byte_fallback", 0);
     return gguf_vocab_parts(g, "normalizer", "normalizers") || gguf_vocab_parts(g, "pre_tokenizer", "pretokenizers");
 }
 /* Which ids begin and end a text, are unknown, fill up. */
@@ -595,12 +696,14 @@ static inline int gguf_vocab_special(gguf_job *g, const char *dir) {
     free(text);
     return gguf_vocab_parse(g, dir, v->text, v->text_size); /* the merges are read once more, on their way out */
 }
+/* Reads all merges once: so many there are, and writing them meets no error. */
 static inline int gguf_count_merges(gguf_job *g) {
     gguf_merge m = gguf_merges_start(&g->vocab);
-    int r;
-    if (!g->vocab.merges) return 0;
-    while ((r = gguf_merge_next(g, &m)) > 0) g->vocab.n_merges++;
-    return r < 0;
+    int64_t n = 0;
+    int next;
+    while ((next = gguf_merge_next(g, &m)) > 0) n++;
+    g->vocab.n_merges = n;
+    return next < 0;
 }
 /* The 256 bytes and an end, as byte-level BPE without merges: a byte is the character that GPT-2 writes for it. */
 static inline int gguf_vocab_bytes(gguf_job *g) {
@@ -749,7 +852,6 @@ static inline void gguf_keys_model(gguf_job *g) {
         gguf_key_f32(g, ".rope.scaling.factor", k->rope_factor);
     }
 }
-/* The merges were all read before: there is no error to expect. */
 static inline void gguf_keys_merges(gguf_job *g) {
     gguf_merge m = gguf_merges_start(&g->vocab);
     gguf_key_array(g, "tokenizer.ggml.merges", GGUF_STRING, g->vocab.n_merges);

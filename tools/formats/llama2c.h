@@ -197,7 +197,7 @@ static inline int llama2c_begin(llama2c_file *f, const char *path, char *err, si
     long end;
     uint64_t want;
     size_t n;
-    (void)snprintf(f->path, sizeof f->path, "%s", path);
+    (void)snprintf(f->path, sizeof f->path, "%.399s", path);
     f->f = fopen(path, "rb");
     if (!f->f) {
         LLAMA2C_ERROR(err, cap, "cannot open %.300s: %s; check the path", path, strerror(errno));
