@@ -499,10 +499,12 @@ static int main_dtype(const plan *p) {
     return most;
 }
 
-static void say_overflow(const plan *p, int dtype) {
-    if (p->overflowed)
-        cli_note("warning: %s numbers are too large for %s and became infinite, the first in %s; bf16 has fp32's range",
-                 cli_count((uint64_t)p->overflowed), dpo_dtype_name(dtype), p->overflowed_in);
+/* Infinite weights are of no use to anybody. */
+static int refuse_overflow(const plan *p, int dtype) {
+    if (!p->overflowed) return 0;
+    return cli_die(
+        "%s numbers are too large for %s, the first of them in %s; nothing was written: bf16 has fp32's range",
+        cli_count((uint64_t)p->overflowed), dpo_dtype_name(dtype), p->overflowed_in);
 }
 
 /* What was written opens as a model: names, shapes and configuration belong together. */
@@ -542,10 +544,9 @@ static int convert_model(convert *u, const char *in, int which, int dtype) {
     if (!bad) bad = plan_model(&p);
     if (!bad) {
         plan_types(&p, dtype);
-        bad = write_weights(&p, dir) || write_config(u, dir, text, n, main_dtype(&p)) ||
+        bad = write_weights(&p, dir) || refuse_overflow(&p, dtype) || write_config(u, dir, text, n, main_dtype(&p)) ||
               write_companions(u, in, dir, p.src.part[0].llama != NULL) || check_written(u, dir);
     }
-    if (!bad) say_overflow(&p, dtype);
     free(text);
     plan_close(&p);
     return bad;
@@ -562,7 +563,10 @@ static int convert_tensors(convert *u) {
     order = (int64_t *)malloc((size_t)(p.src.count + 1) * sizeof *order);
     for (i = 0; order && i < p.src.count; i++) order[i] = i;
     bad = order ? write_tensors(&p, u->s.out, order, p.src.count) : cli_die("no memory for a list of tensors");
-    if (!bad) say_overflow(&p, u->s.dtype);
+    if (!bad && refuse_overflow(&p, u->s.dtype)) {
+        (void)remove(u->s.out);
+        bad = 1;
+    }
     if (!bad && !u->s.quiet)
         printf("wrote %s: %s tensors, %s numbers, %s\n", u->s.out, cli_count((uint64_t)p.kept),
                cli_count((uint64_t)p.values), cli_bytes(p.bytes));
@@ -616,9 +620,8 @@ static int convert_adapter(convert *u) {
     order = (int64_t *)malloc((size_t)(p.src.count + 1) * sizeof *order);
     for (i = 0; order && i < p.src.count; i++) order[i] = i;
     bad = !order || path_join(path, sizeof path, u->stage[0], "adapter_model.safetensors") ||
-          write_tensors(&p, path, order, p.src.count) || write_adapter_config(u, u->stage[0]) ||
-          write_companions(u, u->s.in, u->stage[0], 0);
-    if (!bad) say_overflow(&p, u->s.dtype);
+          write_tensors(&p, path, order, p.src.count) || refuse_overflow(&p, u->s.dtype) ||
+          write_adapter_config(u, u->stage[0]) || write_companions(u, u->s.in, u->stage[0], 0);
     free(order);
     plan_close(&p);
     return bad;
@@ -747,9 +750,7 @@ static int convert_gguf(convert *u, const char *dir) {
     dpo_model_free(m);
     cli_live_clear();
     if (bad) return cli_die("%s", err);
-    if (report.overflows)
-        cli_note("warning: %s numbers are too large for F16 and became infinite; --dtype bf16 has fp32's range",
-                 cli_count((uint64_t)report.overflows));
+    if (report.notes[0]) cli_note("%s", report.notes);
     if (!u->s.quiet)
         printf("wrote %s: %s tensors, %s, %s\n", u->s.out, cli_count((uint64_t)report.tensors), dpo_dtype_name(dtype),
                cli_bytes(report.bytes));
