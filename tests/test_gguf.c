@@ -1439,10 +1439,11 @@ static void test_bad_checkpoints(void) {
         CHECK(strstr(err, "asks for") != NULL);
         for (at = first; at < first + 28; at += 4)
             for (k = 0; k < (int)(sizeof bad / sizeof *bad); k++) {
+                int fits = bad[k] == (uint32_t)number(p + at, 4); /* version 1 has nothing of the size "positions" */
+                if (version && at == first + 24) fits = bad[k] >= 1 && bad[k] <= 16000000;
                 memcpy(keep, p, 256);
                 put_u32(p + at, bad[k]);
-                if (at != first + 24 || bad[k] != 5)
-                    CHECK(!opens(p, n) || bad[k] == (uint32_t)number(keep + at, 4) || version);
+                CHECK(opens(p, n) == fits);
                 memcpy(p, keep, 256);
             }
         for (i = 0; i < 300; i++) { /* anything may come of it but a crash */

@@ -428,14 +428,15 @@ static inline void llama2c_put_json(FILE *out, const char *p, size_t n) {
         else fputc(x, out);
     }
 }
-/* The merges of piece id whose right half begins the piece (first), or the others. Where three neighbours x y z give the
- * piece both as x y and as y z, y begins it: so the left pair comes first, as it does where a piece's merges have but
- * one rank. Returns how many there are; out NULL: none is written. */
-static inline size_t llama2c_merges(const llama2c_tokens *t, size_t id, int first, FILE *out, const char **comma) {
+/* The merges of piece id. Returns how many there are; out NULL: none is written. They have one rank in llama2.c and
+ * several in tokenizer.json, which could matter only where neighbours x y z give the piece both as x y and as y z. Then
+ * x y z repeats itself with the length of x, and merges, which go from left to right, have cut x and what follows it in
+ * the same way: x is y, and the two are one merge. */
+static inline size_t llama2c_merges(const llama2c_tokens *t, size_t id, FILE *out, const char **comma) {
     const char *p = t->piece[id];
     size_t n = t->length[id], cut, count = 0;
     for (cut = 1; cut < n; cut++) {
-        if (((unsigned char)p[cut] & 0xc0) == 0x80 || (memcmp(p, p + cut, n - cut) == 0) != first) continue;
+        if (((unsigned char)p[cut] & 0xc0) == 0x80) continue;
         if (llama2c_byte(p, cut) >= 0 || llama2c_byte(p + cut, n - cut) >= 0) continue;
         if (llama2c_find(t, p, cut) < 0 || llama2c_find(t, p + cut, n - cut) < 0) continue;
         count++;
@@ -457,9 +458,7 @@ static inline int llama2c_ordered(llama2c_tokens *t) {
     for (id = 3; id < t->count; id++) {
         uint32_t bits = llama2c_u32((const unsigned char *)t->piece[id] - 8);
         memcpy(&score, &bits, sizeof score);
-        if (llama2c_byte(t->piece[id], t->length[id]) >= 0 ||
-            !(llama2c_merges(t, id, 0, NULL, NULL) + llama2c_merges(t, id, 1, NULL, NULL)))
-            continue;
+        if (llama2c_byte(t->piece[id], t->length[id]) >= 0 || !llama2c_merges(t, id, NULL, NULL)) continue;
         if (begun ? !(score < last) : score != score)
             return llama2c_bad(t, id, "its score is not below those before it, as merges have it (unigram type?)");
         last = score;
@@ -509,11 +508,8 @@ static inline void llama2c_put_tokenizer(const llama2c_tokens *t, FILE *out) {
         fprintf(out, "\": %lu", (unsigned long)id);
     }
     fputs("},\n  \"merges\": [", out);
-    for (id = 3; id < t->count; id++) {
-        if (llama2c_byte(t->piece[id], t->length[id]) >= 0) continue;
-        (void)llama2c_merges(t, id, 1, out, &comma);
-        (void)llama2c_merges(t, id, 0, out, &comma);
-    }
+    for (id = 3; id < t->count; id++)
+        if (llama2c_byte(t->piece[id], t->length[id]) < 0) (void)llama2c_merges(t, id, out, &comma);
     fputs("]}}\n", out);
 }
 
