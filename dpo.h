@@ -2862,38 +2862,51 @@ static const dpo__kernels dpo__kernels_scalar = {
 
 /* Tiles in registers. The template's numbers are constants where it is used; `op` names an instruction set's
    load, store, zero, fma, the splat of an element of A and the vector of elements of B. 6 x 16 for AVX2: twelve
-   accumulators of 8; 12 x 32 for AVX-512, whose twenty-four of 16 hide the latency of two FMAs a cycle. */
+   accumulators of 8; 12 x 32 for AVX-512, whose twenty-four of 16 hide the latency of two FMAs a cycle. A whole
+   tile of packed operands takes four steps of k at a time, at distances the compiler knows: the one that counts. */
 #if defined(__clang__)
 #define DPO__UNROLL _Pragma("clang loop unroll(full)")
 #else
 #define DPO__UNROLL _Pragma("GCC unroll 32")
 #endif
+#define DPO__TILE_STEP(op, a_type, b_type, lanes, u)                                                                   \
+    DPO__UNROLL for (j = 0; j < n; j++) b[j] =                                                                         \
+        op##_b_##b_type(pb + (u)*b_step + j / per_panel * b_panel + j % per_panel * lanes);                            \
+    DPO__UNROLL for (i = 0; i < rows; i++) {                                                                           \
+        x = op##_a_##a_type(pa + (u)*a_step + i * a_row);                                                              \
+        DPO__UNROLL for (j = 0; j < n; j++) s[i * n + j] = op##_fma_##a_type(x, b[j], s[i * n + j]);                   \
+    }
 #define DPO__TILE_TEMPLATE(target, name, op, vector, a_type, b_type, lanes)                                            \
-    target DPO__INLINE void name##_of(const dpo__tile *t, int rows, int n, int per_panel) {                            \
-        vector s[24], b[16];                                                                                           \
+    target DPO__INLINE void name##_of(const dpo__tile *t, int rows, int n, int per_panel, int packed) {                \
+        vector s[24], b[16], x;                                                                                        \
         const a_type *pa = (const a_type *)t->a;                                                                       \
         const b_type *pb = (const b_type *)t->b;                                                                       \
-        const int64_t a_row = t->a_row, a_step = t->a_step, b_step = t->b_step, b_panel = t->b_panel;                  \
-        int64_t k;                                                                                                     \
+        const int64_t a_row = packed ? 1 : t->a_row, a_step = packed ? rows : t->a_step;                               \
+        const int64_t b_step = packed ? n * lanes : t->b_step, b_panel = t->b_panel;                                   \
+        float *const c = t->c;                                                                                         \
+        const int64_t c_row = t->c_row;                                                                                \
+        int64_t k = t->k;                                                                                              \
         int i, j;                                                                                                      \
         DPO__UNROLL for (i = 0; i < rows; i++) DPO__UNROLL for (j = 0; j < n; j++) s[i * n + j] =                      \
             t->init ? op##_load(t->init + i * t->init_row + lanes * j) : op##_zero();                                  \
-        for (k = t->k; k > 0; k--, pa += a_step, pb += b_step) {                                                       \
-            if (rows > 2) __builtin_prefetch((const char *)pb + 2048); /* few rows read one stream only */             \
-            DPO__UNROLL for (j = 0; j < n; j++) b[j] =                                                                 \
-                op##_b_##b_type(pb + j / per_panel * b_panel + j % per_panel * lanes);                                 \
-            DPO__UNROLL for (i = 0; i < rows; i++) {                                                                   \
-                vector x = op##_a_##a_type(pa + i * a_row);                                                            \
-                DPO__UNROLL for (j = 0; j < n; j++) s[i * n + j] = op##_fma_##a_type(x, b[j], s[i * n + j]);           \
+        if (packed)                                                                                                    \
+            for (; k > 3; k -= 4, pa += 4 * a_step, pb += 4 * b_step) {                                                \
+                DPO__TILE_STEP(op, a_type, b_type, lanes, 0)                                                           \
+                DPO__TILE_STEP(op, a_type, b_type, lanes, 1)                                                           \
+                DPO__TILE_STEP(op, a_type, b_type, lanes, 2)                                                           \
+                DPO__TILE_STEP(op, a_type, b_type, lanes, 3)                                                           \
             }                                                                                                          \
+        for (; k > 0; k--, pa += a_step, pb += b_step) {                                                               \
+            if (rows > 2 && !packed) __builtin_prefetch((const char *)pb + 2048); /* few rows read one stream only */  \
+            DPO__TILE_STEP(op, a_type, b_type, lanes, 0)                                                               \
         }                                                                                                              \
         DPO__UNROLL for (i = 0; i < rows; i++) DPO__UNROLL for (j = 0; j < n; j++)                                     \
-            op##_store(t->c + i * t->c_row + lanes * j, s[i * n + j]);                                                 \
+            op##_store(c + i * c_row + lanes * j, s[i * n + j]);                                                       \
     }
 #define DPO__TILE_CASE(name, r, half)                                                                                  \
-    case r * 16 + 1: name##_of(t, r, half, half); return;                                                              \
+    case r * 16 + 1: name##_of(t, r, half, half, 0); return;                                                           \
     case r * 16 + 2:                                                                                                   \
-        name##_of(t, r, 2 * half, 2 * half);                                                                           \
+        name##_of(t, r, 2 * half, 2 * half, 0);                                                                        \
         return;
 #define DPO__TILE_CASES6(name, half)                                                                                   \
     DPO__TILE_CASE(name, 1, half)                                                                                      \
@@ -2902,9 +2915,9 @@ static const dpo__kernels dpo__kernels_scalar = {
     DPO__TILE_CASE(name, 4, half)                                                                                      \
     DPO__TILE_CASE(name, 5, half)                                                                                      \
     DPO__TILE_CASE(name, 6, half)                                                                                      \
-    case 16 + 8: name##_of(t, 1, 8 * half, 2 * half); return;                                                          \
+    case 16 + 8: name##_of(t, 1, 8 * half, 2 * half, 0); return;                                                       \
     case 32 + 4:                                                                                                       \
-        name##_of(t, 2, 4 * half, 2 * half);                                                                           \
+        name##_of(t, 2, 4 * half, 2 * half, 0);                                                                        \
         return;
 #define DPO__TILE_CASES12(name, half)                                                                                  \
     DPO__TILE_CASES6(name, half)                                                                                       \
@@ -2914,9 +2927,14 @@ static const dpo__kernels dpo__kernels_scalar = {
     DPO__TILE_CASE(name, 10, half)                                                                                     \
     DPO__TILE_CASE(name, 11, half)                                                                                     \
     DPO__TILE_CASE(name, 12, half)
-#define DPO__TILE(target, name, op, vector, a_type, b_type, lanes, CASES, half)                                        \
+#define DPO__TILE(target, name, op, vector, a_type, b_type, lanes, CASES, half, mr)                                    \
     DPO__TILE_TEMPLATE(target, name, op, vector, a_type, b_type, lanes)                                                \
     target static void name(const dpo__tile *t) {                                                                      \
+        if (t->rows == mr && t->columns == 2 * half * lanes && t->a_row == 1 && t->a_step == mr &&                     \
+            t->b_step == 2 * half * lanes) {                                                                           \
+            name##_of(t, mr, 2 * half, 2 * half, 1);                                                                   \
+            return;                                                                                                    \
+        }                                                                                                              \
         switch (t->rows * 16 + t->columns / (lanes * half)) { CASES(name, half) }                                      \
     }
 
@@ -2940,8 +2958,8 @@ DPO__ROW_KERNELS(X)
 DPO__AVX2 DPO__INLINE __m256 dpo__avx2_expand(__m128i x) {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(x), 16));
 }
-DPO__TILE(DPO__AVX2, dpo__tile_avx2, dpo__avx2, __m256, float, float, 8, DPO__TILE_CASES6, 1)
-DPO__TILE(DPO__AVX2, dpo__tile_avx2_16, dpo__avx2, __m256, float, uint16_t, 8, DPO__TILE_CASES6, 1)
+DPO__TILE(DPO__AVX2, dpo__tile_avx2, dpo__avx2, __m256, float, float, 8, DPO__TILE_CASES6, 1, 6)
+DPO__TILE(DPO__AVX2, dpo__tile_avx2_16, dpo__avx2, __m256, float, uint16_t, 8, DPO__TILE_CASES6, 1, 6)
 
 /* Eight elements as floats, zero from the n-th on. */
 DPO__AVX2 DPO__INLINE __m256 dpo__avx2_get(const void *src, int64_t at, int from, int n) {
@@ -2995,18 +3013,22 @@ DPO__AVX2 DPO__INLINE void dpo__pack_avx2_of(float *dst, int width, const void *
     int64_t p, q;
     int i, n;
     if (across == 1) {
+        const int64_t whole = along > 7 ? valid / width : 0;
         for (p = 0; p < k; p++, dst += width) {
             for (i = 0; i < valid; i += 16)
                 __builtin_prefetch((const char *)src + ((p + 12) * along + i) * (from == DPO__FROM_BF16 ? 2 : 4));
-            for (q = 0; q == 0 || q * width < valid; q++)
+            q = 0;
+            if (p + 1 < k) /* what a whole load reads too much lies in the next row, what a store writes comes anew */
+                for (; q < whole; q++)
+                    for (i = 0; i < width; i += 8)
+                        _mm256_storeu_ps(dst + q * k * width + i,
+                                         dpo__avx2_get(src, p * along + q * width + i, from, 8));
+            for (; q == 0 || q * width < valid; q++)
                 for (i = 0; i < width; i += 8) {
                     float *to = dst + q * k * width + i;
                     __m256 x;
-                    n = (int)(valid - q * width - i); /* what a whole load reads too much lies in the next row */
-                    x = n > 7 || (n >= width - i && along > 7 && p + 1 < k)
-                            ? dpo__avx2_get(src, p * along + q * width + i, from, 8)
-                        : n > 0 ? dpo__avx2_get(src, p * along + q * width + i, from, n)
-                                : _mm256_setzero_ps();
+                    n = (int)dpo__min64(valid - q * width - i, width - i);
+                    x = n > 0 ? dpo__avx2_get(src, p * along + q * width + i, from, n) : _mm256_setzero_ps();
                     if (width - i > 7 || p + 1 < k) _mm256_storeu_ps(to, x);
                     else memcpy(to, &x, (size_t)(width - i) * sizeof *to); /* not into the next panel */
                 }
@@ -3162,9 +3184,10 @@ DPO__AVX512 DPO__INLINE void dpo__pack_avx512_of(uint32_t *dst, int width, const
 DPO__PACK_AVX512(dpo__pack_avx512, -1)
 DPO__PACK_AVX512(dpo__pack_avx512_a, 0x8000)
 DPO__PACK_AVX512(dpo__pack_avx512_b, 0)
-DPO__TILE(DPO__AVX512, dpo__tile_avx512, dpo__avx512, __m512, float, float, 16, DPO__TILE_CASES12, 1)
-DPO__TILE(DPO__AVX512, dpo__tile_avx512_16, dpo__avx512, __m512, float, uint16_t, 16, DPO__TILE_CASES12, 1)
-DPO__TILE(DPO__AVX512_BF16, dpo__tile_avx512_pairs, dpo__avx512, __m512, uint32_t, uint32_t, 16, DPO__TILE_CASES12, 1)
+DPO__TILE(DPO__AVX512, dpo__tile_avx512, dpo__avx512, __m512, float, float, 16, DPO__TILE_CASES12, 1, 12)
+DPO__TILE(DPO__AVX512, dpo__tile_avx512_16, dpo__avx512, __m512, float, uint16_t, 16, DPO__TILE_CASES12, 1, 12)
+DPO__TILE(DPO__AVX512_BF16, dpo__tile_avx512_pairs, dpo__avx512, __m512, uint32_t, uint32_t, 16, DPO__TILE_CASES12, 1,
+          12)
 
 #define DPO__PRODUCT_AVX2                                                                                              \
     { 6, 16, 0, dpo__tile_avx2, dpo__tile_avx2_16, dpo__pack_avx2, dpo__pack_avx2 }
@@ -3194,8 +3217,8 @@ DPO__ROW_KERNELS(X)
 #define dpo__neon_b_float(p)         vld1q_f32(p)
 #define dpo__neon_b_uint16_t(p)      vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(p), 16))
 #define dpo__neon_fma_float(x, b, s) vfmaq_f32(s, b, x)
-DPO__TILE(, dpo__tile_neon, dpo__neon, float32x4_t, float, float, 4, DPO__TILE_CASES6, 2)
-DPO__TILE(, dpo__tile_neon_16, dpo__neon, float32x4_t, float, uint16_t, 4, DPO__TILE_CASES6, 2)
+DPO__TILE(, dpo__tile_neon, dpo__neon, float32x4_t, float, float, 4, DPO__TILE_CASES6, 2, 6)
+DPO__TILE(, dpo__tile_neon_16, dpo__neon, float32x4_t, float, uint16_t, 4, DPO__TILE_CASES6, 2, 6)
 #define DPO__PRODUCT_NEON                                                                                              \
     { 6, 16, 0, dpo__tile_neon, dpo__tile_neon_16, dpo__pack_plain, dpo__pack_plain }
 #define X(result, give, name, parameters, ...) dpo__##name##_neon,
@@ -3320,7 +3343,8 @@ static int dpo__arena_get(dpo_context *c, dpo__arena *a, const char *what) {
 #define DPO__KC          256
 #define DPO__MC          192
 #define DPO__NC          1024
-#define DPO__A_DIRECT    8 /* panels of B: so few do not repay packing A */
+#define DPO__A_DIRECT    8 /* panels of B: so few do not repay packing A, */
+#define DPO__A_ACROSS    6 /* nor so few where a step along k is one to another row */
 #define DPO__PACK_SLACK  16
 #define DPO__PACK_FLOATS ((DPO__MC + 12) * DPO__KC + DPO__NC * DPO__KC + 2 * DPO__PACK_SLACK)
 
@@ -3567,6 +3591,7 @@ typedef struct dpo__gemm_part {
     int from_a, from_b;
     int a_packed, b_packed; /* or read where it lies */
     int small;              /* few rows: B is read once */
+    int once;               /* no other rows will want B's panels */
     int64_t p0, kc, step;   /* the block of k, and its largest */
     float *pa, *pb;
     const char *ahead; /* what of B comes next: rows of so many lines of 64 bytes, a few with each tile */
@@ -3683,11 +3708,11 @@ static void dpo__gemm_column(dpo__gemm_part *s, int64_t i0, int64_t i1, int64_t 
 }
 /* Rows ic..ie-1 by columns jc..je-1 over one block of k. */
 static void dpo__gemm_rectangle(dpo__gemm_part *s, int64_t ic, int64_t ie, int64_t jc, int64_t je, const float *pa) {
-    int64_t j, one, next, nr = s->p->nr, once = s->m1 - s->m0 <= DPO__MC; /* no other rows will want B's panels */
+    int64_t j, one, next, nr = s->p->nr;
     int64_t rows = dpo__gemm_rows(ie - ic, s->p->mr), wide = rows == ie - ic && rows < 3 ? 4 / rows * nr : nr;
     int64_t group = s->b_packed && (s->small || s->g->b.col == 1) ? 4 * nr : nr;
     for (j = jc; j < je; j += one) {
-        int64_t left = s->n1 - j, at = once ? (j - jc) % group : j - jc;
+        int64_t left = s->n1 - j, at = s->once ? (j - jc) % group : j - jc;
         int pack = s->b_packed || (!s->g->b_panels && left < nr);
         float *to = s->pb + at * s->t.k;
         one = je - j < wide ? nr : wide;
@@ -3706,8 +3731,10 @@ static void dpo__gemm_block_run(dpo__gemm_part *s) {
     int64_t mr = s->p->mr, m = s->m1 - s->m0, mc, nc, ic, jc, all, tall;
     int64_t blocks = (g->k + s->step - 1) / s->step;
     s->step = blocks ? ((g->k + blocks - 1) / blocks + 15) / 16 * 16 : 16; /* even shares of k */
-    mc = (m + DPO__MC - 1) / DPO__MC;
+    mc = s->a_packed || s->small ? DPO__MC : dpo__min64(DPO__MC, DPO__MC * DPO__KC / 2 / s->step); /* half of L2 */
+    mc = (m + mc - 1) / mc;
     mc = ((m + mc - 1) / mc + mr - 1) / mr * mr;
+    s->once = mc >= m;
     nc = s->small && s->b_packed ? s->p->nr : DPO__NC;
     tall = (m / mr + (m % mr != 0)) * mr;
     all = s->a_packed && tall * ((g->k + 15) / 16 * 16) <= DPO__MC * DPO__KC;
@@ -3747,8 +3774,8 @@ static void dpo__gemm_block(const dpo__kernels *k, const dpo__gemm *g, int64_t m
     s.p = &k->product[half_a && half_b && !narrow];
     s.b_packed =
         g->b_panels ? half_b && !s.p->pairs && !s.small : !s.small || g->b.col != 1 || s.from_b == DPO__FROM_ROUNDED;
-    s.a_packed = s.p->pairs || half_a || !(s.small || n <= DPO__A_DIRECT * s.p->nr);
-    s.step = DPO__KC * (s.p->pairs ? 2 : 1);
+    s.a_packed = s.p->pairs || half_a || !(s.small || n <= (g->a.col == 1 ? DPO__A_DIRECT : DPO__A_ACROSS) * s.p->nr);
+    s.step = DPO__KC * (s.p->pairs || !s.a_packed ? 2 : 1);
     if (s.small && s.b_packed) s.step = 2 * DPO__KC;
     else if (s.small) s.step = g->b_panels ? DPO__MC * DPO__KC / (2 * s.p->mr) / 16 * 16 : 16;
     s.pa = pack;
