@@ -2705,7 +2705,7 @@ typedef void (*dpo__pack_fn)(void *dst, int width, const void *src, int64_t acro
 /* Few rows times a B whose columns lie one behind the other, as a linear layer's weights do in their file: a tile of
    1..DPO__FEW rows by whole vectors of columns. A's elements are neighbours along k; columns of B are b_panel elements
    apart. */
-enum { DPO__FEW = 4 };
+enum { DPO__FEW = 8 };
 typedef void (*dpo__few_fn)(const dpo__tile *t, int from);
 
 /* How one kind of product is computed. Pairs: an element of a panel is two bf16, k's even one in the high half, because
@@ -2877,7 +2877,9 @@ static const dpo__kernels dpo__kernels_scalar = {
    each at a time: their distance is often a power of two, so that few lines at a time find a place in the cache.
    Columns as short as a page or less end before the processor has seen that they are streams: those that come next are
    fetched in the order of memory. */
-#define DPO__FEW_AHEAD 4096
+#define DPO__FEW_AHEAD    4096
+#define DPO__FEW_UNROLL_4 DPO__UNROLL
+#define DPO__FEW_UNROLL_16
 #define DPO__FEW_TEMPLATE(target, name, op, vector, lanes, depth)                                                      \
     target DPO__INLINE void name##_step(vector *s, int rows, int from, const float *a, int64_t a_row, const char *b,   \
                                         int64_t column) {                                                              \
@@ -2885,7 +2887,7 @@ static const dpo__kernels dpo__kernels_scalar = {
         vector r[depth], v;                                                                                            \
         int i, l;                                                                                                      \
         op##_turn(r, b, column);                                                                                       \
-        DPO__UNROLL for (l = 0; l < depth; l++) {                                                                      \
+        DPO__FEW_UNROLL_##depth for (l = 0; l < depth; l++) {                                                          \
             v = from == DPO__FROM_BF16 ? op##_even(r[l]) : from == DPO__FROM_ROUNDED ? op##_round(r[l]) : r[l];        \
             DPO__UNROLL for (i = 0; i < rows; i++) s[i] =                                                              \
                 op##_fma_float(op##_a_float(a + i * a_row + l * each), v, s[i]);                                       \
@@ -2895,24 +2897,13 @@ static const dpo__kernels dpo__kernels_scalar = {
                 op##_fma_float(op##_a_float(a + i * a_row + l * 2 + 1), v, s[i]);                                      \
         }                                                                                                              \
     }                                                                                                                  \
-    target DPO__INLINE void name##_rest(vector *s, int rows, int from, const float *a, int64_t a_row, const char *b,   \
-                                        int64_t column, int64_t k) {                                                   \
-        float one[lanes];                                                                                              \
-        int64_t p;                                                                                                     \
-        int i, l;                                                                                                      \
-        for (p = 0; p < k; p++) {                                                                                      \
-            for (l = 0; l < lanes; l++) one[l] = dpo__pack_value(b + l * column, p, from);                             \
-            DPO__UNROLL for (i = 0; i < rows; i++) s[i] =                                                              \
-                op##_fma_float(op##_a_float(a + i * a_row + p), op##_load(one), s[i]);                                 \
-        }                                                                                                              \
-    }                                                                                                                  \
     target DPO__INLINE void name##_group(const dpo__tile *t, int j, int rows, int n, int from) {                       \
         const int size = from == DPO__FROM_BF16 ? 2 : 4, line = 64 / size;                                             \
         const int64_t a_row = t->a_row, column = t->b_panel * size;                                                    \
         const float *a = (const float *)t->a;                                                                          \
         const char *b = (const char *)t->b + j * column, *next = b + n * lanes * column;                               \
         const int ahead = t->b_panel == t->k && column <= DPO__FEW_AHEAD;                                              \
-        vector s[8];                                                                                                   \
+        vector s[16];                                                                                                  \
         int64_t k;                                                                                                     \
         int i, g, l;                                                                                                   \
         DPO__UNROLL for (g = 0; g < n; g++) DPO__UNROLL for (i = 0; i < rows; i++) s[g * rows + i] =                   \
@@ -2920,15 +2911,27 @@ static const dpo__kernels dpo__kernels_scalar = {
         for (k = t->k; k >= line; k -= line, a += line, b += 64) {                                                     \
             DPO__UNROLL for (g = 0; g < n; g++) {                                                                      \
                 if (ahead) DPO__UNROLL for (l = 0; l < lanes; l++, next += 64) __builtin_prefetch(next, 0, 2);         \
-                DPO__UNROLL for (l = 0; l < 64; l += 4 * depth)                                                        \
+                for (l = 0; l < 64; l += 4 * depth)                                                                    \
                     name##_step(s + g * rows, rows, from, a + l / size, a_row, b + g * lanes * column + l, column);    \
             }                                                                                                          \
         }                                                                                                              \
-        if (k)                                                                                                         \
-            DPO__UNROLL for (g = 0; g < n; g++)                                                                        \
-                name##_rest(s + g * rows, rows, from, a, a_row, b + g * lanes * column, column, k);                    \
         DPO__UNROLL for (g = 0; g < n; g++) DPO__UNROLL for (i = 0; i < rows; i++)                                     \
             op##_store(t->c + i * t->c_row + j + g * lanes, s[g * rows + i]);                                          \
+    }                                                                                                                  \
+    target static void name##_rest(const dpo__tile *t, int from) {                                                     \
+        const int64_t whole = t->k / (from == DPO__FROM_BF16 ? 32 : 16) * (from == DPO__FROM_BF16 ? 32 : 16);          \
+        float one[lanes];                                                                                              \
+        int64_t p;                                                                                                     \
+        int i, j, l;                                                                                                   \
+        for (j = 0; j < t->columns; j += lanes)                                                                        \
+            for (p = whole; p < t->k; p++) {                                                                           \
+                const float *a = (const float *)t->a + p;                                                              \
+                for (l = 0; l < lanes; l++) one[l] = dpo__pack_value(t->b, (j + l) * t->b_panel + p, from);            \
+                for (i = 0; i < t->rows; i++) {                                                                        \
+                    float *c = t->c + i * t->c_row + j;                                                                \
+                    op##_store(c, op##_fma_float(op##_a_float(a + i * t->a_row), op##_load(one), op##_load(c)));       \
+                }                                                                                                      \
+            }                                                                                                          \
     }
 #define DPO__FEW_CASE(name, r, lanes, n, from)                                                                         \
     case r:                                                                                                            \
@@ -2942,6 +2945,10 @@ static const dpo__kernels dpo__kernels_scalar = {
             DPO__FEW_CASE(name, 2, lanes, many, from)                                                                  \
             DPO__FEW_CASE(name, 3, lanes, many, from)                                                                  \
             DPO__FEW_CASE(name, 4, lanes, many, from)                                                                  \
+            DPO__FEW_CASE(name, 5, lanes, many, from)                                                                  \
+            DPO__FEW_CASE(name, 6, lanes, many, from)                                                                  \
+            DPO__FEW_CASE(name, 7, lanes, many, from)                                                                  \
+            DPO__FEW_CASE(name, 8, lanes, many, from)                                                                  \
         }                                                                                                              \
     }
 #define DPO__FEW_KERNEL(target, name, op, vector, lanes, depth, floats, halves, many)                                  \
@@ -2953,6 +2960,7 @@ static const dpo__kernels dpo__kernels_scalar = {
         if (from == DPO__FROM_BF16) name##_DPO__FROM_BF16(t);                                                          \
         else if (from == DPO__FROM_ROUNDED) name##_DPO__FROM_ROUNDED(t);                                               \
         else name##_DPO__FROM_F32(t);                                                                                  \
+        name##_rest(t, from);                                                                                          \
     }
 
 #ifdef DPO__X86
@@ -3227,7 +3235,8 @@ DPO__PACK_AVX512(dpo__pack_avx512_a, 0x8000)
 DPO__PACK_AVX512(dpo__pack_avx512_b, 0)
 DPO__TILE(DPO__AVX512, dpo__tile_avx512, dpo__avx512, __m512, float, float, 16, DPO__TILE_CASES12, 1)
 DPO__TILE(DPO__AVX512, dpo__tile_avx512_16, dpo__avx512, __m512, float, uint16_t, 16, DPO__TILE_CASES12, 1)
-DPO__AVX512 DPO__INLINE void dpo__avx512_turn(__m512 *r, const char *b, int64_t column) {
+/* Not inlined: long, and used by all of the kernel's instances. */
+DPO__AVX512 static void dpo__avx512_turn(__m512 *r, const char *b, int64_t column) {
     __m512i t[16];
     int i;
     DPO__UNROLL for (i = 0; i < 16; i++) t[i] = _mm512_loadu_si512(b + i * column);
@@ -3858,7 +3867,7 @@ static void dpo__gemm_few_rows(const dpo__kernels *k, const dpo__gemm *g, int64_
 static void dpo__gemm_few(const dpo__kernels *k, const dpo__gemm *g, int64_t m0, int64_t m, int64_t n0, int64_t n1,
                           float *pack) {
     int plain = dpo__operand_from(&g->a, g->bf16) == DPO__FROM_F32, from = dpo__operand_from(&g->b, g->bf16);
-    int64_t step = plain ? g->k : DPO__PACK_FLOATS / DPO__FEW / 16 * 16, p0, j;
+    int64_t step = plain ? g->k : DPO__PACK_FLOATS / DPO__FEW / 32 * 32, p0, j; /* whole cache lines */
     dpo__tile t;
     memset(&t, 0, sizeof t);
     t.rows = (int)m;
