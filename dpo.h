@@ -3632,6 +3632,7 @@ static size_t dpo__gemm_packed_size(const dpo__kernels *kernels, int64_t k, int6
     return columns * (size_t)(p->pairs ? (k + 1) / 2 * 2 : k) * (bf16 ? sizeof(uint16_t) : sizeof(float));
 }
 typedef struct dpo__gemm_packing {
+    dpo_context *c;
     const dpo__product *p;
     dpo__operand b;
     int64_t k, n;
@@ -3639,29 +3640,27 @@ typedef struct dpo__gemm_packing {
     uint8_t *to;
     size_t panel;
 } dpo__gemm_packing;
+/* Of bf16 elements, floats are packed first, and narrowed to them. */
 static void dpo__gemm_pack_panels(void *arg, int64_t first, int64_t last, int worker) {
     const dpo__gemm_packing *s = (const dpo__gemm_packing *)arg;
-    int64_t j, q;
-    int from = dpo__operand_from(&s->b, s->bf16), nr = s->p->nr, i;
-    (void)worker;
+    int64_t j, q, n;
+    int from = dpo__operand_from(&s->b, s->bf16), nr = s->p->nr;
     for (j = first; j < last; j += nr) {
-        const void *src = dpo__operand_at(&s->b, 0, j);
         uint8_t *to = s->to + (size_t)(j / nr) * s->panel;
-        uint16_t *half = (uint16_t *)(void *)to;
         int valid = (int)dpo__min64(nr, s->n - j);
         if (!s->bf16 || s->p->pairs) {
-            s->p->pack_b(to, nr, src, s->b.col, s->b.row, from, valid, s->k);
+            s->p->pack_b(to, nr, dpo__operand_at(&s->b, 0, j), s->b.col, s->b.row, from, valid, s->k);
             continue;
         }
-        for (q = 0; q < s->k; q++)
-            for (i = 0; i < nr; i++)
-                *half++ = i < valid
-                              ? (uint16_t)(dpo__num_bits(dpo__pack_value(src, i * s->b.col + q * s->b.row, from)) >> 16)
-                              : 0;
+        for (q = 0; q < s->k; q += n) {
+            n = dpo__min64(DPO__KC, s->k - q);
+            s->p->pack_b(s->c->pack[worker], nr, dpo__operand_at(&s->b, q, j), s->b.col, s->b.row, from, valid, n);
+            s->c->kernels.narrow(n * nr, (uint16_t *)(void *)to + q * nr, NULL, s->c->pack[worker]);
+        }
     }
 }
 static void dpo__gemm_pack_all(dpo_context *c, dpo__operand b, int64_t k, int64_t n, int bf16, void *to) {
-    dpo__gemm_packing s = {&c->kernels.product[bf16 != 0], b, k, n, bf16, (uint8_t *)to, 0};
+    dpo__gemm_packing s = {c, &c->kernels.product[bf16 != 0], b, k, n, bf16, (uint8_t *)to, 0};
     s.panel = dpo__gemm_packed_size(&c->kernels, k, s.p->nr, bf16);
     dpo__split_run(c, n, s.p->nr, dpo__gemm_pack_panels, &s);
 }
