@@ -2758,12 +2758,19 @@ enum { DPO__FROM_F32 = 0, DPO__FROM_ROUNDED = 1, DPO__FROM_BF16 = 2 }; /* floats
 typedef void (*dpo__pack_fn)(void *dst, int width, const void *src, int64_t across, int64_t along, int from, int valid,
                              int64_t k);
 
+/* Few rows times a B whose columns lie one behind the other, as a linear layer's weights do in their file: a tile of
+   1..DPO__FEW rows by whole vectors of columns. A's elements are neighbours along k; columns of B are b_panel elements
+   apart. */
+enum { DPO__FEW = 8 };
+typedef void (*dpo__few_fn)(const dpo__tile *t, int from);
+
 /* How one kind of product is computed. Pairs: an element of a panel is two bf16, k's even one in the high half, because
    VDPBF16PS adds the low halves' product last; an odd end gets (-0, +0), which changes no bit. */
 typedef struct dpo__product {
     int mr, nr, pairs;
     dpo__tile_fn tile, expand; /* B's elements: floats or pairs; bf16 */
     dpo__pack_fn pack_a, pack_b;
+    dpo__few_fn few; /* or NULL */
 } dpo__product;
 
 /* Every row kernel once: X(result, return or nothing, name, parameters, arguments). The list makes the table's
@@ -2854,7 +2861,7 @@ DPO__INLINE void dpo__tile_plain(const dpo__tile *t, int from) {
 static void dpo__tile_scalar(const dpo__tile *t) { dpo__tile_plain(t, DPO__FROM_F32); }
 static void dpo__tile_scalar_16(const dpo__tile *t) { dpo__tile_plain(t, DPO__FROM_BF16); }
 #define DPO__PRODUCT_SCALAR                                                                                            \
-    { 4, 16, 0, dpo__tile_scalar, dpo__tile_scalar_16, dpo__pack_plain, dpo__pack_plain }
+    { 4, 16, 0, dpo__tile_scalar, dpo__tile_scalar_16, dpo__pack_plain, dpo__pack_plain, NULL }
 #define X(result, give, name, parameters, ...) dpo__##name##_scalar,
 static const dpo__kernels dpo__kernels_scalar = {
     "scalar", {DPO__PRODUCT_SCALAR, DPO__PRODUCT_SCALAR}, DPO__ROW_KERNELS(X)};
@@ -2938,6 +2945,98 @@ static const dpo__kernels dpo__kernels_scalar = {
         switch (t->rows * 16 + t->columns / (lanes * half)) { CASES(name, half) }                                      \
     }
 
+/* Few rows of A by B's columns as they lie. `op`_turn loads `depth` words of 32 bits from each of `lanes` columns and
+   turns them in registers: vectors across the columns, for one word after another. Columns are taken by `lanes`, or by
+   twice or four times as many where one row's chain would be too slow (`wide`: of floats, of bf16), a cache line of
+   each at a time: their distance is often a power of two, so that few lines at a time find a place in the cache.
+   Columns as short as a page or less end before the processor has seen that they are streams: those that come next are
+   fetched in the order of memory. */
+#define DPO__FEW_AHEAD    4096
+#define DPO__FEW_UNROLL_4 DPO__UNROLL
+#define DPO__FEW_UNROLL_16
+#define DPO__FEW_TEMPLATE(target, name, op, vector, lanes, depth)                                                      \
+    target DPO__INLINE void name##_step(vector *s, int rows, int from, const float *a, int64_t a_row, const char *b,   \
+                                        int64_t column) {                                                              \
+        const int each = from == DPO__FROM_BF16 ? 2 : 1;                                                               \
+        vector r[depth], v;                                                                                            \
+        int i, l;                                                                                                      \
+        op##_turn(r, b, column);                                                                                       \
+        DPO__FEW_UNROLL_##depth for (l = 0; l < depth; l++) {                                                          \
+            v = from == DPO__FROM_BF16 ? op##_even(r[l]) : from == DPO__FROM_ROUNDED ? op##_round(r[l]) : r[l];        \
+            DPO__UNROLL for (i = 0; i < rows; i++) s[i] =                                                              \
+                op##_fma_float(op##_a_float(a + i * a_row + l * each), v, s[i]);                                       \
+            if (from != DPO__FROM_BF16) continue;                                                                      \
+            v = op##_odd(r[l]);                                                                                        \
+            DPO__UNROLL for (i = 0; i < rows; i++) s[i] =                                                              \
+                op##_fma_float(op##_a_float(a + i * a_row + l * 2 + 1), v, s[i]);                                      \
+        }                                                                                                              \
+    }                                                                                                                  \
+    target DPO__INLINE void name##_group(const dpo__tile *t, int j, int rows, int n, int from) {                       \
+        const int size = from == DPO__FROM_BF16 ? 2 : 4, line = 64 / size;                                             \
+        const int64_t a_row = t->a_row, column = t->b_panel * size;                                                    \
+        const float *a = (const float *)t->a;                                                                          \
+        const char *b = (const char *)t->b + j * column, *next = b + n * lanes * column;                               \
+        const int ahead = t->b_panel == t->k && column <= DPO__FEW_AHEAD;                                              \
+        vector s[16];                                                                                                  \
+        int64_t k;                                                                                                     \
+        int i, g, l;                                                                                                   \
+        DPO__UNROLL for (g = 0; g < n; g++) DPO__UNROLL for (i = 0; i < rows; i++) s[g * rows + i] =                   \
+            t->init ? op##_load(t->init + i * t->init_row + j + g * lanes) : op##_zero();                              \
+        for (k = t->k; k >= line; k -= line, a += line, b += 64) {                                                     \
+            DPO__UNROLL for (g = 0; g < n; g++) {                                                                      \
+                if (ahead) DPO__UNROLL for (l = 0; l < lanes; l++, next += 64) __builtin_prefetch(next, 0, 2);         \
+                for (l = 0; l < 64; l += 4 * depth)                                                                    \
+                    name##_step(s + g * rows, rows, from, a + l / size, a_row, b + g * lanes * column + l, column);    \
+            }                                                                                                          \
+        }                                                                                                              \
+        DPO__UNROLL for (g = 0; g < n; g++) DPO__UNROLL for (i = 0; i < rows; i++)                                     \
+            op##_store(t->c + i * t->c_row + j + g * lanes, s[g * rows + i]);                                          \
+    }                                                                                                                  \
+    target static void name##_rest(const dpo__tile *t, int from) {                                                     \
+        const int64_t whole = t->k / (from == DPO__FROM_BF16 ? 32 : 16) * (from == DPO__FROM_BF16 ? 32 : 16);          \
+        float one[lanes];                                                                                              \
+        int64_t p;                                                                                                     \
+        int i, j, l;                                                                                                   \
+        for (j = 0; j < t->columns; j += lanes)                                                                        \
+            for (p = whole; p < t->k; p++) {                                                                           \
+                const float *a = (const float *)t->a + p;                                                              \
+                for (l = 0; l < lanes; l++) one[l] = dpo__pack_value(t->b, (j + l) * t->b_panel + p, from);            \
+                for (i = 0; i < t->rows; i++) {                                                                        \
+                    float *c = t->c + i * t->c_row + j;                                                                \
+                    op##_store(c, op##_fma_float(op##_a_float(a + i * t->a_row), op##_load(one), op##_load(c)));       \
+                }                                                                                                      \
+            }                                                                                                          \
+    }
+#define DPO__FEW_CASE(name, r, lanes, n, from)                                                                         \
+    case r:                                                                                                            \
+        for (; j < t->columns; j += n * lanes) name##_group(t, j, r, n, from);                                         \
+        return;
+#define DPO__FEW_FROM(target, name, lanes, n, many, from)                                                              \
+    target static void name##_##from(const dpo__tile *t) {                                                             \
+        int j = 0;                                                                                                     \
+        switch (t->rows) {                                                                                             \
+            DPO__FEW_CASE(name, 1, lanes, n, from)                                                                     \
+            DPO__FEW_CASE(name, 2, lanes, many, from)                                                                  \
+            DPO__FEW_CASE(name, 3, lanes, many, from)                                                                  \
+            DPO__FEW_CASE(name, 4, lanes, many, from)                                                                  \
+            DPO__FEW_CASE(name, 5, lanes, many, from)                                                                  \
+            DPO__FEW_CASE(name, 6, lanes, many, from)                                                                  \
+            DPO__FEW_CASE(name, 7, lanes, many, from)                                                                  \
+            DPO__FEW_CASE(name, 8, lanes, many, from)                                                                  \
+        }                                                                                                              \
+    }
+#define DPO__FEW_KERNEL(target, name, op, vector, lanes, depth, floats, halves, many)                                  \
+    DPO__FEW_TEMPLATE(target, name, op, vector, lanes, depth)                                                          \
+    DPO__FEW_FROM(target, name, lanes, floats, many, DPO__FROM_F32)                                                    \
+    DPO__FEW_FROM(target, name, lanes, floats, many, DPO__FROM_ROUNDED)                                                \
+    DPO__FEW_FROM(target, name, lanes, halves, many, DPO__FROM_BF16)                                                   \
+    static void name(const dpo__tile *t, int from) {                                                                   \
+        if (from == DPO__FROM_BF16) name##_DPO__FROM_BF16(t);                                                          \
+        else if (from == DPO__FROM_ROUNDED) name##_DPO__FROM_ROUNDED(t);                                               \
+        else name##_DPO__FROM_F32(t);                                                                                  \
+        name##_rest(t, from);                                                                                          \
+    }
+
 #ifdef DPO__X86
 #define DPO__AVX2        __attribute__((target("avx2,fma")))
 #define DPO__AVX512      __attribute__((target("avx2,fma,avx512f,avx512vl,avx512dq,avx512bw")))
@@ -2961,11 +3060,18 @@ DPO__AVX2 DPO__INLINE __m256 dpo__avx2_expand(__m128i x) {
 DPO__TILE(DPO__AVX2, dpo__tile_avx2, dpo__avx2, __m256, float, float, 8, DPO__TILE_CASES6, 1, 6)
 DPO__TILE(DPO__AVX2, dpo__tile_avx2_16, dpo__avx2, __m256, float, uint16_t, 8, DPO__TILE_CASES6, 1, 6)
 
+/* Rounded to bf16; see dpo__num_bf16_from. */
+DPO__AVX2 DPO__INLINE __m256 dpo__avx2_round(__m256 x) {
+    __m256i u = _mm256_castps_si256(x), r = _mm256_and_si256(_mm256_srli_epi32(u, 16), _mm256_set1_epi32(1));
+    r = _mm256_add_epi32(u, _mm256_add_epi32(r, _mm256_set1_epi32(0x7fff)));
+    u = _mm256_or_si256(u, _mm256_set1_epi32(0x400000));
+    x = _mm256_blendv_ps(_mm256_castsi256_ps(r), _mm256_castsi256_ps(u), _mm256_cmp_ps(x, x, _CMP_UNORD_Q));
+    return _mm256_and_ps(x, _mm256_castsi256_ps(_mm256_set1_epi32(-65536)));
+}
 /* Eight elements as floats, zero from the n-th on. */
 DPO__AVX2 DPO__INLINE __m256 dpo__avx2_get(const void *src, int64_t at, int from, int n) {
     static const int32_t masks[16] = {-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0};
     __m256 x;
-    __m256i u, odd;
     if (from == DPO__FROM_BF16) {
         const uint16_t *p = (const uint16_t *)src + at;
         uint16_t part[8] = {0, 0, 0, 0, 0, 0, 0, 0};
@@ -2975,13 +3081,7 @@ DPO__AVX2 DPO__INLINE __m256 dpo__avx2_get(const void *src, int64_t at, int from
     x = n < 8 ? _mm256_maskload_ps((const float *)src + at,
                                    _mm256_loadu_si256((const __m256i *)(const void *)(masks + 8 - n)))
               : _mm256_loadu_ps((const float *)src + at);
-    if (from == DPO__FROM_F32) return x;
-    u = _mm256_castps_si256(x); /* dpo__num_bf16_from */
-    odd = _mm256_and_si256(_mm256_srli_epi32(u, 16), _mm256_set1_epi32(1));
-    odd = _mm256_add_epi32(u, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
-    u = _mm256_or_si256(u, _mm256_set1_epi32(0x400000));
-    x = _mm256_blendv_ps(_mm256_castsi256_ps(odd), _mm256_castsi256_ps(u), _mm256_cmp_ps(x, x, _CMP_UNORD_Q));
-    return _mm256_and_ps(x, _mm256_castsi256_ps(_mm256_set1_epi32(-65536)));
+    return from == DPO__FROM_F32 ? x : dpo__avx2_round(x);
 }
 /* Transposes an 8 x 8 block: rows of the source become columns of the panel. */
 DPO__AVX2 DPO__INLINE void dpo__transpose8(float *dst, int width, const void *src, int64_t at, int64_t ld, int from,
@@ -3060,6 +3160,27 @@ DPO__AVX2 static void dpo__pack_avx2(void *dst, int width, const void *src, int6
     else dpo__pack_avx2_of(to, 6, src, across, along, DPO__FROM_F32, valid, k);
 }
 
+/* Four words of eight columns: of a column and the fourth after it in the halves of a register, so that no shuffle
+   crosses them. */
+DPO__AVX2 DPO__INLINE void dpo__avx2_turn(__m256 *r, const char *b, int64_t column) {
+    __m256d t[4];
+    int i;
+    DPO__UNROLL for (i = 0; i < 4; i++) r[i] =
+        _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps((const float *)(const void *)(b + i * column))),
+                             _mm_loadu_ps((const float *)(const void *)(b + (i + 4) * column)), 1);
+    DPO__UNROLL for (i = 0; i < 4; i += 2) {
+        t[i] = _mm256_castps_pd(_mm256_unpacklo_ps(r[i], r[i + 1]));
+        t[i + 1] = _mm256_castps_pd(_mm256_unpackhi_ps(r[i], r[i + 1]));
+    }
+    DPO__UNROLL for (i = 0; i < 2; i++) {
+        r[2 * i] = _mm256_castpd_ps(_mm256_unpacklo_pd(t[i], t[i + 2]));
+        r[2 * i + 1] = _mm256_castpd_ps(_mm256_unpackhi_pd(t[i], t[i + 2]));
+    }
+}
+#define dpo__avx2_even(v) _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(v), 16))
+#define dpo__avx2_odd(v)  _mm256_and_ps(v, _mm256_castsi256_ps(_mm256_set1_epi32(-65536)))
+DPO__FEW_KERNEL(DPO__AVX2, dpo__few_avx2, dpo__avx2, __m256, 8, 4, 1, 2, 1)
+
 #define dpo__avx512_zero()             _mm512_setzero_ps()
 #define dpo__avx512_load(p)            _mm512_loadu_ps(p)
 #define dpo__avx512_store(p, v)        _mm512_storeu_ps(p, v)
@@ -3075,20 +3196,22 @@ DPO__AVX2 static void dpo__pack_avx2(void *dst, int width, const void *src, int6
 #define DPO__ALL16 ((__mmask16)0xffff)
 #define DPO__ALL8  ((__mmask8)0xff)
 
+DPO__AVX512 DPO__INLINE __m512i dpo__avx512_round_bits(__m512i u) { /* dpo__num_bf16_from */
+    __m512i r = _mm512_and_epi32(_mm512_maskz_srli_epi32(DPO__ALL16, u, 16), _mm512_set1_epi32(1));
+    r = _mm512_add_epi32(u, _mm512_add_epi32(r, _mm512_set1_epi32(0x7fff)));
+    r = _mm512_mask_or_epi32(r, _mm512_cmp_ps_mask(_mm512_castsi512_ps(u), _mm512_castsi512_ps(u), _CMP_UNORD_Q), u,
+                             _mm512_set1_epi32(0x400000));
+    return _mm512_and_epi32(r, _mm512_set1_epi32(-65536));
+}
 /* Sixteen elements as floats, zero where the mask is. */
 DPO__AVX512 DPO__INLINE __m512i dpo__avx512_get(const void *src, int64_t at, int from, __mmask16 mask) {
-    __m512i u, r;
+    __m512i u;
     if (from == DPO__FROM_BF16) {
         u = _mm512_maskz_cvtepu16_epi32(DPO__ALL16, _mm256_maskz_loadu_epi16(mask, (const uint16_t *)src + at));
         return _mm512_maskz_slli_epi32(DPO__ALL16, u, 16);
     }
     u = _mm512_maskz_loadu_epi32(mask, (const float *)src + at);
-    if (from == DPO__FROM_F32) return u;
-    r = _mm512_and_epi32(_mm512_maskz_srli_epi32(DPO__ALL16, u, 16), _mm512_set1_epi32(1)); /* dpo__num_bf16_from */
-    r = _mm512_add_epi32(u, _mm512_add_epi32(r, _mm512_set1_epi32(0x7fff)));
-    r = _mm512_mask_or_epi32(r, _mm512_cmp_ps_mask(_mm512_castsi512_ps(u), _mm512_castsi512_ps(u), _CMP_UNORD_Q), u,
-                             _mm512_set1_epi32(0x400000));
-    return _mm512_and_epi32(r, _mm512_set1_epi32(-65536));
+    return from == DPO__FROM_F32 ? u : dpo__avx512_round_bits(u);
 }
 /* Sixteen pairs of neighbours along a row of which n elements are left; `pad` joins an odd one. */
 DPO__AVX512 DPO__INLINE __m512i dpo__avx512_pairs(const void *src, int64_t at, int from, int n, int pad) {
@@ -3108,8 +3231,8 @@ DPO__AVX512 DPO__INLINE __m512i dpo__avx512_pairs(const void *src, int64_t at, i
     if (n < 32 && n % 2) lo = _mm512_mask_or_epi32(lo, (__mmask16)(1u << n / 2), lo, _mm512_set1_epi32(pad));
     return lo;
 }
-/* Transposes 16 x 16 elements of 32 bits in four rounds of shuffles. */
-DPO__AVX512 DPO__INLINE void dpo__transpose16(uint32_t *dst, int width, __m512i *r, int rows_out) {
+/* Turns 16 x 16 elements of 32 bits in four rounds of shuffles. */
+DPO__AVX512 DPO__INLINE void dpo__avx512_turn16(__m512i *r) {
     __m512i t[16];
     int i;
     DPO__UNROLL for (i = 0; i < 8; i++) {
@@ -3134,6 +3257,10 @@ DPO__AVX512 DPO__INLINE void dpo__transpose16(uint32_t *dst, int width, __m512i 
         r[4 + i] = _mm512_maskz_shuffle_i32x4(DPO__ALL16, t[4 + i], t[12 + i], 0x88);
         r[12 + i] = _mm512_maskz_shuffle_i32x4(DPO__ALL16, t[4 + i], t[12 + i], 0xdd);
     }
+}
+DPO__AVX512 DPO__INLINE void dpo__transpose16(uint32_t *dst, int width, __m512i *r, int rows_out) {
+    int i;
+    dpo__avx512_turn16(r);
     DPO__UNROLL for (i = 0; i < 16; i++) if (i < rows_out) _mm512_storeu_si512(dst + i * width, r[i]);
 }
 /* pairs: with the odd one's half (-0 for A, +0 for B) in an odd k's last pair, by `pad`; -1: floats */
@@ -3186,15 +3313,27 @@ DPO__PACK_AVX512(dpo__pack_avx512_a, 0x8000)
 DPO__PACK_AVX512(dpo__pack_avx512_b, 0)
 DPO__TILE(DPO__AVX512, dpo__tile_avx512, dpo__avx512, __m512, float, float, 16, DPO__TILE_CASES12, 1, 12)
 DPO__TILE(DPO__AVX512, dpo__tile_avx512_16, dpo__avx512, __m512, float, uint16_t, 16, DPO__TILE_CASES12, 1, 12)
+/* Not inlined: long, and used by all of the kernel's instances. */
+DPO__AVX512 static void dpo__avx512_turn(__m512 *r, const char *b, int64_t column) {
+    __m512i t[16];
+    int i;
+    DPO__UNROLL for (i = 0; i < 16; i++) t[i] = _mm512_loadu_si512(b + i * column);
+    dpo__avx512_turn16(t);
+    DPO__UNROLL for (i = 0; i < 16; i++) r[i] = _mm512_castsi512_ps(t[i]);
+}
+#define dpo__avx512_round(v) _mm512_castsi512_ps(dpo__avx512_round_bits(_mm512_castps_si512(v)))
+#define dpo__avx512_even(v)  _mm512_castsi512_ps(_mm512_maskz_slli_epi32(DPO__ALL16, _mm512_castps_si512(v), 16))
+#define dpo__avx512_odd(v)   _mm512_castsi512_ps(_mm512_and_epi32(_mm512_castps_si512(v), _mm512_set1_epi32(-65536)))
+DPO__FEW_KERNEL(DPO__AVX512, dpo__few_avx512, dpo__avx512, __m512, 16, 16, 1, 2, 1)
 DPO__TILE(DPO__AVX512_BF16, dpo__tile_avx512_pairs, dpo__avx512, __m512, uint32_t, uint32_t, 16, DPO__TILE_CASES12, 1,
           12)
 
 #define DPO__PRODUCT_AVX2                                                                                              \
-    { 6, 16, 0, dpo__tile_avx2, dpo__tile_avx2_16, dpo__pack_avx2, dpo__pack_avx2 }
+    { 6, 16, 0, dpo__tile_avx2, dpo__tile_avx2_16, dpo__pack_avx2, dpo__pack_avx2, dpo__few_avx2 }
 #define DPO__PRODUCT_AVX512                                                                                            \
-    { 12, 32, 0, dpo__tile_avx512, dpo__tile_avx512_16, dpo__pack_avx512, dpo__pack_avx512 }
+    { 12, 32, 0, dpo__tile_avx512, dpo__tile_avx512_16, dpo__pack_avx512, dpo__pack_avx512, dpo__few_avx512 }
 #define DPO__PRODUCT_PAIRS                                                                                             \
-    { 12, 32, 1, dpo__tile_avx512_pairs, NULL, dpo__pack_avx512_a, dpo__pack_avx512_b }
+    { 12, 32, 1, dpo__tile_avx512_pairs, NULL, dpo__pack_avx512_a, dpo__pack_avx512_b, NULL }
 #define X(result, give, name, parameters, ...) dpo__##name##_avx2,
 static const dpo__kernels dpo__kernels_avx2 = {"avx2", {DPO__PRODUCT_AVX2, DPO__PRODUCT_AVX2}, DPO__ROW_KERNELS(X)};
 #undef X
@@ -3219,8 +3358,32 @@ DPO__ROW_KERNELS(X)
 #define dpo__neon_fma_float(x, b, s) vfmaq_f32(s, b, x)
 DPO__TILE(, dpo__tile_neon, dpo__neon, float32x4_t, float, float, 4, DPO__TILE_CASES6, 2, 6)
 DPO__TILE(, dpo__tile_neon_16, dpo__neon, float32x4_t, float, uint16_t, 4, DPO__TILE_CASES6, 2, 6)
+/* Four words of four columns. */
+DPO__INLINE void dpo__neon_turn(float32x4_t *r, const char *b, int64_t column) {
+    float64x2_t t[4];
+    int i;
+    DPO__UNROLL for (i = 0; i < 4; i++) r[i] =
+        vreinterpretq_f32_u8(vld1q_u8((const uint8_t *)(const void *)(b + i * column)));
+    DPO__UNROLL for (i = 0; i < 4; i += 2) {
+        t[i] = vreinterpretq_f64_f32(vtrn1q_f32(r[i], r[i + 1]));
+        t[i + 1] = vreinterpretq_f64_f32(vtrn2q_f32(r[i], r[i + 1]));
+    }
+    DPO__UNROLL for (i = 0; i < 2; i++) {
+        r[i] = vreinterpretq_f32_f64(vtrn1q_f64(t[i], t[i + 2]));
+        r[i + 2] = vreinterpretq_f32_f64(vtrn2q_f64(t[i], t[i + 2]));
+    }
+}
+DPO__INLINE float32x4_t dpo__neon_round(float32x4_t x) { /* dpo__num_bf16_from */
+    uint32x4_t u = vreinterpretq_u32_f32(x), r = vandq_u32(vshrq_n_u32(u, 16), vdupq_n_u32(1));
+    r = vaddq_u32(u, vaddq_u32(r, vdupq_n_u32(0x7fff)));
+    r = vbslq_u32(vceqq_f32(x, x), r, vorrq_u32(u, vdupq_n_u32(0x400000)));
+    return vreinterpretq_f32_u32(vandq_u32(r, vdupq_n_u32(0xffff0000u)));
+}
+#define dpo__neon_even(v)            vreinterpretq_f32_u32(vshlq_n_u32(vreinterpretq_u32_f32(v), 16))
+#define dpo__neon_odd(v)             vreinterpretq_f32_u32(vandq_u32(vreinterpretq_u32_f32(v), vdupq_n_u32(0xffff0000u)))
+DPO__FEW_KERNEL(, dpo__few_neon, dpo__neon, float32x4_t, 4, 4, 2, 4, 2)
 #define DPO__PRODUCT_NEON                                                                                              \
-    { 6, 16, 0, dpo__tile_neon, dpo__tile_neon_16, dpo__pack_plain, dpo__pack_plain }
+    { 6, 16, 0, dpo__tile_neon, dpo__tile_neon_16, dpo__pack_plain, dpo__pack_plain, dpo__few_neon }
 #define X(result, give, name, parameters, ...) dpo__##name##_neon,
 static const dpo__kernels dpo__kernels_neon = {"neon", {DPO__PRODUCT_NEON, DPO__PRODUCT_NEON}, DPO__ROW_KERNELS(X)};
 #undef X
@@ -3549,6 +3712,7 @@ static size_t dpo__gemm_packed_size(const dpo__kernels *kernels, int64_t k, int6
     return columns * (size_t)(p->pairs ? (k + 1) / 2 * 2 : k) * (bf16 ? sizeof(uint16_t) : sizeof(float));
 }
 typedef struct dpo__gemm_packing {
+    dpo_context *c;
     const dpo__product *p;
     dpo__operand b;
     int64_t k, n;
@@ -3556,29 +3720,27 @@ typedef struct dpo__gemm_packing {
     uint8_t *to;
     size_t panel;
 } dpo__gemm_packing;
+/* Of bf16 elements, floats are packed first, and narrowed to them. */
 static void dpo__gemm_pack_panels(void *arg, int64_t first, int64_t last, int worker) {
     const dpo__gemm_packing *s = (const dpo__gemm_packing *)arg;
-    int64_t j, q;
-    int from = dpo__operand_from(&s->b, s->bf16), nr = s->p->nr, i;
-    (void)worker;
+    int64_t j, q, n;
+    int from = dpo__operand_from(&s->b, s->bf16), nr = s->p->nr;
     for (j = first; j < last; j += nr) {
-        const void *src = dpo__operand_at(&s->b, 0, j);
         uint8_t *to = s->to + (size_t)(j / nr) * s->panel;
-        uint16_t *half = (uint16_t *)(void *)to;
         int valid = (int)dpo__min64(nr, s->n - j);
         if (!s->bf16 || s->p->pairs) {
-            s->p->pack_b(to, nr, src, s->b.col, s->b.row, from, valid, s->k);
+            s->p->pack_b(to, nr, dpo__operand_at(&s->b, 0, j), s->b.col, s->b.row, from, valid, s->k);
             continue;
         }
-        for (q = 0; q < s->k; q++)
-            for (i = 0; i < nr; i++)
-                *half++ = i < valid
-                              ? (uint16_t)(dpo__num_bits(dpo__pack_value(src, i * s->b.col + q * s->b.row, from)) >> 16)
-                              : 0;
+        for (q = 0; q < s->k; q += n) {
+            n = dpo__min64(DPO__KC, s->k - q);
+            s->p->pack_b(s->c->pack[worker], nr, dpo__operand_at(&s->b, q, j), s->b.col, s->b.row, from, valid, n);
+            s->c->kernels.narrow(n * nr, (uint16_t *)(void *)to + q * nr, NULL, s->c->pack[worker]);
+        }
     }
 }
 static void dpo__gemm_pack_all(dpo_context *c, dpo__operand b, int64_t k, int64_t n, int bf16, void *to) {
-    dpo__gemm_packing s = {&c->kernels.product[bf16 != 0], b, k, n, bf16, (uint8_t *)to, 0};
+    dpo__gemm_packing s = {c, &c->kernels.product[bf16 != 0], b, k, n, bf16, (uint8_t *)to, 0};
     s.panel = dpo__gemm_packed_size(&c->kernels, k, s.p->nr, bf16);
     dpo__split_run(c, n, s.p->nr, dpo__gemm_pack_panels, &s);
 }
@@ -3752,6 +3914,64 @@ static void dpo__gemm_block_run(dpo__gemm_part *s) {
         }
     }
 }
+/* --- Few rows by weights as they lie in their file: each is read once, turned in registers ------------ */
+
+static int dpo__gemm_is_few(const dpo__kernels *k, const dpo__gemm *g, int64_t m, int64_t n) {
+    return k->product[0].few && !g->b_panels && g->b.row == 1 && g->a.col == 1 && m <= DPO__FEW &&
+           n >= k->product[0].nr;
+}
+/* The last columns, not a whole tile: one that ends with them is computed beside C. */
+static void dpo__gemm_few_edge(const dpo__kernels *k, const dpo__gemm *g, dpo__tile *t, int from, int64_t w) {
+    float full[DPO__FEW * 32];
+    int64_t skip = t->columns - w;
+    dpo__tile e = *t;
+    int i, j;
+    for (i = 0; i < t->rows; i++)
+        for (j = 0; j < t->columns; j++)
+            full[i * t->columns + j] = t->init && j >= skip ? t->init[i * t->init_row + j - skip] : 0.0f;
+    e.b = (const char *)t->b - skip * t->b_panel * (g->b.dtype == DPO_BF16 ? 2 : 4);
+    e.init = e.c = full;
+    e.init_row = e.c_row = t->columns;
+    k->product[0].few(&e, from);
+    for (i = 0; i < t->rows; i++) memcpy(t->c + i * t->c_row, full + i * t->columns + skip, (size_t)w * sizeof(float));
+}
+/* A's rows over one block of k as floats, one behind the other. */
+static void dpo__gemm_few_rows(const dpo__kernels *k, const dpo__gemm *g, int64_t m0, int64_t m, int64_t p0, int64_t kc,
+                               float *to) {
+    int64_t i;
+    for (i = 0; i < m; i++, to += kc) {
+        const void *a = dpo__operand_at(&g->a, m0 + i, p0);
+        if (g->a.dtype == DPO_BF16) k->expand(kc, to, (const uint16_t *)a, 0);
+        else k->narrow(kc, NULL, to, (const float *)a);
+    }
+}
+/* Rows m0..m0+m-1, columns n0..n1-1. */
+static void dpo__gemm_few(const dpo__kernels *k, const dpo__gemm *g, int64_t m0, int64_t m, int64_t n0, int64_t n1,
+                          float *pack) {
+    int plain = dpo__operand_from(&g->a, g->bf16) == DPO__FROM_F32, from = dpo__operand_from(&g->b, g->bf16);
+    int64_t step = plain ? g->k : DPO__PACK_FLOATS / DPO__FEW / 32 * 32, p0, j; /* whole cache lines */
+    dpo__tile t;
+    memset(&t, 0, sizeof t);
+    t.rows = (int)m;
+    t.columns = k->product[0].nr;
+    t.b_panel = g->b.col;
+    t.c_row = g->c_row;
+    for (p0 = 0; p0 == 0 || p0 < g->k; p0 += step) {
+        int on = p0 > 0 || g->accumulate;
+        t.k = dpo__min64(step, g->k - p0);
+        if (!plain) dpo__gemm_few_rows(k, g, m0, m, p0, t.k, pack);
+        t.a = plain ? dpo__operand_at(&g->a, m0, p0) : pack;
+        t.a_row = plain ? g->a.row : t.k;
+        t.init_row = on ? g->c_row : 0;
+        for (j = n0; j < n1; j += t.columns) {
+            t.b = dpo__operand_at(&g->b, p0, j);
+            t.c = g->c + m0 * g->c_row + j;
+            t.init = on ? t.c : g->bias ? g->bias + j : NULL;
+            if (n1 - j < t.columns) dpo__gemm_few_edge(k, g, &t, from, n1 - j);
+            else k->product[0].few(&t, from);
+        }
+    }
+}
 /* Rows m0..m1-1, columns n0..n1-1 of the product, on the calling thread. */
 static void dpo__gemm_block(const dpo__kernels *k, const dpo__gemm *g, int64_t m0, int64_t m1, int64_t n0, int64_t n1,
                             float *pack) {
@@ -3759,6 +3979,10 @@ static void dpo__gemm_block(const dpo__kernels *k, const dpo__gemm *g, int64_t m
     int64_t m = m1 - m0, n = n1 - n0;
     int narrow, half_a, half_b;
     if (m < 1 || n < 1) return;
+    if (dpo__gemm_is_few(k, g, m, n)) {
+        dpo__gemm_few(k, g, m0, m, n0, n1, pack);
+        return;
+    }
     memset(&s, 0, sizeof s);
     s.g = g;
     s.m0 = m0;

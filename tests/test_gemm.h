@@ -18,10 +18,14 @@ static float gemm_number(int special) {
 /* An operand [rows, columns]; `value` receives it as floats, row-major, as the product is to see it. */
 static dpo__operand gemm_operand(int64_t rows, int64_t columns, int row_major, int dtype, int bf16, int special,
                                  float *value) {
-    int64_t ld = (row_major ? columns : rows) + rng_below(4), size = (row_major ? rows : columns) * ld, i, j;
+    int64_t ld = (row_major ? columns : rows) + (rng_below(2) ? rng_below(4) : 0), size, i, j;
     dpo__operand o = {NULL, row_major ? ld : 1, row_major ? 1 : ld, dtype};
-    float *x = SCRATCH(float, size + 1);
-    uint16_t *h = SCRATCH(uint16_t, size + 1);
+    int64_t off = rng_below(9); /* a mapped file's tensors lie anywhere */
+    float *x;
+    uint16_t *h;
+    size = (row_major ? rows : columns) * ld;
+    x = SCRATCH(float, size + off + 1) + off;
+    h = SCRATCH(uint16_t, size + off + 1) + off;
     for (i = 0; i < size; i++) {
         x[i] = gemm_number(special);
         h[i] = dpo__num_bf16_from(x[i]);
@@ -182,6 +186,29 @@ static void test_gemm_blocks(void) {
             gemm_try(contexts, n, &t);
             scratch_free();
         }
+    dpo__fp_leave(env);
+    gemm_close(contexts, n);
+}
+/* Few rows by weights as they lie, each way a linear layer asks for it: whole cache lines of k and their rests, columns
+   of which the last tile hangs over, more workers than tiles, k beyond what is converted at once. */
+static void test_gemm_few(void) {
+    static const int64_t shapes[][2] = {
+        {16, 32}, {33, 64},  {47, 31}, {32, 48},  {95, 1024},
+        {64, 15}, {161, 97}, {17, 1},  {130, 80}, {40, DPO__PACK_FLOATS / DPO__FEW + 5}};
+    dpo_context *contexts[32];
+    dpo__fpenv env;
+    int n = gemm_open(contexts, 1), form, m;
+    size_t s;
+    env = dpo__fp_enter();
+    for (s = 0; s < sizeof shapes / sizeof shapes[0]; s++)
+        for (m = 1; m <= (shapes[s][1] > 5000 ? 1 : DPO__FEW + 1); m++)
+            for (form = 3; form < GEMM_FORMS; form += 4) { /* k contiguous in both */
+                gemm_case t = gemm_form(m, shapes[s][0], shapes[s][1], form);
+                t.init = (form / 4 + m) % 3;
+                t.special = m % 3;
+                gemm_try(contexts, n, &t);
+                scratch_free();
+            }
     dpo__fp_leave(env);
     gemm_close(contexts, n);
 }
