@@ -786,11 +786,11 @@ DPO_API int64_t dpo_trainer_steps(const dpo_trainer *t); /* in all */
  *   errors  DPO_E_IO, and what lay under `path` is untouched; DPO_E_ARG (a key that is taken) */
 DPO_API dpo_result dpo_trainer_save(dpo_trainer *t, const char *path, const char *const *extra);
 /* dpo_trainer_load - into a trainer that was made of the same model directory, data and options; from there on
- *           dpo_trainer_step gives the bits of the run that was never stopped. May differ: memory, micro_rows, recompute,
- *           eval_size, threads, instructions; with a constant schedule also epochs and max_steps, so that a run that is
- *           done can go on. All is verified, and compared, before the first weight changes
- *   errors  DPO_E_STATE (another run's: which option, its two values)  DPO_E_FORMAT (damaged, or no checkpoint)  DPO_E_IO
- *           (if the file fails after it was verified, the trainer is good for nothing but another dpo_trainer_load) */
+ *           dpo_trainer_step gives the bits of the run that was never stopped. May differ: memory, micro_rows,
+ *           recompute, eval_size, threads, instructions; with a constant schedule also epochs and max_steps, so that a
+ *           run that is done can go on. All is verified, and compared, before the first weight changes
+ *   errors  DPO_E_STATE (another run's: which option, its two values)  DPO_E_FORMAT (damaged, or no checkpoint)
+ *           DPO_E_IO (if the file fails after it was verified, the trainer is good for nothing but another load) */
 DPO_API dpo_result dpo_trainer_load(dpo_trainer *t, const char *path);
 /* dpo_trainer_evaluate - exact means over the fixed subset of `eval` (eval_size, by the seed). */
 DPO_API dpo_result dpo_trainer_evaluate(dpo_trainer *t, dpo_data *eval, dpo_metrics *out);
@@ -5695,8 +5695,6 @@ static const char *dpo__st_metadata(const dpo__st *st, const char *key) {
         if (!strcmp(st->metadata[i], key)) return st->metadata[i + 1];
     return NULL;
 }
-
-static dpo_result dpo__st_verify(dpo__st *st) { return st ? DPO_OK : DPO_E_ARG; } /* STUB until the merge */
 
 /* Little-endian elements to the machine's own, and back. */
 static void dpo__st_swap(void *data, uint64_t count, size_t size) {
@@ -13996,8 +13994,8 @@ static void dpo__checkpoint_optimizer(const dpo_trainer *t, dpo__notes *o) {
     if (!t->m->lora) dpo__notes_int(o, "mup_learning_rate", k->mup_learning_rate != 0);
     dpo__notes_put(o, "seed", "%llu", (unsigned long long)k->seed);
 }
-/* All of it; what may differ comes last. With a constant schedule that is the length of the run: one that is done can go
-   on. Epoch and place in it follow from the step, and are there for readers. */
+/* All of it; what may differ comes last. With a constant schedule that is the length of the run: one that is done can
+   go on. Epoch and place in it follow from the step, and are there for readers. */
 static void dpo__checkpoint_notes(dpo_trainer *t, dpo__notes *o) {
     int64_t per_epoch = t->data ? (t->n_items + t->k.batch_size - 1) / t->k.batch_size : 0;
     dpo__checkpoint_model(t, o);
