@@ -151,7 +151,21 @@ enum {
     DPO_E_UNSUPPORTED = -8, /* understood, but this version does not do it */
     DPO_E_CANCELLED = -9    /* the cancel hook said stop */
 };
-enum { DPO_F32 = 1, DPO_BF16 = 2, DPO_F16 = 3, DPO_I32 = 4, DPO_F64 = 5 };
+enum { /* of elements; what a model computes with, then what files hold besides */
+       DPO_F32 = 1,
+       DPO_BF16 = 2,
+       DPO_F16 = 3,
+       DPO_I32 = 4,
+       DPO_F64 = 5,
+       DPO_I64 = 6,
+       DPO_I16,
+       DPO_I8,
+       DPO_U64,
+       DPO_U32,
+       DPO_U16,
+       DPO_U8,
+       DPO_BOOL
+};
 enum {
     DPO_SIMD_AUTO = 0,
     DPO_SIMD_SCALAR = 1,
@@ -175,12 +189,13 @@ typedef struct dpo_model dpo_model;         /* weights, and adapters if attached
 typedef struct dpo_trainer dpo_trainer;     /* gradients, optimizer, workspace, position in the data */
 
 /* A contiguous row-major view of memory that somebody else owns. */
+#define DPO_MAX_DIMS 8
 typedef struct dpo_tensor {
     const char *name;
     void *data;
-    int dtype;        /* DPO_F32, ... */
-    int ndim;         /* 0..4 */
-    int64_t shape[4]; /* unused dimensions are 1 */
+    int dtype;                   /* DPO_F32, ... */
+    int ndim;                    /* 0..8; layers take up to 4 */
+    int64_t shape[DPO_MAX_DIMS]; /* unused dimensions are 1 */
 } dpo_tensor;
 
 /* File access. Each function returns 0 or an errno-like code that enters the error sentence.
@@ -250,18 +265,50 @@ DPO_API int dpo_version(void); /* major * 10000 + minor * 100 + patch */
 /* dpo_tensor_f32 - a view of floats: dimensions given as 0 end the list. */
 DPO_API dpo_tensor dpo_tensor_f32(float *data, int64_t d0, int64_t d1, int64_t d2, int64_t d3);
 
-/* dpo_tensors_save - write tensors into one safetensors file, atomically.
+/* dpo_tensors_save - write tensors into one safetensors file, atomically: into a file beside it that is synced and takes
+   its name at the end. The metadata get a checksum of each tensor and of the header ("dpo_checksums",
+   "dpo_header_checksum"), which dpo_tensors_verify compares.
  *   metadata  NULL, or key, value, key, value, ..., NULL
- *   errors    DPO_E_IO; nothing is left under `path` that was not there before */
+ *   errors    DPO_E_IO; nothing is left under `path` that was not there before
+ * dpo_tensors_save_from - the same for tensors that need not be in memory together: fetch gives the elements of those
+ *           whose data are NULL, valid until its next call. It is asked for each in order, twice: for its checksum, then
+ *           to write it. NULL from it ends the saving with DPO_E_IO. */
 DPO_API dpo_result dpo_tensors_save(dpo_context *c, const char *path, const dpo_tensor *tensors, int64_t count,
                                     const char *const *metadata);
+DPO_API dpo_result dpo_tensors_save_from(dpo_context *c, const char *path, const dpo_tensor *tensors, int64_t count,
+                                         const char *const *metadata, const void *(*fetch)(void *user, int64_t tensor),
+                                         void *user);
 
 /* dpo_tensors_load - read every tensor of a safetensors file.
- *   out     *out points to *count tensors; F32, F16, BF16 come as F32, F64 and I32 as they are;
- *           other types are skipped. Owned by the context until dpo_tensors_free.
+ *   out     *out points to *count tensors; F16 and BF16 come as F32, all others as they are (8-bit floats are
+ *           skipped). Owned by the context until dpo_tensors_free.
  *   errors  DPO_E_IO  DPO_E_FORMAT (any bytes are safe)  DPO_E_MEMORY */
 DPO_API dpo_result dpo_tensors_load(dpo_context *c, const char *path, dpo_tensor **out, int64_t *count);
 DPO_API void dpo_tensors_free(dpo_context *c, dpo_tensor *tensors);
+
+/* A safetensors file whose tensors are read one at a time.
+ *   dpo_tensors_open      checks the header; NULL: DPO_E_IO, DPO_E_FORMAT, DPO_E_MEMORY
+ *   dpo_tensors_list      all tensors in the header's order, data NULL (dtype 0: none of DPO_*, not readable); out NULL
+ *                         to count. Names are valid until dpo_tensors_close
+ *   dpo_tensors_read      elements of tensor i as they are, in the machine's byte order; `bytes` is the room at `to`
+ *   dpo_tensors_metadata  the value of a key, NULL if it is not there; dpo_tensors_metadata_at: pair i, 0 beyond the last
+ *   dpo_tensors_verify    reads all and compares the checksums: DPO_E_FORMAT if a bit differs, or there are none */
+typedef struct dpo_tensors_file dpo_tensors_file;
+DPO_API dpo_tensors_file *dpo_tensors_open(dpo_context *c, const char *path);
+DPO_API int64_t dpo_tensors_list(const dpo_tensors_file *f, dpo_tensor *out, int64_t cap);
+DPO_API dpo_result dpo_tensors_read(const dpo_tensors_file *f, int64_t i, void *to, size_t bytes);
+DPO_API const char *dpo_tensors_metadata(const dpo_tensors_file *f, const char *key);
+DPO_API int dpo_tensors_metadata_at(const dpo_tensors_file *f, int64_t i, const char **key, const char **value);
+DPO_API dpo_result dpo_tensors_verify(const dpo_tensors_file *f);
+DPO_API void dpo_tensors_close(dpo_tensors_file *f);
+
+/* dpo_tensor_convert - n elements of one floating-point type (F32, BF16, F16, F64) as F32, BF16 or F16, rounded to
+   nearest even (F64 to a half by way of F32).
+ *   returns how many finite numbers became infinite, or DPO_E_ARG for another type */
+DPO_API int64_t dpo_tensor_convert(dpo_context *c, void *to, int to_dtype, const void *from, int from_dtype, int64_t n);
+/* dpo_dtype_name - "F32", "BF16", ... as safetensors files have them; NULL for none of DPO_*. */
+DPO_API const char *dpo_dtype_name(int dtype);
+DPO_API size_t dpo_dtype_size(int dtype); /* bytes of an element, 0 for none of DPO_* */
 
 /* ===========================================================================================
    >>JSON_API - for readers of formats that the header does not know (tools/formats)
@@ -521,6 +568,8 @@ DPO_API dpo_model *dpo_model_load(dpo_context *c, const char *dir);
 typedef struct dpo_load_config {
     int precision; /* DPO_PRECISION_*: the arithmetic, and the storage of weights that may be trained */
     int frozen;    /* they will not move: for adapters, evaluation, generation */
+    int verify;    /* first read all of each file and compare its checksums (dpo_tensors_save) */
+    int no_map;    /* read frozen weights into memory instead of mapping their file */
 } dpo_load_config;
 
 /* dpo_model_load_as - the same, in a storage of your choice.
@@ -5394,10 +5443,11 @@ static dpo_result dpo__file_commit(dpo__file_writer *w) {
 
 #define DPO__ST_HEADER  ((uint64_t)16 << 20)
 #define DPO__ST_TENSORS 100000
-#define DPO__ST_RANK    8
+#define DPO__ST_SHARDS  1024
+#define DPO__ST_RANK    DPO_MAX_DIMS
 
 /* The public types go on with these; what stands from F8_E4M3 on is known by size only. */
-enum { DPO__I64 = 6, DPO__I16, DPO__I8, DPO__U64, DPO__U32, DPO__U16, DPO__U8, DPO__BOOL, DPO__ST_READABLE };
+enum { DPO__ST_READABLE = DPO_BOOL + 1 };
 
 typedef struct dpo__st_dtype {
     const char *name;
@@ -5747,12 +5797,48 @@ static void dpo__st_to_f32(float *to, uint8_t *from, size_t n, int dtype) {
         dpo__fpenv env = dpo__fp_enter();
         for (i = 0; i < n; i++) {
             uint64_t bits = dpo__load_le64(from + 8 * i);
-            double x;
+            double x, size;
             memcpy(&x, &bits, 8);
-            to[i] = (float)x;
+            size = x < 0 ? -x : x;
+            if (size < 0x1p-126) /* a subnormal float, which a conversion would flush: count its units of 2^-149 */
+                to[i] = dpo__num_float((uint32_t)(bits >> 63) << 31 |
+                                       (uint32_t)(int32_t)(size * 0x1p149 + 0x1p52 - 0x1p52));
+            else to[i] = (float)x;
         }
         dpo__fp_leave(env);
     }
+}
+
+/* Elements of one floating-point type as another, each rounded once to nearest even (F64 to a half: by way of F32). The
+   count of finite numbers that became infinite. */
+static int64_t dpo__st_convert(dpo_context *c, void *to, int to_dtype, const void *from, int from_dtype, int64_t n) {
+    enum { PIECE = 1024 };
+    uint64_t raw[PIECE]; /* of any type, in the file's byte order */
+    float x[PIECE];
+    size_t in = dpo__st_size(from_dtype), out = dpo__st_size(to_dtype);
+    int64_t at, i, m, over = 0;
+    for (at = 0; at < n; at += m) {
+        uint8_t *y = (uint8_t *)to + (size_t)at * out;
+        uint16_t *halves = (uint16_t *)(void *)raw;
+        m = dpo__min64(n - at, PIECE);
+        memcpy(raw, (const uint8_t *)from + (size_t)at * in, (size_t)m * in);
+        if (from_dtype == DPO_F64)
+            for (i = 0; i < m; i++)
+                over += (raw[i] & ~((uint64_t)1 << 63)) >= 0x47effffff0000000u && (raw[i] >> 52 & 0x7ff) < 0x7ff;
+        dpo__st_swap(raw, (uint64_t)m, in);
+        dpo__st_to_f32(x, (uint8_t *)raw, (size_t)m, from_dtype);
+        if (to_dtype == DPO_F32) {
+            memcpy(y, x, (size_t)m * sizeof *x);
+            continue;
+        }
+        if (to_dtype == DPO_BF16) c->kernels.narrow(m, halves, NULL, x);
+        for (i = 0; to_dtype == DPO_F16 && i < m; i++) halves[i] = dpo__num_f16_from(x[i]);
+        for (i = 0; i < m; i++)
+            over += (halves[i] & 0x7fffu) == (to_dtype == DPO_BF16 ? 0x7f80u : 0x7c00u) &&
+                    (dpo__num_bits(x[i]) & 0x7fffffffu) < 0x7f800000u;
+        memcpy(y, halves, (size_t)m * sizeof *halves);
+    }
+    return over;
 }
 
 /* Rounds floats to the nearest bf16, into halves (x stays) or, with `to` NULL, in place; returns how many changed. */
@@ -5799,16 +5885,22 @@ static dpo_result dpo__st_read_f32(const dpo__st *st, const dpo__st_entry *e, fl
 /* A tensor to be written. */
 typedef struct dpo__st_item {
     const char *name;
-    const void *data;
-    int dtype; /* in the file */
-    int from;  /* of data: the same, or F32 or BF16 for F32, BF16 and F16 files */
+    const void *data; /* NULL: to be fetched */
+    int dtype;        /* in the file */
+    int from;         /* of data: the same, or F32 or BF16 for F32, BF16 and F16 files */
     int ndim;
     const int64_t *shape;
 } dpo__st_item;
 
+/* Where tensors that are not in memory come from. */
+typedef struct dpo__st_source {
+    const void *(*fetch)(void *user, int64_t tensor);
+    void *user;
+} dpo__st_source;
+
 /* What the reader's rules cannot see; the sum of all bytes. */
 static dpo_result dpo__st_check_items(const dpo__st *st, const dpo__st_item *items, int64_t n,
-                                      const char *const *metadata, uint64_t *total) {
+                                      const char *const *metadata, const dpo__st_source *source, uint64_t *total) {
     int64_t i;
     *total = 0;
     if (n < 0 || n > DPO__ST_TENSORS)
@@ -5827,7 +5919,7 @@ static dpo_result dpo__st_check_items(const dpo__st *st, const dpo__st_item *ite
         if (!dpo__st_product(t->shape, t->ndim, dpo__st_dtypes[t->dtype].bits, &elements, &bytes) ||
             __builtin_add_overflow(*total, bytes, total) || *total > INT64_MAX - DPO__ST_HEADER)
             return dpo__st_refuse(st, "tensor %.200s: its shape is negative or too large", t->name);
-        if (bytes && !t->data) return dpo__st_refuse(st, "tensor %.200s has no data", t->name);
+        if (bytes && !t->data && !source) return dpo__st_refuse(st, "tensor %.200s has no data", t->name);
     }
     for (i = 0; metadata && metadata[i]; i += 2)
         if (!metadata[i + 1]) return dpo__st_refuse(st, "metadata %.200s has no value", metadata[i]);
@@ -5867,85 +5959,205 @@ static size_t dpo__st_print_header(char *out, size_t cap, const dpo__st_item *it
     return at;
 }
 
-static void dpo__st_write_data(dpo__file_writer *w, const dpo__st_item *t) {
-    enum { PIECE = 2048 };
-    float floats[PIECE];
-    uint16_t halves[PIECE];
-    const dpo__kernels *k = &w->c->kernels;
+/* A tensor's bytes as they stand in the file, into a writer or, without one, a hash. */
+static dpo_result dpo__st_put(dpo_context *c, const char *path, const dpo__st_item *t, int64_t index,
+                              const dpo__st_source *source, dpo__file_writer *w, dpo__hash *h) {
+    enum { PIECE = 1024 }; /* a whole number of the hash's groups, whatever the type */
+    uint64_t piece[PIECE];
     size_t size = dpo__st_size(t->dtype);
+    const uint8_t *data = (const uint8_t *)t->data;
     uint64_t elements, bytes, at;
-    int64_t n, i;
+    int64_t n;
     (void)dpo__st_product(t->shape, t->ndim, (unsigned)size * 8, &elements, &bytes);
+    if (!bytes) return w ? w->result : DPO_OK;
+    if (!data) data = (const uint8_t *)source->fetch(source->user, index);
+    if (!data)
+        return dpo__fail(c, DPO_E_IO, "%.400s: tensor %.200s could not be had; the file was not written", path,
+                         t->name);
     if (t->from == t->dtype && !DPO__BIG_ENDIAN) {
-        (void)dpo__file_write(w, t->data, (size_t)bytes);
-        return;
+        if (w) return dpo__file_write(w, data, (size_t)bytes);
+        dpo__hash_add(h, data, (size_t)bytes);
+        return DPO_OK;
     }
-    for (at = 0; at < elements && !w->result; at += (uint64_t)n) {
-        const uint8_t *from = (const uint8_t *)t->data + at * dpo__st_size(t->from);
-        void *piece = t->dtype == DPO_BF16 || t->dtype == DPO_F16 ? (void *)halves : (void *)floats;
-        n = (int64_t)(elements - at < PIECE / 2 ? elements - at : PIECE / 2); /* an F64 takes two floats' place */
-        if (t->from == t->dtype) {
-            memcpy(piece, from, (size_t)n * size);
-        } else {
-            if (t->from == DPO_BF16) k->expand(n, floats, (const uint16_t *)(const void *)from, 0);
-            else memcpy(floats, from, (size_t)n * sizeof *floats);
-            if (t->dtype == DPO_BF16) k->narrow(n, halves, NULL, floats);
-            for (i = 0; t->dtype == DPO_F16 && i < n; i++) halves[i] = dpo__num_f16_from(floats[i]);
-        }
+    for (at = 0; at < elements && !(w && w->result); at += (uint64_t)n) {
+        const uint8_t *from = data + at * dpo__st_size(t->from);
+        n = (int64_t)(elements - at < PIECE ? elements - at : PIECE);
+        if (t->from == t->dtype) memcpy(piece, from, (size_t)n * size);
+        else (void)dpo__st_convert(c, piece, t->dtype, from, t->from, n);
         dpo__st_swap(piece, (uint64_t)n, size);
-        (void)dpo__file_write(w, piece, (size_t)n * size);
+        if (w) (void)dpo__file_write(w, piece, (size_t)n * size);
+        else dpo__hash_add(h, piece, (size_t)n * size);
     }
+    return w ? w->result : DPO_OK;
+}
+
+/* ---- checksums: 16 hexadecimal digits for each tensor, in the header's order, and for the header itself, read with
+   zeros where its own stand. Others' readers take them for metadata like any. ---- */
+
+#define DPO__ST_SUMS     "dpo_checksums"
+#define DPO__ST_SUM      "dpo_header_checksum"
+#define DPO__ST_SUM_TEXT "\"" DPO__ST_SUM "\":\"" /* no string of JSON can hold this */
+
+static void dpo__st_digits(char *out, uint64_t x) { /* 16, no final zero */
+    int i;
+    for (i = 0; i < 16; i++) out[i] = "0123456789abcdef"[x >> (60 - 4 * i) & 15];
+}
+/* The digits of the header's own sum, NULL if there are none. */
+static char *dpo__st_own_sum(char *text, size_t size) {
+    size_t key = sizeof DPO__ST_SUM_TEXT - 1;
+    char *at = text, *end = text + size;
+    while ((at = (char *)memchr(at, '"', (size_t)(end - at))) != NULL) {
+        if ((size_t)(end - at) < key + 17) return NULL;
+        if (!memcmp(at, DPO__ST_SUM_TEXT, key)) return at[key + 16] == '"' ? at + key : NULL;
+        at++;
+    }
+    return NULL;
+}
+static uint64_t dpo__st_header_sum(const char *text, size_t size) {
+    dpo__hash h = dpo__hash_start(0);
+    dpo__hash_add(&h, text, size);
+    return dpo__hash_end(&h);
+}
+
+/* A tensor's sum, from the file. */
+static dpo_result dpo__st_sum_of(const dpo__st *st, const dpo__st_entry *e, uint8_t *buffer, uint64_t *sum) {
+    dpo__hash h = dpo__hash_start(0);
+    uint64_t at, bytes = e->end - e->begin;
+    size_t n;
+    dpo_result r = DPO_OK;
+    for (at = 0; at < bytes && !r; at += n) {
+        n = bytes - at < DPO__FILE_BUFFER ? (size_t)(bytes - at) : DPO__FILE_BUFFER;
+        r = dpo__file_read(&st->file, st->data + e->begin + at, buffer, n);
+        if (!r) dpo__hash_add(&h, buffer, n);
+    }
+    *sum = dpo__hash_end(&h);
+    return r;
+}
+/* Whether header and tensors are what was written, to the last bit. */
+static dpo_result dpo__st_verify(const dpo__st *st) {
+    dpo_context *c = st->file.c;
+    size_t size = (size_t)st->data - 8, room = size > DPO__FILE_BUFFER ? size : DPO__FILE_BUFFER;
+    const char *sums = dpo__st_metadata(st, DPO__ST_SUMS);
+    char *text, *own, digits[17] = "";
+    int64_t i;
+    uint64_t sum;
+    dpo_result r;
+    if (!sums || strlen(sums) != (size_t)st->count * 16 || !dpo__st_metadata(st, DPO__ST_SUM))
+        return dpo__fail(
+            c, DPO_E_FORMAT,
+            "%.400s holds no checksums that could be verified; it was damaged, or another program wrote it", st->path);
+    text = (char *)dpo__get(c, room, "a header to verify");
+    if (!text) return DPO_E_MEMORY;
+    r = dpo__file_read(&st->file, 8, text, size);
+    own = r ? NULL : dpo__st_own_sum(text, size);
+    if (own) {
+        memcpy(digits, own, 16);
+        memset(own, '0', 16);
+        dpo__st_digits(own, dpo__st_header_sum(text, size));
+    }
+    if (!r && (!own || memcmp(own, digits, 16)))
+        r = dpo__st_refuse(st, "its header is not the one that was written (checksum %s expected)", digits);
+    for (i = 0; i < st->count && !r; i++) {
+        r = dpo__st_sum_of(st, &st->entries[i], (uint8_t *)text, &sum);
+        dpo__st_digits(digits, sum);
+        if (!r && memcmp(digits, sums + 16 * i, 16))
+            r = dpo__st_refuse(st, "tensor %.200s is not what was written (checksum %.16s expected, %s got)",
+                               st->entries[i].name, sums + 16 * i, digits);
+    }
+    dpo__put(c, text);
+    return r;
+}
+
+/* The caller's metadata and the checksums of all tensors, as one list in one block; NULL after an error. */
+static const char **dpo__st_sums(dpo_context *c, const char *path, const dpo__st_item *items, int64_t n,
+                                 const char *const *metadata, const dpo__st_source *source) {
+    int64_t i, pairs = 0, at = 0;
+    const char **list;
+    char *text;
+    while (metadata && metadata[2 * pairs]) pairs++; /* room for all; a read file's own checksums are left out */
+    list = (const char **)dpo__get(c, (size_t)(2 * pairs + 5) * sizeof *list + (size_t)n * 16 + 1, "checksums");
+    if (!list) return NULL;
+    text = (char *)(list + 2 * pairs + 5);
+    for (i = 0; i < n; i++) {
+        dpo__hash h = dpo__hash_start(0);
+        if (dpo__st_put(c, path, &items[i], i, source, NULL, &h)) {
+            dpo__put(c, list);
+            return NULL;
+        }
+        dpo__st_digits(text + 16 * i, dpo__hash_end(&h));
+    }
+    text[16 * n] = 0;
+    for (i = 0; i < pairs; i++) {
+        if (!strcmp(metadata[2 * i], DPO__ST_SUMS) || !strcmp(metadata[2 * i], DPO__ST_SUM)) continue;
+        list[at++] = metadata[2 * i];
+        list[at++] = metadata[2 * i + 1];
+    }
+    list[at++] = DPO__ST_SUMS;
+    list[at++] = text;
+    list[at++] = DPO__ST_SUM;
+    list[at++] = "0000000000000000";
+    list[at] = NULL;
+    return list;
 }
 
 /* Tensors in the order given, whole or not at all. metadata NULL, or key, value, ..., NULL. The
    header goes through the reader's own rules first: what is written can be read. */
 static dpo_result dpo__st_write(dpo_context *c, const char *path, const dpo__st_item *items, int64_t n,
-                                const char *const *metadata) {
+                                const char *const *metadata, const dpo__st_source *source) {
     dpo__file_writer w;
     dpo__st st;
     uint64_t total;
     uint8_t head[8];
-    char *text;
-    size_t size;
+    const char **all = NULL;
+    char *text = NULL, *own;
+    size_t size = 0;
     int64_t i;
     dpo_result r;
     memset(&st, 0, sizeof st);
     st.file.c = c;
     st.file.path = path;
     st.fault = DPO_E_ARG;
-    r = dpo__st_check_items(&st, items, n, metadata, &total);
+    r = dpo__st_check_items(&st, items, n, metadata, source, &total);
     if (r) return r;
-    size = dpo__st_print_header(NULL, 0, items, n, metadata);
+    all = dpo__st_sums(c, path, items, n, metadata, source);
+    if (!all) return c->error.code;
+    size = dpo__st_print_header(NULL, 0, items, n, all);
     if (size > DPO__ST_HEADER)
-        return dpo__st_refuse(&st, "names and metadata take %llu bytes, at most %llu are allowed",
-                              (unsigned long long)size, (unsigned long long)DPO__ST_HEADER);
-    text = (char *)dpo__get(c, size + 1, "the header of a safetensors file");
-    if (!text) return DPO_E_MEMORY;
-    dpo__st_print_header(text, size + 1, items, n, metadata);
-    r = dpo__st_parse(&st, text, size, total);
-    dpo__st_close(&st);
+        r = dpo__st_refuse(&st, "names and metadata take %llu bytes, at most %llu are allowed",
+                           (unsigned long long)size, (unsigned long long)DPO__ST_HEADER);
+    if (!r && !(text = (char *)dpo__get(c, size + 1, "the header of a safetensors file"))) r = DPO_E_MEMORY;
+    if (!r) {
+        dpo__st_print_header(text, size + 1, items, n, all);
+        own = dpo__st_own_sum(text, size);
+        dpo__st_digits(own, dpo__st_header_sum(text, size));
+        r = dpo__st_parse(&st, text, size, total);
+        dpo__st_close(&st);
+    }
     if (!r) {
         for (i = 0; i < 8; i++) head[i] = (uint8_t)((uint64_t)size >> (8 * i));
         (void)dpo__file_create(c, path, &w);
         (void)dpo__file_write(&w, head, 8);
         (void)dpo__file_write(&w, text, size);
-        for (i = 0; i < n && !w.result; i++) dpo__st_write_data(&w, &items[i]);
+        for (i = 0; i < n && !w.result; i++) w.result = dpo__st_put(c, path, &items[i], i, source, &w, NULL);
         r = dpo__file_commit(&w);
     }
     dpo__put(c, text);
+    dpo__put(c, all);
     return r;
 }
 
 DPO_API dpo_tensor dpo_tensor_f32(float *data, int64_t d0, int64_t d1, int64_t d2, int64_t d3) {
-    dpo_tensor t = {"", data, DPO_F32, 0, {d0, d1, d2, d3}};
+    dpo_tensor t = {"", data, DPO_F32, 0, {d0, d1, d2, d3, 1, 1, 1, 1}};
     int i;
     while (t.ndim < 4 && t.shape[t.ndim]) t.ndim++;
-    for (i = t.ndim; i < 4; i++) t.shape[i] = 1;
+    for (i = t.ndim; i < DPO_MAX_DIMS; i++) t.shape[i] = 1;
     return t;
 }
 
-DPO_API dpo_result dpo_tensors_save(dpo_context *c, const char *path, const dpo_tensor *tensors, int64_t count,
-                                    const char *const *metadata) {
+DPO_API dpo_result dpo_tensors_save_from(dpo_context *c, const char *path, const dpo_tensor *tensors, int64_t count,
+                                         const char *const *metadata, const void *(*fetch)(void *user, int64_t tensor),
+                                         void *user) {
+    dpo__st_source source;
     dpo__st_item *items;
     int64_t i;
     size_t bytes;
@@ -5953,40 +6165,51 @@ DPO_API dpo_result dpo_tensors_save(dpo_context *c, const char *path, const dpo_
     DPO__READY(c, c);
     if (!path || (!tensors && count) || count < 0)
         return dpo__fail(c, DPO_E_ARG, "dpo_tensors_save: path and tensors must not be NULL, nor count negative");
+    source.fetch = fetch;
+    source.user = user;
     if (dpo__mul_size((size_t)count, sizeof *items, &bytes)) bytes = SIZE_MAX;
     items = (dpo__st_item *)dpo__get(c, bytes, "a list of tensors");
     if (!items) return DPO_E_MEMORY;
     for (i = 0; i < count; i++) {
         const dpo_tensor *t = &tensors[i];
-        int known = t->dtype >= DPO_F32 && t->dtype <= DPO_F64;
-        dpo__st_item item = {t->name, t->data, known ? t->dtype : 0, t->dtype, t->ndim <= 4 ? t->ndim : -1, t->shape};
+        dpo__st_item item = {t->name, t->data, t->dtype, t->dtype, t->ndim, t->shape};
         items[i] = item;
     }
-    r = dpo__st_write(c, path, items, count, metadata);
+    r = dpo__st_write(c, path, items, count, metadata, fetch ? &source : NULL);
     dpo__put(c, items);
     return r;
+}
+DPO_API dpo_result dpo_tensors_save(dpo_context *c, const char *path, const dpo_tensor *tensors, int64_t count,
+                                    const char *const *metadata) {
+    return dpo_tensors_save_from(c, path, tensors, count, metadata, NULL, NULL);
+}
+
+static void dpo__st_view(const dpo__st_entry *e, dpo_tensor *out) {
+    out->name = e->name;
+    out->data = NULL;
+    out->dtype = e->dtype < DPO__ST_READABLE ? e->dtype : 0;
+    out->ndim = e->ndim;
+    memcpy(out->shape, e->shape, sizeof out->shape);
 }
 
 /* The block of dpo_tensors_load: tensors, then names and data. Counts if the arena has no base. */
 static void dpo__st_carve_tensors(dpo__arena *a, const dpo__st *st, int64_t count) {
     dpo_tensor *t = DPO__CARVE(a, dpo_tensor, dpo__max64(count, 1));
     int64_t i, n = 0;
-    int k;
     for (i = 0; i < st->count; i++) {
         const dpo__st_entry *e = &st->entries[i];
         size_t length = strlen(e->name) + 1;
         void *data;
         char *name;
-        if (e->dtype > DPO_F64) continue;
+        if (e->dtype >= DPO__ST_READABLE) continue;
         name = DPO__CARVE(a, char, (int64_t)length);
-        data = dpo__arena_carve(a, e->elements, e->dtype == DPO_F64 ? 8 : 4);
+        data = dpo__arena_carve(a, e->elements, dpo__st_size(e->dtype <= DPO_F16 ? DPO_F32 : e->dtype));
         if (a->base) {
+            dpo__st_view(e, &t[n]);
             memcpy(name, e->name, length);
             t[n].name = name;
             t[n].data = data;
-            t[n].dtype = e->dtype == DPO_I32 || e->dtype == DPO_F64 ? e->dtype : DPO_F32;
-            t[n].ndim = e->ndim;
-            for (k = 0; k < 4; k++) t[n].shape[k] = e->shape[k];
+            if (e->dtype <= DPO_F16) t[n].dtype = DPO_F32;
         }
         n++;
     }
@@ -5998,21 +6221,14 @@ static dpo_result dpo__st_load_tensors(const dpo__st *st, dpo_tensor **out, int6
     dpo_tensor *t;
     int64_t i, n = 0;
     dpo_result r = DPO_OK;
-    for (i = 0; i < st->count; i++) {
-        if (st->entries[i].dtype > DPO_F64) continue;
-        if (st->entries[i].ndim > 4)
-            return dpo__fail(c, DPO_E_UNSUPPORTED,
-                             "%.400s: tensor %.200s has %d dimensions, at most 4 can be loaded; save it with fewer",
-                             st->path, st->entries[i].name, st->entries[i].ndim);
-        n++;
-    }
+    for (i = 0; i < st->count; i++) n += st->entries[i].dtype < DPO__ST_READABLE;
     dpo__st_carve_tensors(&a, st, n);
     if (!dpo__arena_get(c, &a, "the tensors of a file")) return DPO_E_MEMORY;
     dpo__st_carve_tensors(&a, st, n);
     t = (dpo_tensor *)(void *)a.base;
     for (i = 0, n = 0; i < st->count && !r; i++) {
         const dpo__st_entry *e = &st->entries[i];
-        if (e->dtype > DPO_F64) continue;
+        if (e->dtype >= DPO__ST_READABLE) continue;
         r = t[n].dtype == DPO_F32 ? dpo__st_read_f32(st, e, (float *)t[n].data) : dpo__st_read_raw(st, e, t[n].data);
         n++;
     }
@@ -6042,6 +6258,71 @@ DPO_API dpo_result dpo_tensors_load(dpo_context *c, const char *path, dpo_tensor
 DPO_API void dpo_tensors_free(dpo_context *c, dpo_tensor *tensors) {
     if (c) dpo__put(c, tensors);
 }
+
+struct dpo_tensors_file {
+    dpo__st st;
+};
+DPO_API dpo_tensors_file *dpo_tensors_open(dpo_context *c, const char *path) {
+    dpo_tensors_file *f;
+    if (!c || c->error.code) return NULL;
+    if (!path) {
+        dpo__fail(c, DPO_E_ARG, "dpo_tensors_open: the path must not be NULL");
+        return NULL;
+    }
+    f = (dpo_tensors_file *)dpo__get(c, sizeof *f, "a file of tensors");
+    if (f && !dpo__st_open(c, path, &f->st)) return f;
+    dpo__put(c, f);
+    return NULL;
+}
+DPO_API void dpo_tensors_close(dpo_tensors_file *f) {
+    dpo_context *c = f ? f->st.file.c : NULL;
+    if (!f) return;
+    dpo__st_close(&f->st);
+    dpo__put(c, f);
+}
+DPO_API int64_t dpo_tensors_list(const dpo_tensors_file *f, dpo_tensor *out, int64_t cap) {
+    int64_t i;
+    if (!f) return 0;
+    for (i = 0; out && i < f->st.count && i < cap; i++) dpo__st_view(&f->st.entries[i], &out[i]);
+    return f->st.count;
+}
+DPO_API dpo_result dpo_tensors_read(const dpo_tensors_file *f, int64_t i, void *to, size_t bytes) {
+    const dpo__st_entry *e;
+    DPO__READY(f, f->st.file.c);
+    e = i >= 0 && i < f->st.count ? &f->st.entries[i] : NULL;
+    if (!e || !to || e->end - e->begin > bytes)
+        return dpo__fail(f->st.file.c, DPO_E_ARG, "dpo_tensors_read: tensor %ld of %ld into %llu bytes at %s", (long)i,
+                         (long)f->st.count, (unsigned long long)bytes, to ? "a buffer" : "NULL");
+    return dpo__st_read_raw(&f->st, e, to);
+}
+DPO_API const char *dpo_tensors_metadata(const dpo_tensors_file *f, const char *key) {
+    return f && key ? dpo__st_metadata(&f->st, key) : NULL;
+}
+DPO_API int dpo_tensors_metadata_at(const dpo_tensors_file *f, int64_t i, const char **key, const char **value) {
+    int64_t n = 0;
+    while (f && f->st.metadata[2 * n] && n < i) n++;
+    if (!f || i < 0 || !f->st.metadata[2 * n]) return 0;
+    *key = f->st.metadata[2 * n];
+    *value = f->st.metadata[2 * n + 1];
+    return 1;
+}
+DPO_API dpo_result dpo_tensors_verify(const dpo_tensors_file *f) {
+    DPO__READY(f, f->st.file.c);
+    return dpo__st_verify(&f->st);
+}
+DPO_API int64_t dpo_tensor_convert(dpo_context *c, void *to, int to_dtype, const void *from, int from_dtype,
+                                   int64_t n) {
+    DPO__READY(c, c);
+    if (to_dtype < DPO_F32 || to_dtype > DPO_F16 || from_dtype < DPO_F32 || from_dtype > DPO_F64 ||
+        from_dtype == DPO_I32 || n < 0 || (n && (!to || !from)))
+        return dpo__fail(c, DPO_E_ARG, "dpo_tensor_convert: %ld elements of dtype %d as dtype %d", (long)n, from_dtype,
+                         to_dtype);
+    return dpo__st_convert(c, to, to_dtype, from, from_dtype, n);
+}
+DPO_API const char *dpo_dtype_name(int dtype) {
+    return dtype > 0 && dtype < DPO__ST_READABLE ? dpo__st_dtypes[dtype].name : NULL;
+}
+DPO_API size_t dpo_dtype_size(int dtype) { return dtype > 0 && dtype < DPO__ST_READABLE ? dpo__st_size(dtype) : 0; }
 
 /* ===========================================================================================
    >>BATCH - a forest of segments, checked
@@ -6838,6 +7119,7 @@ typedef struct dpo__loader {
     dpo__st st;         /* the file at hand */
     const uint8_t *map; /* all of it; NULL: it is read */
     int asked;          /* for map */
+    int verify, no_map; /* of dpo_load_config */
 } dpo__loader;
 
 /* A frozen model's matrix: in place if it can be, else in memory, in the file's type where that is one of ours. */
@@ -6906,7 +7188,11 @@ static dpo_result dpo__model_take_file(dpo__loader *l, const char *name) {
     dpo_result r = dpo__file_join(c, l->dir, name, path, sizeof path);
     if (!r) r = dpo__st_open(c, path, &l->st);
     if (r) return r;
-    l->asked = 0;
+    if (l->verify && (r = dpo__st_verify(&l->st)) != DPO_OK) {
+        dpo__st_close(&l->st);
+        return r;
+    }
+    l->asked = l->no_map;
     l->map = NULL;
     /* GPT-2's original files leave the prefix out. */
     if (dpo__st_find(&l->st, "wte.weight")) l->m->no_prefix = 1;
@@ -6921,7 +7207,7 @@ static dpo_result dpo__model_take_shards(dpo__loader *l, const char *index) {
     dpo__json j;
     char *text = NULL, shard[256], other[256];
     size_t bytes;
-    int64_t map, i, k, v, w, n;
+    int64_t map, i, k, v, n, files = 0, *taken = NULL; /* the first entry of each file */
     dpo_result r = dpo__file_read_all(c, index, (uint64_t)64 << 20, &text, &bytes);
     memset(&j, 0, sizeof j);
     if (!r) r = dpo__json_parse(c, index, text, bytes, &j);
@@ -6932,6 +7218,8 @@ static dpo_result dpo__model_take_shards(dpo__loader *l, const char *index) {
     map = dpo__json_find(&j, 0, "weight_map");
     if (dpo__json_type(&j, map) != '{' || !dpo__json_count(&j, map))
         r = dpo__fail(c, DPO_E_FORMAT, "%.400s: \"weight_map\" must be an object of tensor: file", index);
+    taken = (int64_t *)dpo__get(c, DPO__ST_SHARDS * sizeof *taken, "a list of files");
+    if (!r && !taken) r = DPO_E_MEMORY;
     n = dpo__json_count(&j, map);
     for (i = 0, v = dpo__json_first(&j, map); i < n && !r; i++, v = dpo__json_next(&j, v + 1)) {
         int64_t length = dpo__json_string(&j, v + 1, shard, sizeof shard);
@@ -6941,13 +7229,19 @@ static dpo_result dpo__model_take_shards(dpo__loader *l, const char *index) {
                           (long)i);
             break;
         }
-        for (k = 0, w = dpo__json_first(&j, map); k < i && !known; k++, w = dpo__json_next(&j, w + 1)) {
-            if (j.nodes[w + 1].end - j.nodes[w + 1].begin != j.nodes[v + 1].end - j.nodes[v + 1].begin) continue;
-            dpo__json_string(&j, w + 1, other, sizeof other);
+        for (k = files - 1; k >= 0 && !known; k--) { /* most often the one before */
+            dpo__json_string(&j, taken[k], other, sizeof other);
             known = !strcmp(other, shard);
         }
-        if (!known) r = dpo__model_take_file(l, shard);
+        if (known) continue;
+        if (files == DPO__ST_SHARDS) {
+            r = dpo__fail(c, DPO_E_UNSUPPORTED, "%.400s names more than %d files", index, DPO__ST_SHARDS);
+            break;
+        }
+        taken[files++] = v + 1;
+        r = dpo__model_take_file(l, shard);
     }
+    dpo__put(c, taken);
     dpo__json_free(c, &j);
     dpo__put(c, text);
     return r;
@@ -6974,10 +7268,11 @@ static dpo_result dpo__model_take_dir(dpo__loader *l) {
     if (dpo__file_exists(c, single)) r = dpo__model_take_file(l, file);
     else if (dpo__file_exists(c, index)) r = dpo__model_take_shards(l, index);
     else if (dpo__model_pickled(c, l->dir))
-        r = dpo__fail(c, DPO_E_UNSUPPORTED,
-                      "%.400s/pytorch_model.bin: PyTorch's pickle files are not read; save the model as safetensors "
-                      "(save_pretrained does)",
-                      l->dir);
+        r = dpo__fail(
+            c, DPO_E_UNSUPPORTED,
+            "%.400s/pytorch_model.bin: PyTorch's pickle files are not read here; dpo-convert DIR NEW_DIR makes "
+            "safetensors of them",
+            l->dir);
     else r = dpo__model_take_file(l, file);
     for (i = 0; i < l->m->n_params && !r; i++)
         if (!l->seen[i])
@@ -7011,6 +7306,8 @@ DPO_API dpo_model *dpo_model_load_as(dpo_context *c, const char *dir, const dpo_
     l.m->config_text = text;
     l.seen = (uint8_t *)dpo__get(c, (size_t)l.m->n_params, "a list of tensors");
     if (l.seen) memset(l.seen, 0, (size_t)l.m->n_params);
+    l.verify = how && how->verify;
+    l.no_map = how && how->no_map;
     r = l.seen ? dpo__model_take_dir(&l) : DPO_E_MEMORY;
     dpo__put(c, l.seen);
     if (r) {
@@ -7202,7 +7499,8 @@ DPO_API dpo_model *dpo_model_create_from(dpo_context *c, const char *config_path
 /* --- saving, looking, hashing ---------------------------------------------------------------------- */
 
 static dpo_tensor dpo__param_view(const dpo__param *p) {
-    dpo_tensor t = {p->name, p->data, p->dtype, p->columns ? 2 : 1, {p->rows, dpo__max64(p->columns, 1), 1, 1}};
+    dpo_tensor t = {
+        p->name, p->data, p->dtype, p->columns ? 2 : 1, {p->rows, dpo__max64(p->columns, 1), 1, 1, 1, 1, 1, 1}};
     return t;
 }
 
@@ -7288,7 +7586,7 @@ DPO_API dpo_result dpo_model_save(const dpo_model *m, const char *dir, int dtype
     }
     r = dpo__file_make_dir(c, dir);
     if (!r) r = dpo__file_join(c, dir, "model.safetensors", path, sizeof path);
-    if (!r) r = dpo__st_write(c, path, items, n, metadata);
+    if (!r) r = dpo__st_write(c, path, items, n, metadata, NULL);
     if (!r) r = dpo__file_join(c, dir, "config.json", path, sizeof path);
     if (!r) r = dpo__model_save_config(m, path, dtype);
     dpo__put(c, items);
@@ -13111,7 +13409,7 @@ static void dpo__reference_keys(const dpo_data *d, uint64_t weights, int precisi
 DPO_API dpo_result dpo_reference_save(const dpo_data *d, const char *path) {
     char text[3][24];
     const char *metadata[7] = {"weights", text[0], "data", text[1], "precision", text[2], NULL};
-    dpo_tensor t = {"reference_logps", NULL, DPO_F64, 2, {0, 2, 1, 1}};
+    dpo_tensor t = {"reference_logps", NULL, DPO_F64, 2, {0, 2, 1, 1, 1, 1, 1, 1}};
     DPO__READY(d, d->c);
     if (!dpo_reference_of(d) || !path)
         return dpo__fail(d->c, DPO_E_STATE,

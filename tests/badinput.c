@@ -76,7 +76,7 @@ static void good_dir(void) {
 /* Into each storage: F32, bf16, in place. */
 #define STORAGES 3
 static const dpo_load_config storages[STORAGES] = {
-    {DPO_PRECISION_FP32, 0}, {DPO_PRECISION_BF16, 0}, {DPO_PRECISION_FP32, 1}};
+    {DPO_PRECISION_FP32, 0, 0, 0}, {DPO_PRECISION_BF16, 0, 0, 0}, {DPO_PRECISION_FP32, 1, 0, 0}};
 static void load_case_as(const char *name, int storage, int want, const char *file, const char *what) {
     dpo_model *m = dpo_model_load_as(c, "m", &storages[storage]);
     expect(name, m ? DPO_OK : dpo_status(c), want, file, what);

@@ -41,7 +41,7 @@ static dpo_model_config shape(void) {
 }
 /* kind: bit 0 preferences, bit 1 adapters, the rest a precision */
 static void run(dpo_context *c, int kind) {
-    dpo_load_config how;
+    dpo_load_config how = {DPO_PRECISION_FP32, 0, 0, 0};
     dpo_train_config t = dpo_train_defaults(kind & 1 ? DPO_PREFERENCE : DPO_SFT);
     dpo_model_config k = shape();
     dpo_model *made = dpo_model_create(c, &k, 1), *m;

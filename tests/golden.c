@@ -37,7 +37,7 @@ static void complain(golden *g, const char *what, const char *why) {
     if (g->lines++ < 40) printf("  FAIL %s: %s: %s\n", g->dir, what, why);
 }
 static dpo_model *load(golden *g, const char *dir) {
-    dpo_load_config how;
+    dpo_load_config how = {DPO_PRECISION_FP32, 0, 0, 0};
     how.precision = g->precision;
     how.frozen = 0;
     return dpo_model_load_as(g->c, dir, &how);

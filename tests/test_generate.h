@@ -399,7 +399,7 @@ static const char *const way_names[WAYS] = {"plain", "packed for the call", "pac
 
 static dpo_model *way_model(dpo_context *c, memfs *fs, int family, int precision, int way) {
     dpo_model *first = tiny_model(c, fs, family, 5), *m = first;
-    dpo_load_config how = {0, 0};
+    dpo_load_config how = {DPO_PRECISION_FP32, 0, 0, 0};
     how.precision = precision;
     how.frozen = way >= WAY_FILE;
     if (how.frozen) {

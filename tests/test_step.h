@@ -216,7 +216,7 @@ static void test_step_packed_blocks(void) {
         memfs *fs = memfs_new();
         dpo_context *c = tiny_open(fs, NULL, 2, 0);
         dpo_model_config k = *dpo_model_config_of(tiny_model(c, fs, 0, 5));
-        dpo_load_config how;
+        dpo_load_config how = {DPO_PRECISION_FP32, 0, 0, 0};
         dpo_model *m;
         forest *f = SCRATCH(forest, 1);
         int32_t ids[64];
@@ -244,7 +244,7 @@ static void test_step_bf16_moves(void) {
         dpo_context *c = tiny_open(fs, NULL, 2, 0);
         tiny_run r = run_of(0, 1, 0);
         dpo_train_config k = tiny_config(&r);
-        dpo_load_config how = {DPO_PRECISION_BF16, 0};
+        dpo_load_config how = {DPO_PRECISION_BF16, 0, 0, 0};
         dpo_model *m = dpo_model_copy(tiny_model(c, fs, 0, 5), &how);
         dpo_tensor *v;
         dpo_trainer *t;

@@ -19,7 +19,7 @@ static void storage_close(dpo_context *c, memfs *fs, heap *h) {
     memfs_free(fs);
 }
 static dpo_model *storage_load(dpo_context *c, const char *dir, int precision, int frozen) {
-    dpo_load_config how;
+    dpo_load_config how = {DPO_PRECISION_FP32, 0, 0, 0};
     dpo_model *m;
     how.precision = precision;
     how.frozen = frozen;
@@ -29,7 +29,7 @@ static dpo_model *storage_load(dpo_context *c, const char *dir, int precision, i
     return m;
 }
 static dpo_model *storage_copy(dpo_context *c, const dpo_model *m, int precision, int frozen) {
-    dpo_load_config how;
+    dpo_load_config how = {DPO_PRECISION_FP32, 0, 0, 0};
     dpo_model *to;
     how.precision = precision;
     how.frozen = frozen;
@@ -236,7 +236,7 @@ static void test_storage_read_instead(void) {
             fs->ops = 0;
             fs->fail_at = (int64_t)pad;
             {
-                dpo_load_config how = {DPO_PRECISION_FP32, 1};
+                dpo_load_config how = {DPO_PRECISION_FP32, 1, 0, 0};
                 read = dpo_model_load_as(c, dirs[k], &how);
             }
             fs->fail_at = 0;
@@ -284,7 +284,7 @@ static void storage_shards(memfs *fs, dpo_context *c, const char *from, int64_t 
                "{\"weight_map\":{\"a\":\"one.safetensors\",\"b\":\"two.safetensors\",\"c\":\"one.safetensors\"}}");
 }
 static void test_storage_shards(void) {
-    dpo_load_config how = {DPO_PRECISION_FP32, 1};
+    dpo_load_config how = {DPO_PRECISION_FP32, 1, 0, 0};
     memfs *fs = memfs_new();
     heap h;
     dpo_context *c = storage_open(fs, &h, 4);
@@ -306,7 +306,7 @@ static void test_storage_shards(void) {
 }
 
 static void test_storage_errors(void) {
-    dpo_load_config how = {DPO_PRECISION_FP32, 0};
+    dpo_load_config how = {DPO_PRECISION_FP32, 0, 0, 0};
     memfs *fs = memfs_new();
     heap h;
     dpo_context *c = storage_open(fs, &h, 0);
@@ -345,7 +345,7 @@ static void test_storage_errors(void) {
 }
 /* A NaN in a mapped matrix is not looked for, and does not hide. */
 static void test_storage_nan(void) {
-    dpo_load_config how = {DPO_PRECISION_FP32, 0};
+    dpo_load_config how = {DPO_PRECISION_FP32, 0, 0, 0};
     memfs *fs = memfs_new();
     heap h;
     dpo_context *c = storage_open(fs, &h, 0);
@@ -428,7 +428,7 @@ static void test_storage_lora(void) {
 
 /* Everything that takes memory here, with each request refused once, or from then on. */
 static int storage_scenario(memfs *fs, heap *h, uint64_t *bits) {
-    static const dpo_load_config frozen = {DPO_PRECISION_MIXED, 1}, bf16 = {DPO_PRECISION_BF16, 0};
+    static const dpo_load_config frozen = {DPO_PRECISION_MIXED, 1, 0, 0}, bf16 = {DPO_PRECISION_BF16, 0, 0, 0};
     dpo_lora_config l = dpo_lora_defaults(DPO_QWEN2);
     dpo_context *c = tiny_open(fs, h, 1, 0);
     dpo_model *m, *two = NULL, *three = NULL, *four = NULL;

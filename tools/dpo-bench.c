@@ -943,7 +943,7 @@ static int bench_checkpoint(dpo_context *c, const bench_options *o, const dpo_mo
 /* A model with random weights: from a bf16 file, mapped if frozen, or made in memory. NULL once an error was printed. */
 static dpo_model *bench_model(dpo_context *c, const bench_options *o, const dpo_model_config *k, int frozen) {
     char dir[1024];
-    dpo_load_config how;
+    dpo_load_config how = {DPO_PRECISION_FP32, 0, 0, 0};
     dpo_model *m;
     how.precision = o->precision;
     how.frozen = frozen;
@@ -1051,7 +1051,7 @@ static int bench_step(const bench_options *o, int objective) {
     dpo_model_config k;
     dpo_train_config t = dpo_train_defaults(objective);
     dpo_lora_config lora;
-    dpo_load_config how;
+    dpo_load_config how = {DPO_PRECISION_FP32, 0, 0, 0};
     dpo_model *m;
     dpo_data *d;
     dpo_trainer *tr = NULL;

@@ -444,7 +444,7 @@ static int chat_ends(chat *u) {
 static int chat_open(chat *u) {
     const char *from = u->s.tokenizer ? u->s.tokenizer : u->s.model;
     dpo_desc desc;
-    dpo_load_config how;
+    dpo_load_config how = {DPO_PRECISION_FP32, 0, 0, 0};
     int vocab;
     memset(&desc, 0, sizeof desc);
     desc.n_threads = u->s.threads;

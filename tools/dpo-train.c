@@ -454,7 +454,7 @@ static int read_config(run *u) {
 
 /* Under adapters the weights stay in their file. */
 static dpo_load_config load_how(const run *u) {
-    dpo_load_config how;
+    dpo_load_config how = {DPO_PRECISION_FP32, 0, 0, 0};
     how.precision = u->s.precision;
     how.frozen = run_lora(u);
     return how;
