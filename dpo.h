@@ -14382,19 +14382,18 @@ DPO_API dpo_result dpo_trainer_save(dpo_trainer *t, const char *path, const char
     for (kind = 0; kind < 3; kind++)
         for (i = 0; i < t->n_trained && dpo__checkpoint_has(t, kind); i++, n++)
             k.items[n] = dpo__checkpoint_item(t, kind, i, k.names + n * DPO__CHECKPOINT_NAME, k.shapes + 2 * n);
-    r = dpo__st_write(t->c, path, k.items, n, k.notes.pairs);
+    r = dpo__st_write(t->c, path, k.items, n, k.notes.pairs, NULL);
     dpo__put(t->c, a.base);
     return r;
 }
 
 /* The pairs that must be the same, each with a word about what it is if its key does not say it. */
 static dpo_result dpo__checkpoint_compare(dpo_trainer *t, const dpo__st *st, const dpo__notes *o) {
-    static const char *const what[5][2] = {
-        {"model_config_hash", "the model's configuration: "},
-        {"base_hash", "the weights below the adapters: "},
-        {"data_hash", "the training data: "},
-        {"reference_weights_hash", "the model that the reference log-probs are of: "},
-        {"reference_hash", "the reference log-probs: "}};
+    static const char *const what[5][2] = {{"model_config_hash", "the model's configuration: "},
+                                           {"base_hash", "the weights below the adapters: "},
+                                           {"data_hash", "the training data: "},
+                                           {"reference_weights_hash", "the reference log-probs' model: "},
+                                           {"reference_hash", "the reference log-probs: "}};
     int64_t i;
     int k;
     for (i = 0; i < o->must; i++) {

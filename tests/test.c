@@ -23,8 +23,9 @@
 #include "test_storage.h"
 #include "test_data.h"
 #include "test_generate.h"
+#include "test_checkpoint.h"
 
-#define FLOOR 113 /* so many tests there are at least */
+#define FLOOR 125 /* so many tests there are at least */
 
 typedef struct test {
     const char *name;
@@ -144,7 +145,19 @@ static const test tests[] = {T(math_floats),
                              T(generate_text_cut),
                              T(generate_errors),
                              T(generate_allocation),
-                             T(generate_cancel)};
+                             T(generate_cancel),
+                             T(checkpoint_resume),
+                             T(checkpoint_resume_often),
+                             T(checkpoint_faults),
+                             T(checkpoint_load_faults),
+                             T(checkpoint_damage),
+                             T(checkpoint_all_damaged),
+                             T(checkpoint_kept),
+                             T(checkpoint_other_runs),
+                             T(checkpoint_foreign),
+                             T(checkpoint_other_weights),
+                             T(checkpoint_longer),
+                             T(checkpoint_own_loop)};
 
 int main(int argc, char **argv) {
     const char *part = argc > 1 ? argv[1] : "";

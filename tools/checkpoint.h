@@ -3,7 +3,7 @@
  *
  *     checkpoint_set set;
  *     checkpoint_start(&set, c, "out/checkpoints", 2);
- *     if (checkpoint_scan(&set)) ...                       what is there; a dead run's *.tmp files go
+ *     if (checkpoint_scan(&set, 1)) ...                    what is there; a dead run's *.tmp files go
  *     if (checkpoint_resume(&set, trainer) == 0) ...       the newest that is whole: its path is set.path
  *     checkpoint_save(&set, trainer, step, extra)          a new generation; then the oldest go
  *
@@ -46,7 +46,7 @@ typedef struct checkpoint_set {
     long long best;  /* its step; never removed; -1: there is none */
     char path[4096]; /* of the one that was written or loaded last */
     char error[2048];
-    int no_memory;
+    int no_memory, clean;
 } checkpoint_set;
 
 /* ---- the system's files ------------------------------------------------------------------------------------------ */
@@ -141,13 +141,17 @@ static inline void checkpoint_meet(void *to, const char *name) {
     long long step = checkpoint_step(name);
     int length;
     if (step >= 0) checkpoint_add(s, step);
-    if (n < 4 || strcmp(name + n - 4, ".tmp")) return;
+    if (!s->clean || n < 4 || strcmp(name + n - 4, ".tmp")) return;
     length = snprintf(s->path, sizeof s->path, "%s/%s", s->dir, name); /* a run ended while it was written */
     if (length > 0 && (size_t)length < sizeof s->path) (void)s->files.remove(s->files.user, s->path);
 }
-/* Reads the directory; one that is not there is empty. 0, or s->error says why not. */
-static inline int checkpoint_scan(checkpoint_set *s) {
-    int e = s->files.list(s->files.user, s->dir, checkpoint_meet, s);
+/* Reads the directory; one that is not there is empty. clean: it is ours alone, and what a dead run left half written
+ * goes. 0, or s->error says why not. */
+static inline int checkpoint_scan(checkpoint_set *s, int clean) {
+    int e;
+    s->n = 0;
+    s->clean = clean;
+    e = s->files.list(s->files.user, s->dir, checkpoint_meet, s);
     if (s->no_memory) e = ENOMEM;
     if (!e || e == ENOENT) return 0;
     snprintf(s->error, sizeof s->error, "cannot read the directory %.1000s: %s", s->dir, strerror(e));
