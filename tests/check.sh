@@ -96,6 +96,8 @@ if has gcc; then testcc=gcc; fi
 check "sanitizer build of test ($testcc)" $testcc $san tests/test.c -o $out/test -lm -lpthread
 check "unit tests under ASan and UBSan" $out/test
 check "hostile input under ASan and UBSan" $out/badinput
+check "training goes on from every stop (ASan, UBSan)" env DPO_TEST_LONG=1 $out/test checkpoint_resume
+check "sanitizer build of resume ($sancc)" $sancc $san tests/resume.c -o $out/resume
 check "golden cases under ASan and UBSan" $out/golden tests/golden/*/
 for t in formats tokenizers; do
     check "sanitizer build of $t" $sancc $san tests/test_$t.c $out/san.o -o $out/$t -lm -lpthread
@@ -105,6 +107,8 @@ for t in dpo-train dpo-tokenize dpo-chat dpo-bench; do check "sanitizer build of
 mkdir -p $out/tree/build
 for d in tests tools examples; do [ -e $out/tree/$d ] || ln -s "$(pwd)/$d" $out/tree/$d; done
 cp $out/dpo-train $out/dpo-tokenize $out/dpo-chat $out/dpo-bench $out/tree/build/
+check "a thousand processes killed, none lost" $out/resume build/dpo-train $out/killed 1000
+check "processes killed under ASan and UBSan" $out/resume $out/dpo-train $out/killed 60
 check "programs under ASan and UBSan" sh -c "cd $out/tree && sh tests/programs.sh none build"
 
 if has valgrind; then
