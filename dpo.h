@@ -13108,7 +13108,7 @@ static void dpo__trainer_layout_state(dpo__arena *a, const dpo_model *m, const d
         void *s = dpo__arena_carve(a, k->optimizer == DPO_ADAMW ? p[i].count : 0, size);
         void *v = dpo__arena_carve(a, p[i].count, size);
         if (t->m1) {
-            t->m1[i] = s;
+            t->m1[i] = k->optimizer == DPO_ADAMW ? s : NULL; /* RMSprop has no such thing */
             t->m2[i] = v;
         }
     }

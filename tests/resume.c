@@ -19,7 +19,7 @@
 
 #define ARGUMENTS 64
 #define STEPS     "240"
-#define LAST      "step-00000240.safetensors"
+#define LAST      "checkpoints/step-00000240.safetensors"
 
 static const char *program, *dir;
 static int passed, failed;
@@ -142,7 +142,7 @@ static void nap(uint64_t microseconds) {
 
 /* Everything that a run leaves, against the undisturbed one's. */
 static int arrived(const kind *k, const char *output, const char *what) {
-    static const char *const files[4] = {"checkpoints/" LAST, "metrics.jsonl", "samples.jsonl", "model.safetensors"};
+    static const char *const files[4] = {LAST, "metrics.jsonl", "samples.jsonl", "model.safetensors"};
     char a[256], b[256];
     int i, ok = 1;
     for (i = 0; i < 4; i++) {
@@ -176,14 +176,14 @@ static void stopped(const kind *k, int number, int count) {
         }
         code = end(pid);
         if (code == 1 && number != SIGKILL && says("log", "stopped before")) code = -1; /* nothing was begun */
-        signals += more && (code < 0 || !there("killed/checkpoints/" LAST));
+        signals += more && (code < 0 || !there("killed/" LAST));
         if (code > 0) {
             size_t n;
             check(0, text, read_file("log", &n));
             return;
         }
         ends = 0;
-        if (code || !there("killed/checkpoints/" LAST)) continue;
+        if (code || !there("killed/" LAST)) continue;
         if (number != SIGKILL && !check(!run(k, "killed", "--resume", 0), text, "it does not end")) return;
         ends = arrived(k, "killed", text);
         if (!ends) return;
@@ -229,7 +229,8 @@ static void troubles(const kind *k) {
     }
     if (there("t/checkpoints/step-00000007.safetensors"))
         flip("t/checkpoints/step-00000007.safetensors"); /* the best */
-    check(run(k, "t", "--resume", 0) == 1 && says("log", "no checkpoint in it can be read") && says("log", " " LAST),
+    check(run(k, "t", "--resume", 0) == 1 && says("log", "no checkpoint in it can be read") &&
+              says("log", " step-00000240.safetensors"),
           "all checkpoints damaged", "they are not named");
 
     remove_all("t");

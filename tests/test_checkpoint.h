@@ -286,7 +286,7 @@ static void test_checkpoint_faults(void) {
         }
     }
     free(want);
-    printf("checkpoints: a run of %d operations; %d failures and %d ends of the machine, none lost\n", (int)ops,
+    printf("checkpoints: a run of %d operations; it went on after %d failures and %d ends of the machine\n", (int)ops,
            failures, deaths);
     CHECK(failures == 4 * (int)ops && deaths >= 3 * (int)ops && check_failures == 0);
 }
@@ -358,14 +358,14 @@ static void damage_all(int lora, int64_t *cuts, int64_t *flips) {
     resume_world w = toy_open(fs, NULL, lora, &t);
     memfs_file *f;
     size_t size, n, i;
-    uint8_t *whole, *after;
+    uint8_t *good, *after;
     int bit, wrong = 0;
     resume_steps(&w, 2);
     CHECK_OK(w.c, dpo_trainer_save(w.t, "ck/step-00000002.safetensors", NULL));
     resume_steps(&w, 4);
     CHECK_OK(w.c, dpo_trainer_save(w.t, "ck/step-00000004.safetensors", NULL));
     f = memfs_find(fs, "ck/step-00000004.safetensors");
-    whole = resume_bytes(fs, "ck/step-00000004.safetensors", &size);
+    good = resume_bytes(fs, "ck/step-00000004.safetensors", &size);
     resume_steps(&w, 5);
     for (i = 0; i < size; i++) {
         f->size = i;
@@ -377,7 +377,7 @@ static void damage_all(int lora, int64_t *cuts, int64_t *flips) {
     for (i = 0; i < size; i++)
         for (bit = 0; bit < 8; bit++) {
             dpo_result r;
-            f->data[i] = (uint8_t)(whole[i] ^ 1 << bit);
+            f->data[i] = (uint8_t)(good[i] ^ 1 << bit);
             r = dpo_trainer_load(w.t, "ck/step-00000004.safetensors");
             wrong += r != DPO_E_FORMAT;
             dpo_clear(w.c);
@@ -388,14 +388,14 @@ static void damage_all(int lora, int64_t *cuts, int64_t *flips) {
                 checkpoint_free(&s);
                 resume_steps(&w, 5);
             }
-            f->data[i] = whole[i];
+            f->data[i] = good[i];
         }
     *flips += (int64_t)size * 8;
     CHECK(wrong == 0 && w.t->step == 5 && !w.t->half_loaded);
     CHECK_OK(w.c, dpo_trainer_load(w.t, "ck/step-00000004.safetensors"));
     CHECK_OK(w.c, dpo_trainer_save(w.t, "after", NULL));
     after = resume_bytes(fs, "after", &n);
-    CHECK(n == size && !memcmp(whole, after, n));
+    CHECK(n == size && !memcmp(good, after, n));
     dpo_close(w.c);
     memfs_free(fs);
     scratch_free();
