@@ -79,6 +79,8 @@
              them; dpo_plan_train reports the sizes before anything is loaded, `memory` of the options
              makes it choose what fits, and a training step allocates nothing. dpo_close frees all; the
              *_free functions free one object early.
+   STOPPING  A run may end at any instant: dpo_trainer_save writes what moves into one file, with
+             checksums and all that the result depends on; dpo_trainer_load goes on to the same bits.
    THREADS   A context and all objects made from it are used by one thread at a time; different
              contexts are independent. The pool of worker threads is the library's own business.
    ERRORS    Constructors return NULL, verbs a code. The context keeps the first error as a sentence

@@ -18,8 +18,8 @@
 #include <unistd.h>
 
 #define ARGUMENTS 64
-#define STEPS     "240"
-#define LAST      "checkpoints/step-00000240.safetensors"
+#define STEPS     "120"
+#define LAST      "checkpoints/step-00000120.safetensors"
 
 static const char *program, *dir;
 static int passed, failed;
@@ -200,6 +200,25 @@ static void flip(const char *name) {
     if (!f || fwrite(p, 1, n, f) != n || fclose(f)) exit(3);
     free(p);
 }
+/* The two newest and the best are kept, and the newest says which that is. */
+static void kept(const char *output) {
+    char name[256];
+    size_t n;
+    char *p, *best;
+    long step = 0;
+    (void)snprintf(name, sizeof name, "%s/" LAST, output);
+    p = read_file(name, &n);
+    best = n > 8 ? strstr(p + 8 /* the header's length goes before it */, "\"best_step\":\"") : NULL;
+    if (best) step = strtol(best + 13, NULL, 10);
+    free(p);
+    (void)snprintf(name, sizeof name, "%s/checkpoints/step-%08ld.safetensors", output, step);
+    check(step > 0 && there(name), output, "the best checkpoint is not there");
+    (void)snprintf(name, sizeof name, "%s/checkpoints/step-00000119.safetensors", output);
+    check(there(name), output, "the checkpoint before the last is not there");
+    (void)snprintf(name, sizeof name, "%s/checkpoints/step-00000118.safetensors", output);
+    check(!there(name) || step == 118, output, "a third checkpoint is kept");
+}
+
 /* A disk that is full, a damaged generation, a log that lost lines, a dead run's leavings; a second process. */
 static void troubles(const kind *k) {
     pid_t pid;
@@ -222,7 +241,7 @@ static void troubles(const kind *k) {
           "a damaged checkpoint", "the one before is not taken");
     check(!there("t/checkpoints/step-00000041.safetensors.tmp"), "a dead run's leavings", "stay");
     check(same("t/model.safetensors", "dpo.whole/model.safetensors"), "after all that", "not the same model");
-    for (i = 239; i <= 240; i++) {
+    for (i = 119; i <= 120; i++) {
         char name[64];
         (void)snprintf(name, sizeof name, "t/checkpoints/step-%08d.safetensors", i);
         flip(name);
@@ -230,7 +249,7 @@ static void troubles(const kind *k) {
     if (there("t/checkpoints/step-00000007.safetensors"))
         flip("t/checkpoints/step-00000007.safetensors"); /* the best */
     check(run(k, "t", "--resume", 0) == 1 && says("log", "no checkpoint in it can be read") &&
-              says("log", " step-00000240.safetensors"),
+              says("log", " step-00000120.safetensors"),
           "all checkpoints damaged", "they are not named");
 
     remove_all("t");
@@ -281,6 +300,7 @@ int main(int argc, char **argv) {
     for (i = 0; i < 3; i++) {
         (void)snprintf(name, sizeof name, "%s.whole", kinds[i].name);
         if (!check(run(&kinds[i], name, "", 0) == 0, name, "it fails")) break;
+        kept(name);
     }
     if (!failed) troubles(&kinds[0]);
     for (i = 0; i < 3 && !failed; i++) {

@@ -156,7 +156,7 @@ static int settings_parse(settings *s, cli_program *p, int argc, char **argv) {
         CLI_INT("eval-steps", &s->eval_steps, 0, FOREVER, "", "the same, in updates; 0: see --eval-every"),
         CLI_INT("eval-size", &s->eval_size, 0, FOREVER, "", "evaluation examples used, the same each time; 0: all"),
         CLI_INT("save-every", &s->save_every, 0, FOREVER, "save_steps",
-                "updates between checkpoints; 0: with each evaluation, at the end, and after Ctrl-C in any case"),
+                "updates between checkpoints; 0: with each evaluation; after Ctrl-C and at the end in any case"),
         CLI_INT("keep", &s->keep, 0, 1000000, "save_total_limit",
                 "so many checkpoints stay, at least 2, and the one with the best evaluation; 0: none are written"),
         CLI_FLAG("resume", &s->resume, "resume_from_checkpoint",
@@ -904,7 +904,6 @@ static int open_checkpoints(run *u) {
                            u->s.output);
         cli_note("warning: %s cannot be locked (%s): do not start another run into it", path, strerror(errno));
     }
-    (void)checkpoint_posix_sync_dir(NULL, u->s.output); /* its name in there */
     return checkpoint_scan(&u->set, 1) ? cli_die("%s", u->set.error) : 0;
 }
 
@@ -1089,9 +1088,11 @@ static int finish(run *u) {
     if (u->unsaved[0]) cli_note("%s; the run ends here", u->unsaved);
     if (save_result(u)) return 1;
     if (!u->s.quiet) {
-        printf("%s%s updates, %s examples, %s tokens in %s (%s tokens/s while training; %s in all)\n",
+        char since[64] = "";
+        if (u->first.step) snprintf(since, sizeof since, ", those after update %s", cli_count((uint64_t)u->first.step));
+        printf("%s%s updates, %s examples, %s tokens%s in %s (%s tokens/s while training; %s in all)\n",
                cli_stopped() ? "stopped after " : "", cli_count((uint64_t)m->step), cli_count((uint64_t)m->examples),
-               cli_count((uint64_t)m->tokens), cli_duration(u->train_seconds), cli_count(run_speed(u, m)),
+               cli_count((uint64_t)m->tokens), since, cli_duration(u->train_seconds), cli_count(run_speed(u, m)),
                cli_duration(cli_clock() - u->began));
         printf("peak memory %s, planned %s\nwrote %s%s\n", cli_bytes(cli_peak_memory()), cli_bytes(u->plan.total),
                u->s.output, run_lora(u) && !u->s.merge ? "/adapter" : "");
@@ -1122,8 +1123,12 @@ static int begin(run *u) {
     }
     u->metrics = open_log(u, "metrics.jsonl", log[0]);
     if (!u->metrics) return 1;
-    if (u->samples.n) u->samples.file = open_log(u, "samples.jsonl", log[1]);
-    return u->samples.n && !u->samples.file;
+    if (u->samples.n) {
+        u->samples.file = open_log(u, "samples.jsonl", log[1]);
+        if (!u->samples.file) return 1;
+    }
+    (void)checkpoint_posix_sync_dir(NULL, u->s.output); /* their names, and that of the directory of checkpoints */
+    return 0;
 }
 
 /* From the open context to the last line. */
