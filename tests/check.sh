@@ -86,6 +86,11 @@ check "the same bits from gcc and clang, -O2 and -O3 -march=native, threads, eve
     test "$(wc -l <$out/distinct)" = 1
 cat $out/distinct
 
+# Stopped runs: every stop of every kind of run, and a thousand dead processes.
+check "the unit tests' program" make -s build/tests/test build/tests/resume
+check "training goes on from each of 59 stops in 12 kinds of runs" env DPO_TEST_LONG=1 build/tests/test checkpoint_resume
+check "a thousand processes killed, none lost" build/tests/resume build/dpo-train $out/killed 1000
+
 # Sanitizers over everything that `make test` runs.
 san="-std=c99 -O1 -g0 -fsanitize=address,undefined -fno-sanitize-recover=all"
 if has clang && echo 'int main(void){return 0;}' >$out/s.c && clang -fsanitize=address,undefined $out/s.c -o $out/s 2>/dev/null; then sancc=clang; else sancc=gcc; fi
@@ -96,8 +101,6 @@ if has gcc; then testcc=gcc; fi
 check "sanitizer build of test ($testcc)" $testcc $san tests/test.c -o $out/test -lm -lpthread
 check "unit tests under ASan and UBSan" $out/test
 check "hostile input under ASan and UBSan" $out/badinput
-check "training goes on from every stop (ASan, UBSan)" env DPO_TEST_LONG=1 $out/test checkpoint_resume
-check "sanitizer build of resume ($sancc)" $sancc $san tests/resume.c -o $out/resume
 check "golden cases under ASan and UBSan" $out/golden tests/golden/*/
 for t in formats tokenizers; do
     check "sanitizer build of $t" $sancc $san tests/test_$t.c $out/san.o -o $out/$t -lm -lpthread
@@ -107,8 +110,7 @@ for t in dpo-train dpo-tokenize dpo-chat dpo-bench; do check "sanitizer build of
 mkdir -p $out/tree/build
 for d in tests tools examples; do [ -e $out/tree/$d ] || ln -s "$(pwd)/$d" $out/tree/$d; done
 cp $out/dpo-train $out/dpo-tokenize $out/dpo-chat $out/dpo-bench $out/tree/build/
-check "a thousand processes killed, none lost" $out/resume build/dpo-train $out/killed 1000
-check "processes killed under ASan and UBSan" $out/resume $out/dpo-train $out/killed 60
+check "processes killed under ASan and UBSan" build/tests/resume $out/dpo-train $out/killed 60
 check "programs under ASan and UBSan" sh -c "cd $out/tree && sh tests/programs.sh none build"
 
 if has valgrind; then
