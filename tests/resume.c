@@ -1,5 +1,5 @@
-/* resume.c - build/dpo-train stopped in every way there is: killed at random moments, interrupted, with a full disk, with
-   damaged checkpoints. Whatever happened, with --resume it has to come to the files of a run that nobody disturbed.
+/* resume.c - build/dpo-train stopped in every way there is: killed at random moments, interrupted, with a full disk,
+   with damaged checkpoints. Whatever happened, with --resume it has to come to the files of an undisturbed run.
 
    usage: resume DPO-TRAIN DIRECTORY [KILLS]     Last line: N passed, N failed. */
 #define _DEFAULT_SOURCE
@@ -84,7 +84,7 @@ static void remove_all(const char *name) {
     if (system(command)) exit(3);
 }
 
-/* --- runs ---------------------------------------------------------------------------------------------------------- */
+/* --- runs ------------------------------------------------------------------------------------------------------- */
 
 typedef struct kind {
     const char *name, *options;
@@ -158,7 +158,7 @@ static int arrived(const kind *k, const char *output, const char *what) {
     return check(ok, what, "not the files of the undisturbed run");
 }
 
-/* --- ways to end ---------------------------------------------------------------------------------------------------- */
+/* --- ways to end ------------------------------------------------------------------------------------------------ */
 
 /* Signals at random moments until `count` of them have ended a process before its time, and then on to the end. A run
    that comes to its end before is looked at, too, and another one begins. */

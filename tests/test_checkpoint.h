@@ -1,6 +1,6 @@
-/* test_checkpoint.h - training checkpoints: stopped anywhere, a run goes on to the same bits; whatever fails, breaks off
-   or is damaged, a generation is there; what belongs to another run is refused by name. DPO_TEST_LONG in the environment:
-   every stop, not five of each kind of run. */
+/* test_checkpoint.h - training checkpoints: stopped anywhere, a run goes on to the same bits; whatever fails, breaks
+   off or is damaged, a generation is there; what belongs to another run is refused by name. DPO_TEST_LONG in the
+   environment: every stop, not five of each kind of run. */
 #include "../tools/checkpoint.h"
 
 /* --- a run that can be stopped ---------------------------------------------------------------------------------- */
@@ -157,7 +157,7 @@ static void test_checkpoint_resume_often(void) {
     }
 }
 
-/* --- a toy whose checkpoints have a few KB ------------------------------------------------------------------------ */
+/* --- a toy whose checkpoints have a few KB ---------------------------------------------------------------------- */
 
 #define TOY_STEPS 6
 static const char *const toy_config =
@@ -206,10 +206,10 @@ static checkpoint_set toy_set(resume_world *w) {
     return s;
 }
 
-/* --- faults: every operation of a run that saves after every update ------------------------------------------------ */
+/* --- faults: every operation of a run that saves after every update --------------------------------------------- */
 
-/* What dpo-train does, with a checkpoint after each update. Receives the step that it went on from and the last one that
-   it was told is safe. 1: the run came to its end. */
+/* What dpo-train does, with a checkpoint after each update. *from receives the step that it went on from, *safe the
+   last one that it was told is safe. 1: the run came to its end. */
 static int toy_run(memfs *fs, int64_t *from, int64_t *safe) {
     dpo_train_config t = toy_train();
     resume_world w = toy_open(fs, NULL, 0, &t);
@@ -350,7 +350,7 @@ static void test_checkpoint_load_faults(void) {
     memfs_free(fs);
 }
 
-/* --- damage -------------------------------------------------------------------------------------------------------- */
+/* --- damage ----------------------------------------------------------------------------------------------------- */
 
 static void damage_all(int lora, int64_t *cuts, int64_t *flips) {
     dpo_train_config t = toy_train();
@@ -462,7 +462,7 @@ static void test_checkpoint_kept(void) {
     memfs_free(fs);
 }
 
-/* --- another run's, or no checkpoint ------------------------------------------------------------------------------- */
+/* --- another run's, or no checkpoint ---------------------------------------------------------------------------- */
 
 typedef struct other_run { /* one thing that differs, and how the refusal names it */
     const char *key;

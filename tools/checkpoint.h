@@ -1,5 +1,5 @@
-/* checkpoint.h: the directory of a run's checkpoints, for dpo-train: which generations are kept, which one a run goes on
- * from.
+/* checkpoint.h: the directory of a run's checkpoints, for dpo-train: which generations are kept, which one a run goes
+ * on from.
  *
  *     checkpoint_set set;
  *     checkpoint_start(&set, c, "out/checkpoints", 2);
@@ -49,7 +49,7 @@ typedef struct checkpoint_set {
     int no_memory, clean;
 } checkpoint_set;
 
-/* ---- the system's files ------------------------------------------------------------------------------------------ */
+/* ---- the system's files ----------------------------------------------------------------------------------------- */
 
 static inline int checkpoint_posix_list(void *user, const char *dir, void (*each)(void *to, const char *name),
                                         void *to) {
@@ -76,7 +76,7 @@ static inline int checkpoint_posix_sync_dir(void *user, const char *dir) {
     return error == EINVAL || error == ENOTSUP ? 0 : error; /* file systems that have no such thing */
 }
 
-/* ---- the set ------------------------------------------------------------------------------------------------------ */
+/* ---- the set ---------------------------------------------------------------------------------------------------- */
 
 static inline void checkpoint_start(checkpoint_set *s, dpo_context *c, const char *dir, int keep) {
     memset(s, 0, sizeof *s);
@@ -157,8 +157,8 @@ static inline int checkpoint_scan(checkpoint_set *s, int clean) {
     snprintf(s->error, sizeof s->error, "cannot read the directory %.1000s: %s", s->dir, strerror(e));
     return 1;
 }
-/* Goes on from the newest checkpoint that can be read; one of another run is a mistake, not damage, and ends the search.
- * 0: done, it is s->path; 1: there is none; -1: s->error says why not. */
+/* Goes on from the newest checkpoint that can be read; one of another run is a mistake, not damage, and ends the
+ * search. 0: done, it is s->path; 1: there is none; -1: s->error says why not. */
 static inline int checkpoint_resume(checkpoint_set *s, dpo_trainer *t) {
     size_t i, used;
     dpo_result r = DPO_OK;

@@ -771,8 +771,8 @@ static void samples_write(run *u, char *const *text, const int64_t *length) {
     if (fflush(p->file) || ferror(p->file)) lose(u, "samples.jsonl");
 }
 
-/* What the model answers before its first update, when it is the reference: with adapters, they are off for it (a loaded
- * adapter has moved already). 0, 1 after an error, -1 when told to stop. */
+/* What the model answers before its first update, when it is the reference: with adapters, they are off for it (a
+ * loaded adapter has moved already). 0, 1 after an error, -1 when told to stop. */
 static int sample_reference(run *u) {
     samples *p = &u->samples;
     int64_t *length = p->n ? (int64_t *)calloc((size_t)p->n, sizeof *length) : NULL;
@@ -871,18 +871,22 @@ static void on_checkpoint_note(void *user, const char *line) {
     cli_note("%s", line);
 }
 
-/* Is there a run in the output directory already? Asked before anything long is done. */
+/* What is in the output directory already; a run is not overwritten unasked. clean: it is this process's alone. */
+static int scan_checkpoints(run *u, int clean) {
+    if (checkpoint_scan(&u->set, clean)) return cli_die("%s", u->set.error);
+    if (!u->set.n || u->s.resume) return 0;
+    return cli_die("%s holds checkpoints of a run that came to update %s; give --resume to go on with it, or name "
+                   "another --output",
+                   u->checkpoints, cli_count((uint64_t)u->set.one[u->set.n - 1].step));
+}
+
+/* Asked before anything long is done. */
 static int find_checkpoints(run *u) {
-    const settings *s = &u->s;
-    if (path_join(u->checkpoints, sizeof u->checkpoints, s->output, "checkpoints")) return 1;
-    checkpoint_start(&u->set, u->c, u->checkpoints, s->keep);
+    if (path_join(u->checkpoints, sizeof u->checkpoints, u->s.output, "checkpoints")) return 1;
+    checkpoint_start(&u->set, u->c, u->checkpoints, u->s.keep);
     u->set.note = on_checkpoint_note;
-    if (checkpoint_scan(&u->set, 0)) return cli_die("%s", u->set.error);
-    if (u->set.n && !s->resume)
-        return cli_die("%s holds checkpoints of a run that came to update %s; give --resume to go on with it, or name "
-                       "another --output",
-                       u->checkpoints, cli_count((uint64_t)u->set.one[u->set.n - 1].step));
-    if (!s->keep) u->set.dir = NULL;
+    if (scan_checkpoints(u, 0)) return 1;
+    if (!u->s.keep) u->set.dir = NULL;
     return 0;
 }
 
@@ -904,14 +908,14 @@ static int open_checkpoints(run *u) {
                            u->s.output);
         cli_note("warning: %s cannot be locked (%s): do not start another run into it", path, strerror(errno));
     }
-    return checkpoint_scan(&u->set, 1) ? cli_die("%s", u->set.error) : 0;
+    return scan_checkpoints(u, 1);
 }
 
-/* A number that this program has written into a checkpoint's metadata. */
+/* A number that this program has written into a checkpoint's metadata; one that it cannot have written is none. */
 static double noted(const dpo_tensors_file *f, const char *key, double otherwise) {
     const char *text = dpo_tensors_metadata(f, key);
     double x;
-    return text && cli_read_double(text, &x) ? x : otherwise;
+    return text && cli_read_double(text, &x) && x >= -1 && x < 9e15 ? x : otherwise;
 }
 
 /* Goes on from the newest checkpoint that is whole, if there is one; *log: bytes of metrics.jsonl and samples.jsonl. */
@@ -940,7 +944,7 @@ static int resume(run *u, double log[2]) {
     return 0;
 }
 
-/* A file of lines that goes on after its first `bytes`, which a checkpoint has seen; what came later will come again. */
+/* A file of lines that goes on after its first `bytes`, which a checkpoint has seen; what came later comes again. */
 static FILE *open_log(run *u, const char *name, double bytes) {
     char path[4096];
     struct stat st;
