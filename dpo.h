@@ -14223,8 +14223,8 @@ static uint64_t dpo__checkpoint_reference_hash(const dpo_data *d) {
     return dpo__hash_end(&h);
 }
 
-/* What the model computes, and from what. */
-static void dpo__checkpoint_model(dpo_trainer *t, dpo__notes *o) {
+/* What the model computes. */
+static void dpo__checkpoint_model(const dpo_trainer *t, dpo__notes *o) {
     static const char *const precisions[3] = {"fp32", "mixed", "bf16"};
     const dpo_model *m = t->m;
     const dpo__lora *l = m->lora;
@@ -14234,16 +14234,18 @@ static void dpo__checkpoint_model(dpo_trainer *t, dpo__notes *o) {
     dpo__notes_put(o, "precision", "%s", precisions[m->precision]);
     dpo__notes_int(o, "lora_r", l ? l->config.r : 0);
     if (!l) return;
-    if (!t->hash) t->hash = dpo_model_hash(m); /* it does not move */
     dpo__notes_double(o, "lora_alpha", l->config.lora_alpha);
     dpo__notes_int(o, "use_rslora", l->config.use_rslora != 0);
     dpo__notes_put(o, "target_modules", "%s", l->config.target_modules);
-    dpo__notes_hash(o, "base_hash", t->hash);
 }
 /* The reference of full fine-tuning are numbers of weights that are gone: they have to be the same ones. Under adapters
    they are made by the weights below, and need not be known yet. */
 static void dpo__checkpoint_data(dpo_trainer *t, dpo__notes *o) {
     const dpo_data *d = t->data;
+    if (t->m->lora) {
+        if (!t->hash) t->hash = dpo_model_hash(t->m); /* it does not move */
+        dpo__notes_hash(o, "base_hash", t->hash);
+    }
     if (!d) return;
     if (!t->data_hash) t->data_hash = dpo_data_hash(d);
     dpo__notes_int(o, "train_examples", t->n_items);
@@ -14300,8 +14302,8 @@ static void dpo__checkpoint_notes(dpo_trainer *t, dpo__notes *o) {
     int64_t per_epoch = t->data ? (t->n_items + t->k.batch_size - 1) / t->k.batch_size : 0;
     dpo__checkpoint_model(t, o);
     dpo__checkpoint_loss(t, o);
-    dpo__checkpoint_data(t, o);
     dpo__checkpoint_optimizer(t, o);
+    dpo__checkpoint_data(t, o); /* last: an option that differs is named rather than a hash that follows from it */
     if (t->k.schedule == DPO_CONSTANT) o->must = o->n;
     dpo__notes_int(o, "steps", t->steps);
     if (t->k.schedule != DPO_CONSTANT) o->must = o->n;
