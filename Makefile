@@ -33,11 +33,14 @@ $(T)/golden $(T)/badinput $(T)/stories: $(T)/%: tests/%.c $(B)/dpo.o $(wildcard 
 $(T)/formats $(T)/tokenizers $(T)/torch $(T)/gguf: $(T)/%: tests/test_%.c $(B)/dpo.o $(wildcard tests/*.h) $(FORMATS)
 	@mkdir -p $(T)
 	$(CC) $(STD) $(CFLAGS) $(WARN) -o $@ $< $(B)/dpo.o $(LIBS)
-$(T)/test: tests/test.c dpo.h $(wildcard tests/*.h)
+$(T)/resume: tests/resume.c
+	@mkdir -p $(T)
+	$(CC) $(STD) $(CFLAGS) $(WARN) -o $@ $<
+$(T)/test: tests/test.c dpo.h $(wildcard tests/*.h) tools/checkpoint.h
 	@mkdir -p $(T)
 	$(CC) $(STD) $(CFLAGS) $(WARN) -o $@ $< $(LIBS)
 
-test: all $(B)/demo $(T)/golden $(T)/test $(T)/badinput $(T)/formats $(T)/tokenizers $(T)/torch $(T)/gguf $(T)/stories
+test: all $(B)/demo $(T)/golden $(T)/test $(T)/badinput $(T)/formats $(T)/tokenizers $(T)/torch $(T)/gguf $(T)/stories $(T)/resume
 	sh tests/run.sh
 
 # Files of PyTorch read, files for PyTorch written, where PyTorch is there.

@@ -31,8 +31,7 @@
 
    No GPU, no autograd, no quantised training, no fp16 arithmetic, no dropout, no losses that couple
    the pairs of a batch (KTO, AOT). Tokenizers are byte-pair encodings: no Unigram, no WordPiece, no
-   chat templates in Jinja. Checkpoints to resume from are not in this version. It never prints, exits
-   or aborts.
+   chat templates in Jinja. It never prints, exits or aborts.
 
    CONTENTS: search for ">>NAME"
 
@@ -80,6 +79,8 @@
              them; dpo_plan_train reports the sizes before anything is loaded, `memory` of the options
              makes it choose what fits, and a training step allocates nothing. dpo_close frees all; the
              *_free functions free one object early.
+   STOPPING  A run may end at any instant: dpo_trainer_save writes what moves into one file, with
+             checksums and all that the result depends on; dpo_trainer_load goes on to the same bits.
    THREADS   A context and all objects made from it are used by one thread at a time; different
              contexts are independent. The pool of worker threads is the library's own business.
    ERRORS    Constructors return NULL, verbs a code. The context keeps the first error as a sentence
@@ -835,6 +836,20 @@ DPO_API dpo_result dpo_trainer_step(dpo_trainer *t, dpo_metrics *out);
 DPO_API dpo_result dpo_trainer_step_on(dpo_trainer *t, const int64_t *items, int64_t n, dpo_metrics *out);
 DPO_API int dpo_trainer_done(const dpo_trainer *t);
 DPO_API int64_t dpo_trainer_steps(const dpo_trainer *t); /* in all */
+/* dpo_trainer_save - a checkpoint: everything a run needs to go on, in ONE safetensors file, written whole or not at
+ *           all, between two updates. Weights that move (under adapters: those alone) and the optimizer's state, in the
+ *           types they are kept in; in the metadata step, examples, tokens, and as text whatever enters the result.
+ *           Nothing of when or how fast: equal runs write equal files
+ *   extra   state of the caller's own for the metadata: key, value, ..., NULL; or NULL
+ *   errors  DPO_E_IO, and what lay under `path` is untouched; DPO_E_ARG (a key that is taken) */
+DPO_API dpo_result dpo_trainer_save(dpo_trainer *t, const char *path, const char *const *extra);
+/* dpo_trainer_load - into a trainer that was made of the same model directory, data and options; from there on
+ *           dpo_trainer_step gives the bits of the run that was never stopped. May differ: memory, micro_rows,
+ *           recompute, eval_size, threads, instructions; with a constant schedule also epochs and max_steps, so that a
+ *           run that is done can go on. All is verified, and compared, before the first weight changes
+ *   errors  DPO_E_STATE (another run's: which option, its two values)  DPO_E_FORMAT (damaged, or no checkpoint)
+ *           DPO_E_IO (if the file fails after it was verified, the trainer is good for nothing but another load) */
+DPO_API dpo_result dpo_trainer_load(dpo_trainer *t, const char *path);
 /* dpo_trainer_evaluate - exact means over the fixed subset of `eval` (eval_size, by the seed). */
 DPO_API dpo_result dpo_trainer_evaluate(dpo_trainer *t, dpo_data *eval, dpo_metrics *out);
 
@@ -13334,6 +13349,8 @@ struct dpo_trainer {
     int64_t step, steps, examples, tokens, order_epoch;
     int64_t n_items; /* of the data when this trainer was made for them */
     uint64_t hash;   /* of the weights below adapters, once it was asked for */
+    uint64_t data_hash;
+    int half_loaded; /* a checkpoint's file failed in the middle: weights and state are of two runs */
     const dpo__lora *lora;
     /* the step at hand, for the weigh callback */
     int64_t micro_first, batch_items, batch_targets;
@@ -13380,7 +13397,7 @@ static void dpo__trainer_layout_state(dpo__arena *a, const dpo_model *m, const d
         void *s = dpo__arena_carve(a, k->optimizer == DPO_ADAMW ? p[i].count : 0, size);
         void *v = dpo__arena_carve(a, p[i].count, size);
         if (t->m1) {
-            t->m1[i] = s;
+            t->m1[i] = k->optimizer == DPO_ADAMW ? s : NULL; /* RMSprop has no such thing */
             t->m2[i] = v;
         }
     }
@@ -13978,7 +13995,7 @@ static dpo_result dpo__trainer_move(dpo_trainer *t, double *grad_norm) {
 /* --- level 2: batches of the caller's --------------------------------------------------------------------- */
 
 /* The model must be as it was when the trainer was made. */
-static dpo_result dpo__trainer_usable(const dpo_trainer *t, const char *who) {
+static dpo_result dpo__trainer_same_model(const dpo_trainer *t, const char *who) {
     if (t->c->error.code) return t->c->error.code;
     if (t->run.bf16 != (t->m->precision != DPO_PRECISION_FP32))
         return dpo__fail(t->c, DPO_E_STATE,
@@ -13986,6 +14003,19 @@ static dpo_result dpo__trainer_usable(const dpo_trainer *t, const char *who) {
     if (t->m->lora != t->lora)
         return dpo__fail(t->c, DPO_E_STATE, "%s: adapters were attached after this trainer was made; make a new one",
                          who);
+    return DPO_OK;
+}
+static dpo_result dpo__trainer_whole(const dpo_trainer *t, const char *who) {
+    if (!t->half_loaded) return DPO_OK;
+    return dpo__fail(t->c, DPO_E_STATE,
+                     "%s: the last checkpoint could not be read to its end, so the weights are of two runs; load one "
+                     "that can be read, or make model and trainer anew",
+                     who);
+}
+static dpo_result dpo__trainer_usable(const dpo_trainer *t, const char *who) {
+    dpo_result r = dpo__trainer_same_model(t, who);
+    if (!r) r = dpo__trainer_whole(t, who);
+    if (r) return r;
     if (t->lora && !t->lora->on)
         return dpo__fail(
             t->c, DPO_E_STATE,
@@ -14339,6 +14369,7 @@ DPO_API dpo_result dpo_trainer_evaluate(dpo_trainer *t, dpo_data *eval, dpo_metr
     if (!t || !eval) return DPO_E_ARG;
     r = t->m->lora == t->lora ? DPO_OK : dpo__trainer_usable(t, "dpo_trainer_evaluate");
     if (!r) r = t->c->error.code;
+    if (!r) r = dpo__trainer_whole(t, "dpo_trainer_evaluate");
     if (r) return r;
     r = dpo__data_fits(eval, t->m, dpo__train_batches(&t->k), &most);
     if (r) return r;
@@ -14373,6 +14404,414 @@ DPO_API dpo_result dpo_trainer_evaluate(dpo_trainer *t, dpo_data *eval, dpo_metr
     dpo__fp_leave(t->env);
     dpo__put(t->c, order);
     return r;
+}
+
+/* --- checkpoints -------------------------------------------------------------------------------------------
+   A run is a function of weights, data, options and seed; what of it moves is: the weights, the optimizer's state, and
+   three counts. There is no generator whose state could be lost: the order of an epoch is drawn from (seed, epoch,
+   position), the bits that round bf16 numbers from (seed, update, tensor, element). So a checkpoint holds those tensors
+   and counts, and besides them, as text, everything that must be the same in the run that goes on. */
+
+/* key, value, ... Runs twice: with no text it measures. The first `must` of the n pairs have to be found again. */
+typedef struct dpo__notes {
+    char *text;
+    const char **pairs;
+    size_t used, cap;
+    int64_t n, must;
+} dpo__notes;
+
+DPO__FORMAT(3, 4)
+static void dpo__notes_put(dpo__notes *o, const char *key, const char *format, ...) {
+    char *at = o->text ? o->text + o->used : NULL;
+    va_list args;
+    int n;
+    va_start(args, format);
+    n = vsnprintf(at, at ? o->cap - o->used : 0, format, args);
+    va_end(args);
+    if (o->pairs) {
+        o->pairs[2 * o->n] = key;
+        o->pairs[2 * o->n + 1] = at;
+    }
+    o->used += (size_t)(n > 0 ? n : 0) + 1;
+    o->n++;
+}
+static void dpo__notes_int(dpo__notes *o, const char *key, int64_t x) { dpo__notes_put(o, key, "%lld", (long long)x); }
+static void dpo__notes_hash(dpo__notes *o, const char *key, uint64_t x) {
+    dpo__notes_put(o, key, "%016llx", (unsigned long long)x);
+}
+/* With 15 to 17 digits: the first that is read back as the same number. */
+static void dpo__notes_double(dpo__notes *o, const char *key, double x) {
+    char text[48];
+    int digits = 15;
+    double back;
+    do {
+        dpo__json j;
+        dpo__json_node node = {0, 0, 1, 0};
+        memset(&j, 0, sizeof j);
+        node.end = (uint32_t)dpo__append_number(text, sizeof text, 0, digits, x);
+        j.text = text;
+        j.nodes = &node;
+        j.count = 1;
+        back = 0.0;
+        (void)dpo__json_double(&j, 0, &back);
+    } while (back != x && ++digits < 18);
+    dpo__notes_put(o, key, "%s", text);
+}
+
+/* Of the fields of a configuration that enter what a model computes. */
+static uint64_t dpo__checkpoint_config_hash(const dpo_model *m) {
+    const dpo_model_config *k = &m->config;
+    const int whole[] = {k->family,
+                         k->vocab_size,
+                         k->hidden_size,
+                         k->num_hidden_layers,
+                         k->num_attention_heads,
+                         k->num_key_value_heads,
+                         k->head_dim,
+                         k->intermediate_size,
+                         k->max_position_embeddings,
+                         k->norm,
+                         k->position,
+                         k->rotary_dim,
+                         k->rope_scaling,
+                         k->activation,
+                         k->parallel_residual,
+                         k->qkv,
+                         k->conv1d,
+                         k->qkv_bias,
+                         k->attention_bias,
+                         k->mlp_bias,
+                         k->tie_word_embeddings,
+                         k->attention_scale_by_layer};
+    const double real[] = {k->norm_eps,
+                           k->rope_theta,
+                           k->rope_factor,
+                           k->rope_low_freq_factor,
+                           k->rope_high_freq_factor,
+                           k->rope_original_max_position,
+                           k->alibi_factor,
+                           k->embedding_scale,
+                           k->output_scale,
+                           k->attention_scale,
+                           k->width_scale};
+    dpo__hash h = dpo__hash_start(2);
+    size_t i;
+    int head;
+    for (i = 0; i < sizeof whole / sizeof whole[0]; i++) dpo__hash_number(&h, whole[i]);
+    for (i = 0; i < sizeof real / sizeof real[0]; i++) dpo__hash_number(&h, (int64_t)dpo__num_bits64(real[i]));
+    for (head = 0; m->slopes && head < k->num_attention_heads; head++)
+        dpo__hash_number(&h, (int64_t)dpo__num_bits(m->slopes[head]));
+    return dpo__hash_end(&h);
+}
+static uint64_t dpo__checkpoint_reference_hash(const dpo_data *d) {
+    dpo__hash h = dpo__hash_start(3);
+    int64_t i;
+    for (i = 0; i < 2 * d->n; i++) dpo__hash_number(&h, (int64_t)dpo__num_bits64(d->reference[i]));
+    return dpo__hash_end(&h);
+}
+
+/* What the model computes. */
+static void dpo__checkpoint_model(const dpo_trainer *t, dpo__notes *o) {
+    static const char *const precisions[3] = {"fp32", "mixed", "bf16"};
+    const dpo_model *m = t->m;
+    const dpo__lora *l = m->lora;
+    dpo__notes_int(o, "numerics", DPO_NUMERICS);
+    dpo__notes_put(o, "model_type", "%s", dpo__family_names[m->config.family]);
+    dpo__notes_hash(o, "model_config_hash", dpo__checkpoint_config_hash(m));
+    dpo__notes_put(o, "precision", "%s", precisions[m->precision]);
+    dpo__notes_int(o, "lora_r", l ? l->config.r : 0);
+    if (!l) return;
+    dpo__notes_double(o, "lora_alpha", l->config.lora_alpha);
+    dpo__notes_int(o, "use_rslora", l->config.use_rslora != 0);
+    dpo__notes_put(o, "target_modules", "%s", l->config.target_modules);
+}
+/* The reference of full fine-tuning are numbers of weights that are gone: they have to be the same ones. Under adapters
+   they are made by the weights below, and need not be known yet. */
+static void dpo__checkpoint_data(dpo_trainer *t, dpo__notes *o) {
+    const dpo_data *d = t->data;
+    if (t->m->lora) {
+        if (!t->hash) t->hash = dpo_model_hash(t->m); /* it does not move */
+        dpo__notes_hash(o, "base_hash", t->hash);
+    }
+    if (!d) return;
+    if (!t->data_hash) t->data_hash = dpo_data_hash(d);
+    dpo__notes_int(o, "train_examples", t->n_items);
+    dpo__notes_hash(o, "data_hash", t->data_hash);
+    dpo__notes_int(o, "batch_size", t->k.batch_size);
+    dpo__notes_int(o, "shuffle", t->k.shuffle != 0);
+    if (!dpo__trainer_needs_reference(t) || !d->reference) return;
+    dpo__notes_hash(o, "reference_weights_hash", d->reference_of);
+    if (!t->m->lora && d->reference_whole) dpo__notes_hash(o, "reference_hash", dpo__checkpoint_reference_hash(d));
+}
+static void dpo__checkpoint_loss(const dpo_trainer *t, dpo__notes *o) {
+    const dpo_train_config *k = &t->k;
+    const dpo_loss_options *l = &k->loss_options;
+    const char *loss = "custom", *name;
+    int i;
+    dpo__notes_put(o, "objective", k->objective == DPO_SFT ? "sft" : "dpo");
+    dpo__notes_int(o, "naive", k->naive != 0); /* other sums, so the last bits of gradients */
+    if (k->objective == DPO_SFT) {
+        dpo__notes_put(o, "sft_reduction", k->sft_reduction == DPO_TOKEN_MEAN ? "token_mean" : "sequence_sum");
+        return;
+    }
+    for (i = 0; (name = dpo_loss_name(i)) != NULL; i++)
+        if (dpo_loss_by_name(name) == k->loss) loss = name;
+    dpo__notes_put(o, "loss", "%s", loss);
+    dpo__notes_double(o, "beta", l->beta);
+    dpo__notes_double(o, "label_smoothing", l->label_smoothing);
+    dpo__notes_double(o, "gamma", l->gamma);
+    dpo__notes_double(o, "lambda", l->lambda);
+    dpo__notes_double(o, "tau", l->tau);
+    dpo__notes_double(o, "sft_weight", l->sft_weight);
+    dpo__notes_int(o, "reference_free", l->reference_free != 0);
+}
+static void dpo__checkpoint_optimizer(const dpo_trainer *t, dpo__notes *o) {
+    static const char *const schedules[3] = {"constant", "linear", "cosine"};
+    const dpo_train_config *k = &t->k;
+    dpo__notes_put(o, "optimizer", k->optimizer == DPO_ADAMW ? "adamw" : "rmsprop");
+    dpo__notes_put(o, "optimizer_dtype", k->optimizer_dtype == DPO_BF16 ? "bf16" : "fp32");
+    dpo__notes_put(o, "schedule", "%s", schedules[k->schedule]);
+    dpo__notes_double(o, "learning_rate", k->learning_rate);
+    dpo__notes_int(o, "warmup_steps", k->warmup_steps);
+    if (k->optimizer == DPO_ADAMW) {
+        dpo__notes_double(o, "adam_beta1", k->adam_beta1);
+        dpo__notes_double(o, "adam_beta2", k->adam_beta2);
+    } else dpo__notes_double(o, "rmsprop_alpha", k->rmsprop_alpha);
+    dpo__notes_double(o, "adam_epsilon", k->adam_epsilon);
+    dpo__notes_double(o, "weight_decay", k->weight_decay);
+    dpo__notes_double(o, "max_grad_norm", k->max_grad_norm);
+    if (!t->m->lora) dpo__notes_int(o, "mup_learning_rate", k->mup_learning_rate != 0);
+    dpo__notes_put(o, "seed", "%llu", (unsigned long long)k->seed);
+}
+/* All of it; what may differ comes last. With a constant schedule that is the length of the run: one that is done can
+   go on. Epoch and place in it follow from the step, and are there for readers. */
+static void dpo__checkpoint_notes(dpo_trainer *t, dpo__notes *o) {
+    int64_t per_epoch = t->data ? (t->n_items + t->k.batch_size - 1) / t->k.batch_size : 0;
+    dpo__checkpoint_model(t, o);
+    dpo__checkpoint_loss(t, o);
+    dpo__checkpoint_optimizer(t, o);
+    dpo__checkpoint_data(t, o); /* last: an option that differs is named rather than a hash that follows from it */
+    if (t->k.schedule == DPO_CONSTANT) o->must = o->n;
+    dpo__notes_int(o, "steps", t->steps);
+    if (t->k.schedule != DPO_CONSTANT) o->must = o->n;
+    dpo__notes_int(o, "dpo_checkpoint", 1);
+    dpo__notes_int(o, "num_train_epochs", t->k.num_train_epochs);
+    dpo__notes_int(o, "max_steps", t->k.max_steps);
+    dpo__notes_int(o, "step", t->step);
+    dpo__notes_int(o, "examples", t->examples);
+    dpo__notes_int(o, "tokens", t->tokens);
+    if (!per_epoch) return;
+    dpo__notes_int(o, "epoch", t->step / per_epoch);
+    dpo__notes_int(o, "data_cursor", t->step % per_epoch * t->k.batch_size);
+}
+
+/* Tensor i of a checkpoint: 0 the weights, 1 the optimizer's first moments (AdamW), 2 its second ones. */
+#define DPO__CHECKPOINT_NAME 128
+static dpo__st_item dpo__checkpoint_item(const dpo_trainer *t, int kind, int64_t i, char *name, int64_t *shape) {
+    static const char *const prefix[3] = {"", "optimizer.m.", "optimizer.v."};
+    const dpo__param *p = t->trained[i];
+    dpo__st_item item;
+    dpo__append(name, DPO__CHECKPOINT_NAME, 0, "%s%s", prefix[kind], p->name);
+    shape[0] = p->rows;
+    shape[1] = p->columns;
+    item.name = name;
+    item.data = kind == 0 ? p->data : kind == 1 ? t->m1[i] : t->m2[i];
+    item.dtype = item.from = kind == 0 ? p->dtype : t->k.optimizer_dtype;
+    item.ndim = p->columns ? 2 : 1;
+    item.shape = shape;
+    return item;
+}
+static int dpo__checkpoint_has(const dpo_trainer *t, int kind) { return kind != 1 || t->k.optimizer == DPO_ADAMW; }
+
+static dpo_result dpo__checkpoint_ready(dpo_trainer *t, const char *who, const char *path) {
+    dpo_result r = dpo__trainer_same_model(t, who);
+    if (r) return r;
+    if (!path) return dpo__fail(t->c, DPO_E_ARG, "%s: the path must not be NULL", who);
+    if (t->data && t->data->n != t->n_items)
+        return dpo__fail(t->c, DPO_E_STATE,
+                         "%s: the data set has %ld examples now, %ld when this trainer was made; make a new one", who,
+                         (long)t->data->n, (long)t->n_items);
+    return DPO_OK;
+}
+typedef struct dpo__checkpoint { /* what is to be written, in one block */
+    dpo__notes notes;
+    dpo__st_item *items;
+    int64_t *shapes;
+    char *names;
+} dpo__checkpoint;
+
+static void dpo__checkpoint_layout(dpo__arena *a, int64_t tensors, int64_t extra, dpo__checkpoint *k) {
+    int64_t pairs = k->notes.n;
+    k->notes.cap = k->notes.used;
+    k->notes.pairs = DPO__CARVE(a, const char *, 2 * (pairs + extra) + 1);
+    k->items = DPO__CARVE(a, dpo__st_item, tensors);
+    k->shapes = DPO__CARVE(a, int64_t, 2 * tensors);
+    k->names = DPO__CARVE(a, char, tensors *DPO__CHECKPOINT_NAME);
+    k->notes.text = DPO__CARVE(a, char, (int64_t)k->notes.cap);
+}
+DPO_API dpo_result dpo_trainer_save(dpo_trainer *t, const char *path, const char *const *extra) {
+    dpo__checkpoint k;
+    dpo__arena a = {NULL, 0};
+    int64_t i, n = 0, more = 0;
+    int kind;
+    dpo_result r;
+    DPO__READY(t, t->c);
+    r = dpo__checkpoint_ready(t, "dpo_trainer_save", path);
+    if (!r) r = dpo__trainer_whole(t, "dpo_trainer_save");
+    if (r) return r;
+    memset(&k, 0, sizeof k);
+    while (extra && extra[2 * more] && extra[2 * more + 1]) more++;
+    dpo__checkpoint_notes(t, &k.notes);
+    dpo__checkpoint_layout(&a, 3 * t->n_trained, more, &k);
+    if (!dpo__arena_get(t->c, &a, "a checkpoint")) return DPO_E_MEMORY;
+    dpo__checkpoint_layout(&a, 3 * t->n_trained, more, &k);
+    k.notes.used = 0;
+    k.notes.n = 0;
+    dpo__checkpoint_notes(t, &k.notes);
+    for (i = 0; i < 2 * more; i++) k.notes.pairs[2 * k.notes.n + i] = extra[i];
+    k.notes.pairs[2 * k.notes.n + 2 * more] = NULL;
+    for (kind = 0; kind < 3; kind++)
+        for (i = 0; i < t->n_trained && dpo__checkpoint_has(t, kind); i++, n++)
+            k.items[n] = dpo__checkpoint_item(t, kind, i, k.names + n * DPO__CHECKPOINT_NAME, k.shapes + 2 * n);
+    r = dpo__st_write(t->c, path, k.items, n, k.notes.pairs, NULL);
+    dpo__put(t->c, a.base);
+    return r;
+}
+
+/* The pairs that must be the same, each with a word about what it is if its key does not say it. */
+static dpo_result dpo__checkpoint_compare(dpo_trainer *t, const dpo__st *st, const dpo__notes *o) {
+    static const char *const what[5][2] = {{"model_config_hash", "the model's configuration: "},
+                                           {"base_hash", "the weights below the adapters: "},
+                                           {"data_hash", "the training data: "},
+                                           {"reference_weights_hash", "the reference log-probs' model: "},
+                                           {"reference_hash", "the reference log-probs: "}};
+    int64_t i;
+    int k;
+    for (i = 0; i < o->must; i++) {
+        const char *key = o->pairs[2 * i], *here = o->pairs[2 * i + 1], *there = dpo__st_metadata(st, key);
+        const char *name = "";
+        if (there && !strcmp(here, there)) continue;
+        for (k = 0; k < 5; k++)
+            if (!strcmp(key, what[k][0])) name = what[k][1];
+        return dpo__fail(
+            t->c, DPO_E_STATE,
+            "%.300s: %s%s is %.200s here, %.200s in the checkpoint; give what that run was given, or start "
+            "anew in another directory",
+            st->path, name, key, here, there ? there : "nothing");
+    }
+    return DPO_OK;
+}
+/* A count of the metadata; -1 if it is none. Its limit keeps all that is multiplied by it in 64 bits. */
+static int64_t dpo__checkpoint_count(const dpo__st *st, const char *key, int64_t most) {
+    const char *p = dpo__st_metadata(st, key);
+    int64_t x = 0;
+    if (!p || !*p) return -1;
+    for (; *p; p++) {
+        if (*p < '0' || *p > '9' || x > (most - (*p - '0')) / 10) return -1;
+        x = x * 10 + (*p - '0');
+    }
+    return x;
+}
+/* Is it one at all, and of the same run? */
+static dpo_result dpo__checkpoint_same_run(dpo_trainer *t, const dpo__st *st) {
+    const char *version = dpo__st_metadata(st, "dpo_checkpoint");
+    dpo__checkpoint k;
+    dpo__arena a = {NULL, 0};
+    dpo_result r;
+    if (!version || strcmp(version, "1"))
+        return dpo__fail(t->c, DPO_E_FORMAT,
+                         "%.400s is no training checkpoint of this version (dpo_checkpoint in its metadata is %.40s, "
+                         "expected 1); name one that dpo_trainer_save has written",
+                         st->path, version ? version : "missing");
+    memset(&k, 0, sizeof k);
+    dpo__checkpoint_notes(t, &k.notes);
+    dpo__checkpoint_layout(&a, 0, 0, &k);
+    if (!dpo__arena_get(t->c, &a, "the options of a checkpoint")) return DPO_E_MEMORY;
+    dpo__checkpoint_layout(&a, 0, 0, &k);
+    k.notes.used = 0;
+    k.notes.n = 0;
+    dpo__checkpoint_notes(t, &k.notes);
+    r = dpo__checkpoint_compare(t, st, &k.notes);
+    dpo__put(t->c, a.base);
+    return r;
+}
+/* The tensors of this run, and how far it came. to: receives the counts. */
+static dpo_result dpo__checkpoint_check(dpo_trainer *t, const dpo__st *st, int64_t to[3]) {
+    static const char *const counts[3] = {"step", "examples", "tokens"};
+    int64_t i, n = 0, shape[2];
+    char name[DPO__CHECKPOINT_NAME];
+    int kind;
+    for (kind = 0; kind < 3; kind++)
+        for (i = 0; i < t->n_trained && dpo__checkpoint_has(t, kind); i++, n++) {
+            dpo__st_item w = dpo__checkpoint_item(t, kind, i, name, shape);
+            const dpo__st_entry *e = dpo__st_find(st, name);
+            if (!e || e->dtype != w.dtype || e->ndim != w.ndim || e->shape[0] != shape[0] ||
+                (w.ndim > 1 && e->shape[1] != shape[1]))
+                return dpo__fail(
+                    t->c, DPO_E_STATE,
+                    "%.400s: expected a tensor %s of %s [%ld,%ld], and there is %s; give what that run was "
+                    "given, or start anew in another directory",
+                    st->path, name, dpo__st_dtypes[w.dtype].name, (long)shape[0], (long)shape[1],
+                    e ? "another one" : "none");
+        }
+    if (st->count != n)
+        return dpo__fail(
+            t->c, DPO_E_STATE,
+            "%.400s: %ld tensors, this run has %ld; give what that run was given, or start anew in another "
+            "directory",
+            st->path, (long)st->count, (long)n);
+    for (i = 0; i < 3; i++) {
+        to[i] = dpo__checkpoint_count(st, counts[i], (int64_t)1000000000000);
+        if (to[i] < 0)
+            return dpo__fail(t->c, DPO_E_FORMAT, "%.400s: %s in its metadata is no count; take another checkpoint",
+                             st->path, counts[i]);
+    }
+    if (t->data && to[0] > t->steps)
+        return dpo__fail(t->c, DPO_E_STATE,
+                         "%.400s: it stands after update %ld, and this run is to end after %ld; give it at least as "
+                         "many epochs or max_steps",
+                         st->path, (long)to[0], (long)t->steps);
+    return DPO_OK;
+}
+/* Reads into place. From the first byte on the trainer is neither what it was nor what it is to be. */
+static dpo_result dpo__checkpoint_place(dpo_trainer *t, const dpo__st *st) {
+    char name[DPO__CHECKPOINT_NAME];
+    int64_t i, shape[2];
+    int kind;
+    dpo_result r = DPO_OK;
+    t->half_loaded = 1;
+    for (kind = 0; kind < 3; kind++)
+        for (i = 0; i < t->n_trained && dpo__checkpoint_has(t, kind) && !r; i++) {
+            (void)dpo__checkpoint_item(t, kind, i, name, shape);
+            r = dpo__st_read_raw(st, dpo__st_find(st, name),
+                                 kind == 0   ? t->trained[i]->data
+                                 : kind == 1 ? t->m1[i]
+                                             : t->m2[i]);
+        }
+    if (!t->m->lora) dpo_model_unpack(t->m); /* a packed copy would be of the weights before */
+    t->half_loaded = r != DPO_OK;
+    return r;
+}
+DPO_API dpo_result dpo_trainer_load(dpo_trainer *t, const char *path) {
+    dpo__st st;
+    int64_t counts[3];
+    dpo_result r;
+    DPO__READY(t, t->c);
+    r = dpo__checkpoint_ready(t, "dpo_trainer_load", path);
+    if (!r) r = dpo__st_open(t->c, path, &st);
+    if (r) return r;
+    r = dpo__st_verify(&st);
+    if (!r) r = dpo__checkpoint_same_run(t, &st);
+    if (!r) r = dpo__checkpoint_check(t, &st, counts);
+    if (!r) r = dpo__checkpoint_place(t, &st);
+    dpo__st_close(&st);
+    if (r) return r;
+    dpo_trainer_zero(t);
+    t->step = counts[0];
+    t->examples = counts[1];
+    t->tokens = counts[2];
+    t->order_epoch = -1; /* its order is drawn again */
+    return DPO_OK;
 }
 
 static size_t dpo__metric(char *out, size_t cap, size_t at, const char *prefix, const char *name, double x) {

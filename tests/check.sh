@@ -86,6 +86,11 @@ check "the same bits from gcc and clang, -O2 and -O3 -march=native, threads, eve
     test "$(wc -l <$out/distinct)" = 1
 cat $out/distinct
 
+# Stopped runs: every stop of every kind of run, and a thousand dead processes.
+check "the unit tests' program" make -s build/tests/test build/tests/resume
+check "training goes on from each of 59 stops in 12 kinds of runs" env DPO_TEST_LONG=1 build/tests/test checkpoint_resume
+check "a thousand processes killed, none lost" build/tests/resume build/dpo-train $out/killed 1000
+
 # Sanitizers over everything that `make test` runs.
 san="-std=c99 -O1 -g0 -fsanitize=address,undefined -fno-sanitize-recover=all"
 if has clang && echo 'int main(void){return 0;}' >$out/s.c && clang -fsanitize=address,undefined $out/s.c -o $out/s 2>/dev/null; then sancc=clang; else sancc=gcc; fi
@@ -105,6 +110,7 @@ for t in dpo-train dpo-tokenize dpo-chat dpo-bench; do check "sanitizer build of
 mkdir -p $out/tree/build
 for d in tests tools examples; do [ -e $out/tree/$d ] || ln -s "$(pwd)/$d" $out/tree/$d; done
 cp $out/dpo-train $out/dpo-tokenize $out/dpo-chat $out/dpo-bench $out/tree/build/
+check "processes killed under ASan and UBSan" build/tests/resume $out/dpo-train $out/killed 60
 check "programs under ASan and UBSan" sh -c "cd $out/tree && sh tests/programs.sh none build"
 
 if has valgrind; then

@@ -252,6 +252,18 @@ while [ $n -lt 100 ] && ! grep -q '"loss"' "$out/stop/metrics.jsonl" 2>/dev/null
 kill -INT $pid
 wait $pid && ok || bad "an interrupted run exits with 0"
 has "an interrupted run writes its model" "$out/stop/model.safetensors"
+has "and a checkpoint" "$out"/stop/checkpoints/step-*.safetensors
+refuses "which is not overwritten" "give --resume to go on" $train sft --init "$out/tiny.json" --output "$out/stop" $o --epochs 100000
+refuses "nor taken for another run's" "objective is dpo here, sft in" $train dpo --init "$out/tiny.json" \
+    --output "$out/stop" $o --epochs 100000 --resume
+works "a run in two parts" $train sft --init "$out/tiny.json" --output "$out/parts" $o --epochs 2
+works "goes on" $train sft --init "$out/tiny.json" --output "$out/parts" $o --epochs 5 --resume --threads 3
+two=$(hash_of "$out/log")
+works "to what one run gives" $train sft --init "$out/tiny.json" --output "$out/one" $o --epochs 5 --keep 0
+[ -n "$two" ] && [ "$two" = "$(hash_of "$out/log")" ] && ok || bad "two parts give the bits of one run"
+[ -e "$out/one/checkpoints" ] && bad "--keep 0 writes no checkpoints" || ok
+refuses "one checkpoint" "keep 1 keeps no checkpoint" $train sft --init "$out/tiny.json" --output "$out/x" $o --keep 1
+refuses "resuming without" "keep 0" $train sft --init "$out/tiny.json" --output "$out/x" $o --keep 0 --resume
 
 if [ -f "$shared/data/hh/harmless-base.test.jsonl.gz" ]; then
     mkdir -p "$out/pythia"

@@ -69,6 +69,7 @@ program "symbols" sh tests/symbols.sh "${CC:-cc}"
 program "layout" sh tests/check_layout.sh
 program "translation units" sh tests/units.sh
 program "programs" sh tests/programs.sh $shared $out
+program "stopped runs" build/tests/resume build/dpo-train $out/resume 60
 
 # The examples end in a line that their first comment states.
 for e in hello sft dpo lora step own_loss own_data layers; do

@@ -24,8 +24,9 @@
 #include "test_files.h"
 #include "test_data.h"
 #include "test_generate.h"
+#include "test_checkpoint.h"
 
-#define FLOOR 118 /* so many tests there are at least */
+#define FLOOR 130 /* so many tests there are at least */
 
 typedef struct test {
     const char *name;
@@ -150,7 +151,19 @@ static const test tests[] = {T(math_floats),
                              T(generate_text_cut),
                              T(generate_errors),
                              T(generate_allocation),
-                             T(generate_cancel)};
+                             T(generate_cancel),
+                             T(checkpoint_resume),
+                             T(checkpoint_resume_often),
+                             T(checkpoint_faults),
+                             T(checkpoint_load_faults),
+                             T(checkpoint_damage),
+                             T(checkpoint_all_damaged),
+                             T(checkpoint_kept),
+                             T(checkpoint_other_runs),
+                             T(checkpoint_foreign),
+                             T(checkpoint_other_weights),
+                             T(checkpoint_longer),
+                             T(checkpoint_own_loop)};
 
 int main(int argc, char **argv) {
     const char *part = argc > 1 ? argv[1] : "";

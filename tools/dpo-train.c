@@ -3,12 +3,14 @@
  *     dpo-train sft --model DIR --train pairs.jsonl --output DIR [options]
  *     dpo-train dpo --model DIR --train hh.jsonl.gz --output DIR --beta 0.1 [options]
  *
- * It reads top to bottom: settings, data, model, what is printed, the run. The output directory gets the model (with
- * LoRA: adapter/), the tokenizer's files, metrics.jsonl and samples.jsonl. Exit code 0 also after Ctrl-C, when what was
- * learnt so far has been written; 1 after one sentence on stderr. */
+ * It reads top to bottom: settings, data, model, what is printed, samples, checkpoints, the run. The output directory
+ * gets the model (with LoRA: adapter/), the tokenizer's files, metrics.jsonl and samples.jsonl, and checkpoints/, from
+ * which the same command with --resume goes on to the bits of a run that was never stopped. Exit code 0 also after
+ * Ctrl-C, when a checkpoint and what was learnt so far have been written; 1 after one sentence on stderr. */
 #include "cli.h" /* first: it asks the system headers for sigaction and friends */
 #include "../dpo.h"
 #include "dataset.h"
+#include "checkpoint.h"
 #include <sys/stat.h>
 #include <sys/types.h>
 
@@ -25,10 +27,11 @@ typedef struct settings {
     int epochs, max_steps, batch_size, accumulation, warmup_steps, eval_every, eval_steps, eval_size, micro_rows;
     int lora_r, rslora, merge, threads, simd, plan, quiet;
     int sample_prompts, sample_tokens;
+    int save_every, keep, resume;
     dataset_options d;
     dpo_train_config t;
     char losses[512];        /* "sigmoid|robust|..." */
-    cli_option options[112]; /* as they were given, for the log */
+    cli_option options[128]; /* as they were given, for the log */
     int option_count;
 } settings;
 
@@ -41,6 +44,7 @@ static void settings_start(settings *s, int objective) {
     s->d = dataset_defaults();
     s->d.eval_fraction = 0.1;
     s->sample_prompts = 4;
+    s->keep = 2;
     s->sample_tokens = 64;
     s->lora_alpha = 16;
     s->eval_every = 20000;
@@ -148,10 +152,15 @@ static int settings_parse(settings *s, cli_program *p, int argc, char **argv) {
         CLI_STRING("adapter", &s->adapter, "DIR", "", "go on from this PEFT adapter"),
         CLI_FLAG("merge", &s->merge, "", "at the end write the merged model too"),
         CLI_HEADING("The run"),
-        CLI_INT("eval-every", &s->eval_every, 0, FOREVER, "",
-                "examples between evaluations and savings; 0: at the end"),
+        CLI_INT("eval-every", &s->eval_every, 0, FOREVER, "", "examples between evaluations; 0: at the end"),
         CLI_INT("eval-steps", &s->eval_steps, 0, FOREVER, "", "the same, in updates; 0: see --eval-every"),
         CLI_INT("eval-size", &s->eval_size, 0, FOREVER, "", "evaluation examples used, the same each time; 0: all"),
+        CLI_INT("save-every", &s->save_every, 0, FOREVER, "save_steps",
+                "updates between checkpoints; 0: with each evaluation; after Ctrl-C and at the end in any case"),
+        CLI_INT("keep", &s->keep, 0, 1000000, "save_total_limit",
+                "so many checkpoints stay, at least 2, and the one with the best evaluation; 0: none are written"),
+        CLI_FLAG("resume", &s->resume, "resume_from_checkpoint",
+                 "go on from the newest checkpoint in the output directory that is whole"),
         CLI_INT("sample-prompts", &s->sample_prompts, 0, 1024, "",
                 "evaluation prompts answered each time, by the model and by the one it was; samples.jsonl; 0: none"),
         CLI_INT("sample-max-new-tokens", &s->sample_tokens, 1, 65536, "", "the longest answer"),
@@ -183,6 +192,9 @@ static int settings_check(settings *s) {
     if (s->merge && !s->lora_r && !s->adapter) return cli_die("--merge is for LoRA: give --lora-r or --adapter too");
     if (s->reference_file && s->t.objective == DPO_SFT)
         return cli_die("--reference-file is for dpo; sft has no reference");
+    if (s->keep == 1)
+        return cli_die("--keep 1 keeps no checkpoint to fall back on; give at least 2, or 0 to write none");
+    if (s->resume && !s->keep) return cli_die("--resume goes on with checkpoints; leave --keep 0 out");
     if (batch > FOREVER)
         return cli_die("--batch-size %d times %d is more than %d", s->batch_size, s->accumulation, FOREVER);
     s->t.loss = dpo_loss_by_name(dpo_loss_name(s->loss));
@@ -225,6 +237,14 @@ typedef struct run {
     int training;          /* steps have a live line of their own */
     dpo_metrics last;      /* of the last update */
     int64_t evaluated;     /* step of the last evaluation, -1: none */
+    int due;               /* an evaluation is */
+    dpo_metrics first;     /* where this process began: counts of the checkpoint, or 0 */
+    checkpoint_set set;    /* set.dir NULL: none are written */
+    char checkpoints[4096];
+    int lock;           /* a file that is open for as long as the process lives */
+    int64_t saved;      /* step of the last checkpoint that holds everything, -1: none */
+    double best;        /* the best evaluation so far, if set.best >= 0: loss, or rewards/accuracies */
+    char unsaved[2048]; /* why a checkpoint could not be written */
     double train_seconds, began, phase_began;
     const char *phase;
     int64_t phase_done;
@@ -580,6 +600,11 @@ static void print_evaluation(const run *u, const dpo_metrics *m) {
     fflush(stdout);
 }
 
+/* Tokens a second of what this process has trained. */
+static uint64_t run_speed(const run *u, const dpo_metrics *m) {
+    return u->train_seconds > 0 ? (uint64_t)((double)(m->tokens - u->first.tokens) / u->train_seconds) : 0;
+}
+
 static void print_step(const run *u, const dpo_metrics *m) {
     char line[256];
     int64_t steps = dpo_trainer_steps(u->t);
@@ -588,9 +613,8 @@ static void print_step(const run *u, const dpo_metrics *m) {
     if (m->has_rewards && n > 0 && (size_t)n < sizeof line)
         n += snprintf(line + n, sizeof line - (size_t)n, "  accuracies %.3f", m->rewards_accuracies);
     if (n > 0 && (size_t)n < sizeof line)
-        snprintf(line + n, sizeof line - (size_t)n, "  %s tokens/s  %s left",
-                 cli_count((uint64_t)((double)m->tokens / u->train_seconds)),
-                 cli_duration(u->train_seconds / (double)m->step * (double)(steps - m->step)));
+        snprintf(line + n, sizeof line - (size_t)n, "  %s tokens/s  %s left", cli_count(run_speed(u, m)),
+                 cli_duration(u->train_seconds / (double)(m->step - u->first.step) * (double)(steps - m->step)));
     cli_live(line);
 }
 
@@ -747,18 +771,27 @@ static void samples_write(run *u, char *const *text, const int64_t *length) {
     if (fflush(p->file) || ferror(p->file)) lose(u, "samples.jsonl");
 }
 
-/* Answers the prompts and writes them down. Before the first update the model is the reference: with adapters, they are
- * off for that answer (a loaded adapter has moved already). 0, 1 after an error, -1 when told to stop. */
-static int sample(run *u) {
+/* What the model answers before its first update, when it is the reference: with adapters, they are off for it (a
+ * loaded adapter has moved already). 0, 1 after an error, -1 when told to stop. */
+static int sample_reference(run *u) {
     samples *p = &u->samples;
-    char **text = p->n ? (char **)calloc((size_t)p->n, sizeof *text) : NULL;
-    int64_t *length = p->n ? (int64_t *)calloc((size_t)p->n, sizeof *length) : NULL, i;
-    int failed = p->n && (!text || !length) ? cli_die("no memory for --sample-prompts") : 0;
+    int64_t *length = p->n ? (int64_t *)calloc((size_t)p->n, sizeof *length) : NULL;
+    int failed = p->n && !length ? cli_die("no memory for --sample-prompts") : 0;
     if (p->n && !failed && !p->reference[0]) {
         if (run_lora(u)) dpo_lora_enable(u->m, 0);
         failed = samples_answer(u, p->reference, length);
         if (run_lora(u)) dpo_lora_enable(u->m, 1);
     }
+    free(length);
+    return failed;
+}
+
+/* Answers the prompts and writes them down. Returns as sample_reference does. */
+static int sample(run *u) {
+    samples *p = &u->samples;
+    char **text = p->n ? (char **)calloc((size_t)p->n, sizeof *text) : NULL;
+    int64_t *length = p->n ? (int64_t *)calloc((size_t)p->n, sizeof *length) : NULL, i;
+    int failed = p->n && (!text || !length) ? cli_die("no memory for --sample-prompts") : sample_reference(u);
     if (p->n && !failed) failed = samples_answer(u, text, length);
     if (p->n && !failed) samples_write(u, text, length);
     for (i = 0; text && i < p->n; i++) free(text[i]);
@@ -777,20 +810,22 @@ static void samples_free(samples *p) {
 
 /* ---- the run ---------------------------------------------------------------------------------------------------- */
 
-/* The reference's log-probabilities of one data set: from the file if it is there and fits, else computed and kept. */
+/* The reference's log-probabilities of one data set: from the file if it is there and fits, else computed and kept. A
+ * file beside the checkpoints is this program's own, and may be replaced whatever is wrong with it. */
 static int get_reference(run *u, dpo_data *d, const char *suffix) {
-    char path[4096] = "";
+    char path[4200] = "";
     struct stat st;
     if (u->s.reference_file) {
         int n = snprintf(path, sizeof path, "%s%s", u->s.reference_file, suffix);
         if (n < 0 || (size_t)n >= sizeof path) return cli_die("--reference-file: the path is too long");
-    }
+    } else if (u->set.dir) snprintf(path, sizeof path, "%s/reference.safetensors%s", u->set.dir, suffix);
     if (path[0] && !stat(path, &st)) {
         if (!dpo_reference_load(u->m, d, path)) {
             if (!u->s.quiet) printf("reference log-probabilities from %s\n", path);
             return 0;
         }
-        if (dpo_status(u->c) != DPO_E_STATE) return run_fail(u);
+        if (dpo_status(u->c) != DPO_E_STATE && (u->s.reference_file || dpo_status(u->c) == DPO_E_MEMORY))
+            return run_fail(u);
         cli_note("%s; they are computed anew", dpo_error(u->c));
         dpo_clear(u->c);
     }
@@ -810,7 +845,7 @@ static int get_references(run *u) {
     return u->eval && !cli_stopped() ? get_reference(u, u->eval, ".eval") : 0;
 }
 
-static int save_result(run *u, int at_end) {
+static int save_result(run *u) {
     char path[4096];
     dpo_model *merged;
     if (!run_lora(u)) {
@@ -821,41 +856,204 @@ static int save_result(run *u, int at_end) {
     if (path_join(path, sizeof path, u->s.output, "adapter")) return 1;
     if (dpo_lora_save(u->m, path, u->s.model ? u->s.model : NULL)) return run_fail(u);
     if (write_companions(u, path)) return 1;
-    if (!at_end || !u->s.merge) return 0;
+    if (!u->s.merge) return 0;
     merged = dpo_lora_merge(u->m);
     if (!merged || dpo_model_save(merged, u->s.output, DPO_F32)) return run_fail(u);
     dpo_model_free(merged);
     return write_companions(u, u->s.output);
 }
 
-/* One evaluation, printed and logged. 1 after an error; a wish to stop is none. */
-static int evaluate(run *u) {
-    dpo_metrics m;
-    int stop;
-    u->evaluated = u->last.step;
-    if (!u->eval) return 0;
-    u->training = 0;
-    stop = sample(u);
-    if (stop) return stop > 0;
-    if (dpo_trainer_evaluate(u->t, u->eval, &m)) {
-        if (dpo_status(u->c) != DPO_E_CANCELLED) return run_fail(u);
-        dpo_clear(u->c);
-        return 0;
-    }
-    u->training = 1;
-    write_metrics(u, &m);
-    if (!u->s.quiet) print_evaluation(u, &m);
+/* ---- checkpoints ------------------------------------------------------------------------------------------------ */
+
+static void on_checkpoint_note(void *user, const char *line) {
+    (void)user;
+    cli_live_clear();
+    cli_note("%s", line);
+}
+
+/* What is in the output directory already; a run is not overwritten unasked. clean: it is this process's alone. */
+static int scan_checkpoints(run *u, int clean) {
+    if (checkpoint_scan(&u->set, clean)) return cli_die("%s", u->set.error);
+    if (!u->set.n || u->s.resume) return 0;
+    return cli_die("%s holds checkpoints of a run that came to update %s; give --resume to go on with it, or name "
+                   "another --output",
+                   u->checkpoints, cli_count((uint64_t)u->set.one[u->set.n - 1].step));
+}
+
+/* Asked before anything long is done. */
+static int find_checkpoints(run *u) {
+    if (path_join(u->checkpoints, sizeof u->checkpoints, u->s.output, "checkpoints")) return 1;
+    checkpoint_start(&u->set, u->c, u->checkpoints, u->s.keep);
+    u->set.note = on_checkpoint_note;
+    if (scan_checkpoints(u, 0)) return 1;
+    if (!u->s.keep) u->set.dir = NULL;
     return 0;
 }
 
-/* Is it time to evaluate and save, now that `before` examples have become u->last.examples? */
+/* The directory, for this process alone: the system ends the lock with the process, however that ends. */
+static int open_checkpoints(run *u) {
+    char path[4200];
+    struct flock lock;
+    if (!u->set.dir) return 0;
+    if (make_dirs(u->checkpoints)) return 1;
+    snprintf(path, sizeof path, "%s/lock", u->checkpoints);
+    u->lock = open(path, O_RDWR | O_CREAT, 0666);
+    if (u->lock < 0) return cli_die("cannot open %s: %s", path, strerror(errno));
+    memset(&lock, 0, sizeof lock);
+    lock.l_type = F_WRLCK;
+    lock.l_whence = SEEK_SET;
+    if (fcntl(u->lock, F_SETLK, &lock)) {
+        if (errno == EACCES || errno == EAGAIN)
+            return cli_die("another process is training into %s; wait until it ends, or name another --output",
+                           u->s.output);
+        cli_note("warning: %s cannot be locked (%s): do not start another run into it", path, strerror(errno));
+    }
+    return scan_checkpoints(u, 1);
+}
+
+/* A number that this program has written into a checkpoint's metadata; one that it cannot have written is none. */
+static double noted(const dpo_tensors_file *f, const char *key, double otherwise) {
+    const char *text = dpo_tensors_metadata(f, key);
+    double x;
+    return text && cli_read_double(text, &x) && x >= -1 && x < 9e15 ? x : otherwise;
+}
+
+/* Goes on from the newest checkpoint that is whole, if there is one; *log: bytes of metrics.jsonl and samples.jsonl. */
+static int resume(run *u, double log[2]) {
+    dpo_tensors_file *f;
+    int r = checkpoint_resume(&u->set, u->t);
+    if (r < 0) return cli_die("%s", u->set.error);
+    if (r > 0) {
+        cli_note("%s holds no checkpoint: the run starts from its beginning", u->checkpoints);
+        return 0;
+    }
+    f = dpo_tensors_open(u->c, u->set.path);
+    if (!f) return run_fail(u);
+    u->first.step = u->saved = (int64_t)noted(f, "step", 0);
+    u->first.examples = (int64_t)noted(f, "examples", 0);
+    u->first.tokens = (int64_t)noted(f, "tokens", 0);
+    u->last = u->first;
+    u->evaluated = (int64_t)noted(f, "evaluated", -1);
+    u->due = noted(f, "evaluation_due", 0) != 0;
+    u->set.best = (long long)noted(f, "best_step", -1);
+    u->best = noted(f, "best_value", 0);
+    log[0] = noted(f, "metrics_bytes", 0);
+    log[1] = noted(f, "samples_bytes", 0);
+    dpo_tensors_close(f);
+    if (!u->s.quiet) printf("resumed from %s, after update %s\n", u->set.path, cli_count((uint64_t)u->last.step));
+    return 0;
+}
+
+/* A file of lines that goes on after its first `bytes`, which a checkpoint has seen; what came later comes again. */
+static FILE *open_log(run *u, const char *name, double bytes) {
+    char path[4096];
+    struct stat st;
+    FILE *f = NULL;
+    int known = u->first.step > 0;
+    if (path_join(path, sizeof path, u->s.output, name)) return NULL;
+    if (known && !stat(path, &st) && S_ISREG(st.st_mode)) {
+        if ((double)st.st_size < bytes)
+            cli_note("warning: %s has %s bytes, it had %s when the checkpoint was written: lines are lost", path,
+                     cli_count((uint64_t)st.st_size), cli_count((uint64_t)bytes));
+        else if (truncate(path, (off_t)bytes)) known = 0;
+        if (known) f = fopen(path, "ab");
+    } else {
+        if (known && bytes > 0) cli_note("warning: %s is not there any more: it begins anew", path);
+        f = fopen(path, "wb");
+    }
+    if (!f) cli_die("cannot write %s: %s", path, strerror(errno));
+    else (void)fseeko(f, 0, SEEK_END); /* so that its length is known before a line is added */
+    return f;
+}
+
+/* The lines are on the disk before the checkpoint that says how many there are. Returns the bytes. */
+static long long sync_log(run *u, FILE *f, const char *name) {
+    off_t at;
+    if (!f) return 0;
+    errno = 0;
+    if (fflush(f) || (fsync(fileno(f)) && errno != EINVAL && errno != ENOTSUP && errno != EROFS)) lose(u, name);
+    at = ftello(f);
+    return at < 0 ? 0 : (long long)at; /* no file that could be cut */
+}
+
+/* A checkpoint of the last whole update, unless there is one. If that fails, the run comes to its end. */
+static void save_checkpoint(run *u) {
+    char text[6][32];
+    const char *extra[13] = {
+        "evaluated", text[0],     "evaluation_due", text[1],      "metrics_bytes", text[2], "samples_bytes",
+        text[3],     "best_step", text[4],          "best_value", text[5],         NULL};
+    if (!u->set.dir || !u->last.step || u->saved == u->last.step) return;
+    snprintf(text[0], sizeof text[0], "%lld", (long long)u->evaluated);
+    snprintf(text[1], sizeof text[1], "%d", u->due);
+    snprintf(text[2], sizeof text[2], "%lld", sync_log(u, u->metrics, "metrics.jsonl"));
+    snprintf(text[3], sizeof text[3], "%lld", sync_log(u, u->samples.file, "samples.jsonl"));
+    snprintf(text[4], sizeof text[4], "%lld", u->set.best);
+    snprintf(text[5], sizeof text[5], "%.17g", u->best);
+    if (u->lost) return;
+    if (checkpoint_save(&u->set, u->t, u->last.step, extra)) {
+        snprintf(u->unsaved, sizeof u->unsaved, "%s", u->set.error);
+        dpo_clear(u->c);
+    } else u->saved = u->last.step;
+}
+
+/* ---- evaluation and updates ------------------------------------------------------------------------------------- */
+
+/* The best so far has a checkpoint of its own, which stays. */
+static void note_best(run *u, const dpo_metrics *m) {
+    double x = m->has_rewards ? m->rewards_accuracies : m->loss;
+    int better = u->set.best < 0 || (m->has_rewards ? x > u->best : x < u->best);
+    if (!u->last.step || !better) return;
+    u->set.best = u->last.step;
+    u->best = x;
+}
+
+/* One evaluation, printed and logged. 1 after an error; a wish to stop is none, and leaves no line. */
+static int evaluate(run *u) {
+    dpo_metrics m;
+    off_t before;
+    int stop;
+    if (u->eval) {
+        u->training = 0;
+        before = u->samples.file ? ftello(u->samples.file) : -1;
+        stop = sample(u);
+        if (stop) return stop > 0;
+        if (dpo_trainer_evaluate(u->t, u->eval, &m)) {
+            if (dpo_status(u->c) != DPO_E_CANCELLED) return run_fail(u);
+            dpo_clear(u->c);
+            if (before >= 0 && (ftruncate(fileno(u->samples.file), before) || fseeko(u->samples.file, 0, SEEK_END)))
+                lose(u, "samples.jsonl");
+            return 0;
+        }
+        u->training = 1;
+        write_metrics(u, &m);
+        note_best(u, &m);
+        if (!u->s.quiet) print_evaluation(u, &m);
+    }
+    u->evaluated = u->last.step;
+    u->due = 0;
+    u->saved = -1; /* the lines are not in it */
+    return 0;
+}
+
+/* Is it time to evaluate, now that `before` examples have become u->last.examples? */
 static int is_due(const run *u, int64_t before) {
     if (u->s.eval_steps) return u->last.step % u->s.eval_steps == 0;
     return u->s.eval_every && before / u->s.eval_every != u->last.examples / u->s.eval_every;
 }
 
+/* What follows an update: an evaluation, a checkpoint. */
+static int after_update(run *u) {
+    int due = u->due;
+    if (due && evaluate(u)) return 1;
+    if (u->due) return 0; /* told to stop */
+    if ((u->s.save_every ? u->last.step % u->s.save_every == 0 : due) || u->set.best == u->last.step)
+        save_checkpoint(u);
+    return 0;
+}
+
 static int train(run *u) {
-    while (!dpo_trainer_done(u->t) && !cli_stopped() && !u->lost) {
+    if (u->due && !cli_stopped() && after_update(u)) return 1; /* the run was stopped between the two */
+    while (!dpo_trainer_done(u->t) && !cli_stopped() && !u->lost && !u->unsaved[0]) {
         dpo_metrics m;
         int64_t before = u->last.examples;
         double began = cli_clock();
@@ -869,7 +1067,8 @@ static int train(run *u) {
         u->last = m;
         write_metrics(u, &m);
         if (!u->s.quiet) print_step(u, &m);
-        if (is_due(u, before) && (evaluate(u) || save_result(u, 0))) return 1;
+        u->due = is_due(u, before);
+        if (after_update(u)) return 1;
     }
     return 0;
 }
@@ -883,20 +1082,26 @@ static int has_tokenizer(const run *u) {
 static int finish(run *u) {
     const dpo_metrics *m = &u->last;
     uint64_t hash = 0;
-    if (u->evaluated != m->step && !cli_stopped() && evaluate(u)) return 1;
+    if (u->evaluated != m->step && !cli_stopped() && !u->unsaved[0] && evaluate(u)) return 1;
+    if (!u->lost && !u->unsaved[0]) save_checkpoint(u);
     cli_live_clear();
     if (!m->step && u->lost)
         return cli_die("%s/%s cannot be written: %s; nothing was trained", u->s.output, u->lost_file,
                        strerror(u->lost));
     if (!m->step) return cli_die("stopped before the first update; no model was written");
-    if (save_result(u, 1)) return 1;
+    if (u->unsaved[0]) cli_note("%s; the run ends here", u->unsaved);
+    if (save_result(u)) return 1;
     if (!u->s.quiet) {
-        printf("%s%s updates, %s examples, %s tokens in %s (%s tokens/s while training; %s in all)\n",
+        char since[64] = "";
+        if (u->first.step) snprintf(since, sizeof since, ", those after update %s", cli_count((uint64_t)u->first.step));
+        printf("%s%s updates, %s examples, %s tokens%s in %s (%s tokens/s while training; %s in all)\n",
                cli_stopped() ? "stopped after " : "", cli_count((uint64_t)m->step), cli_count((uint64_t)m->examples),
-               cli_count((uint64_t)m->tokens), cli_duration(u->train_seconds),
-               cli_count((uint64_t)((double)m->tokens / u->train_seconds)), cli_duration(cli_clock() - u->began));
+               cli_count((uint64_t)m->tokens), since, cli_duration(u->train_seconds), cli_count(run_speed(u, m)),
+               cli_duration(cli_clock() - u->began));
         printf("peak memory %s, planned %s\nwrote %s%s\n", cli_bytes(cli_peak_memory()), cli_bytes(u->plan.total),
                u->s.output, run_lora(u) && !u->s.merge ? "/adapter" : "");
+        if (u->set.dir && !dpo_trainer_done(u->t) && u->saved == m->step)
+            printf("the same command with --resume goes on from %s\n", u->set.path);
         if (u->tokenizer_dir && !has_tokenizer(u))
             printf("it has no tokenizer: programs need --tokenizer %s with it\n", u->tokenizer_dir);
     }
@@ -906,33 +1111,45 @@ static int finish(run *u) {
     if (u->lost)
         return cli_die("%s/%s cannot be written: %s; the run ended early, its model is written", u->s.output,
                        u->lost_file, strerror(u->lost));
+    if (u->unsaved[0]) return cli_die("no checkpoint could be written; the run ended early, its model is written");
+    return 0;
+}
+
+/* The files of lines, and where the run begins. */
+static int begin(run *u) {
+    double log[2] = {0, 0};
+    if (samples_choose(u)) return 1;
+    if (u->s.resume) {
+        int stop = u->set.n ? sample_reference(u) : 0; /* while the weights are those the run began with */
+        if (stop > 0) return 1;
+        if (cli_stopped()) return cli_die("stopped before the first update; the checkpoints are as they were");
+        if (resume(u, log)) return 1;
+    }
+    u->metrics = open_log(u, "metrics.jsonl", log[0]);
+    if (!u->metrics) return 1;
+    if (u->samples.n) {
+        u->samples.file = open_log(u, "samples.jsonl", log[1]);
+        if (!u->samples.file) return 1;
+    }
+    (void)checkpoint_posix_sync_dir(NULL, u->s.output); /* their names, and that of the directory of checkpoints */
     return 0;
 }
 
 /* From the open context to the last line. */
 static int run_all(run *u) {
-    char path[4096];
-    if (read_config(u) || read_data(u)) return 1;
+    if (read_config(u) || (!u->s.plan && find_checkpoints(u)) || read_data(u)) return 1;
     if (cli_stopped()) return cli_die("stopped while reading the data; nothing was written");
     if (u->s.adapter && load_model(u)) return 1; /* an adapter's rank is known once it is read */
     if (make_plan(u)) return 1;
     if (u->s.plan) return 0;
-    if (make_dirs(u->s.output)) return 1;
+    if (make_dirs(u->s.output) || open_checkpoints(u)) return 1;
     if (!u->s.adapter && load_model(u)) return 1;
     if (get_references(u)) return 1;
     if (cli_stopped()) return cli_die("stopped before the first update; no model was written");
     u->t = dpo_trainer_create(u->m, u->train, &u->s.t);
     if (!u->t) return run_fail(u);
-    if (path_join(path, sizeof path, u->s.output, "metrics.jsonl")) return 1;
-    u->metrics = fopen(path, "wb");
-    if (!u->metrics) return cli_die("cannot write %s: %s", path, strerror(errno));
-    if (samples_choose(u)) return 1;
-    if (u->samples.n) {
-        if (path_join(path, sizeof path, u->s.output, "samples.jsonl")) return 1;
-        u->samples.file = fopen(path, "wb");
-        if (!u->samples.file) return cli_die("cannot write %s: %s", path, strerror(errno));
-    }
-    if (evaluate(u) || train(u)) return 1;
+    if (begin(u)) return 1;
+    if ((!u->first.step && evaluate(u)) || train(u)) return 1;
     return finish(u);
 }
 
@@ -969,7 +1186,7 @@ int main(int argc, char **argv) {
     int code = 1;
     memset(&u, 0, sizeof u);
     u.began = cli_clock();
-    u.evaluated = -1;
+    u.evaluated = u.saved = u.set.best = -1;
     if (read_command(&u, argc, argv, &code)) return code;
     cli_catch_signals();
     memset(&desc, 0, sizeof desc);
@@ -986,6 +1203,7 @@ int main(int argc, char **argv) {
     code = run_all(&u);
     if (u.metrics) fclose(u.metrics);
     samples_free(&u.samples);
+    checkpoint_free(&u.set);
     dataset_free(&u.d);
     dpo_close(u.c);
     if (fflush(stdout) || ferror(stdout)) return cli_die("the output could not be written");
