@@ -2891,12 +2891,18 @@ static const dpo__kernels dpo__kernels_scalar = {
 #else
 #define DPO__UNROLL _Pragma("GCC unroll 32")
 #endif
+#define DPO__TILE_B(op, b_type, lanes, u, j)                                                                           \
+    op##_b_##b_type(pb + (u)*b_step + (j) / per_panel * b_panel + (j) % per_panel * lanes)
 #define DPO__TILE_STEP(op, a_type, b_type, lanes, u)                                                                   \
-    DPO__UNROLL for (j = 0; j < n; j++) b[j] =                                                                         \
-        op##_b_##b_type(pb + (u)*b_step + j / per_panel * b_panel + j % per_panel * lanes);                            \
-    DPO__UNROLL for (i = 0; i < rows; i++) {                                                                           \
-        x = op##_a_##a_type(pa + (u)*a_step + i * a_row);                                                              \
-        DPO__UNROLL for (j = 0; j < n; j++) s[i * n + j] = op##_fma_##a_type(x, b[j], s[i * n + j]);                   \
+    if (rows == 1) { /* each vector of B is used once, so none is kept */                                              \
+        x = op##_a_##a_type(pa + (u)*a_step);                                                                          \
+        DPO__UNROLL for (j = 0; j < n; j++) s[j] = op##_fma_##a_type(x, DPO__TILE_B(op, b_type, lanes, u, j), s[j]);   \
+    } else {                                                                                                           \
+        DPO__UNROLL for (j = 0; j < n; j++) b[j] = DPO__TILE_B(op, b_type, lanes, u, j);                               \
+        DPO__UNROLL for (i = 0; i < rows; i++) {                                                                       \
+            x = op##_a_##a_type(pa + (u)*a_step + i * a_row);                                                          \
+            DPO__UNROLL for (j = 0; j < n; j++) s[i * n + j] = op##_fma_##a_type(x, b[j], s[i * n + j]);               \
+        }                                                                                                              \
     }
 #define DPO__TILE_TEMPLATE(target, name, op, vector, a_type, b_type, lanes)                                            \
     target DPO__INLINE void name##_of(const dpo__tile *t, int rows, int n, int per_panel, int packed) {                \

@@ -16,7 +16,7 @@
 
 typedef struct settings {
     const char *model, *adapter, *tokenizer, *prompt, *system, *stop;
-    int format, max_new_tokens, top_k, n, precision, pack, threads, json;
+    int format, max_new_tokens, top_k, n, precision, pack, verify, map, threads, json;
     uint64_t seed;
     dpo_generate_config g;
 } settings;
@@ -49,6 +49,8 @@ static int settings_parse(settings *s, cli_program *p, int argc, char **argv) {
         CLI_HEADING("The run"),
         CLI_WORD("precision", &s->precision, "fp32|mixed|bf16", "",
                  "of the arithmetic: mixed and bf16 multiply bf16 numbers; the weights stay as in their file"),
+        CLI_FLAG("verify", &s->verify, "", "compare the checksums in the model's files before it is used"),
+        CLI_FLAG("mmap", &s->map, "", "map the model's files; --no-mmap reads them into memory"),
         CLI_FLAG("pack", &s->pack, "", "a copy of the weights for products is made first: answers come faster"),
         CLI_INT("threads", &s->threads, 0, 1024, "", "0: one per core. Changes no answer"),
         CLI_FLAG("json", &s->json, "", "a line of {prompt, response, tokens, finish, seed, index} for each answer"),
@@ -458,6 +460,8 @@ static int chat_open(chat *u) {
     if (!u->c) return cli_die("%s", dpo_error(NULL));
     how.precision = u->s.precision;
     how.frozen = 1;
+    how.verify = u->s.verify;
+    how.no_map = !u->s.map;
     u->m = dpo_model_load_as(u->c, u->s.model, &how);
     if (u->m && u->s.adapter) dpo_lora_load(u->m, u->s.adapter);
     if (u->m && u->s.pack) dpo_model_pack(u->m);
@@ -494,6 +498,7 @@ int main(int argc, char **argv) {
     u.s.g = dpo_generate_defaults();
     u.s.max_new_tokens = 256;
     u.s.n = 1;
+    u.s.map = 1;
     if (settings_parse(&u.s, &p, argc, argv)) return p.exit_code;
     cli_catch_signals();
     failed = chat_open(&u);

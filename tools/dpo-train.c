@@ -10,6 +10,7 @@
 #include "cli.h" /* first: it asks the system headers for sigaction and friends */
 #include "../dpo.h"
 #include "dataset.h"
+#include "files.h"
 #include "checkpoint.h"
 #include <sys/stat.h>
 #include <sys/types.h>
@@ -25,7 +26,7 @@ typedef struct settings {
     double lora_alpha, sample_temperature;
     int recipe, loss, precision, optimizer_dtype;
     int epochs, max_steps, batch_size, accumulation, warmup_steps, eval_every, eval_steps, eval_size, micro_rows;
-    int lora_r, rslora, merge, threads, simd, plan, quiet;
+    int lora_r, rslora, merge, threads, simd, verify, map, plan, quiet;
     int sample_prompts, sample_tokens;
     int save_every, keep, resume;
     dataset_options d;
@@ -47,6 +48,7 @@ static void settings_start(settings *s, int objective) {
     s->keep = 2;
     s->sample_tokens = 64;
     s->lora_alpha = 16;
+    s->map = 1;
     s->eval_every = 20000;
     s->epochs = (int)s->t.num_train_epochs;
     s->batch_size = (int)s->t.batch_size;
@@ -171,6 +173,8 @@ static int settings_parse(settings *s, cli_program *p, int argc, char **argv) {
         CLI_BYTES("memory", &t->memory, "", "most that the plan may take (4G): picks the next two, and tiles; 0: any"),
         CLI_INT("micro-rows", &s->micro_rows, 0, FOREVER, "", "most tokens computed at a time; 0: planned"),
         CLI_FLAG("recompute", &t->recompute, "gradient_checkpointing", "less memory, more work"),
+        CLI_FLAG("verify", &s->verify, "", "compare the checksums in the model's files before they are used"),
+        CLI_FLAG("mmap", &s->map, "", "map the weights below adapters; --no-mmap reads them into memory"),
         CLI_FLAG("plan", &s->plan, "", "print memory and work, then stop"),
         CLI_FLAG("quiet", &s->quiet, "", "print the result only"),
     };
@@ -281,67 +285,10 @@ static int on_cancel(void *user) {
 
 /* ---- files and directories -------------------------------------------------------------------------------------- */
 
-static int path_join(char *out, size_t cap, const char *dir, const char *name) {
-    int n = snprintf(out, cap, "%s/%s", dir, name);
-    return n < 0 || (size_t)n >= cap ? cli_die("the path %s/%s is longer than %d bytes", dir, name, (int)cap - 1) : 0;
-}
-
-static int holds(const char *dir, const char *name) {
-    char path[4096];
-    struct stat st;
-    int n = snprintf(path, sizeof path, "%s/%s", dir, name);
-    return n > 0 && (size_t)n < sizeof path && !stat(path, &st);
-}
-
-/* Makes a directory and those above it. */
-static int make_dirs(const char *dir) {
-    char path[4096];
-    struct stat st;
-    size_t i, n = strlen(dir);
-    if (!n || n >= sizeof path) return cli_die("--output '%s' is no path that can be made", dir);
-    for (i = 1; i <= n; i++) {
-        if (dir[i] && dir[i] != '/') continue;
-        memcpy(path, dir, i);
-        path[i] = 0;
-        if (mkdir(path, 0777) && errno != EEXIST && stat(path, &st))
-            return cli_die("cannot make the directory %s: %s", path, strerror(errno));
-    }
-    if (stat(dir, &st) || !S_ISDIR(st.st_mode)) return cli_die("--output %s is there already and is no directory", dir);
-    return 0;
-}
-
-/* Copies a file if it is there, under its new name at once and whole. */
-static int copy_file(const char *from_dir, const char *name, const char *to_dir, const char *new_name) {
-    char from[4096], to[4096], part[4200], block[65536];
-    FILE *in, *out;
-    size_t n;
-    int bad;
-    if (!holds(from_dir, name)) return 0;
-    if (path_join(from, sizeof from, from_dir, name) || path_join(to, sizeof to, to_dir, new_name)) return 1;
-    snprintf(part, sizeof part, "%s.part", to);
-    errno = 0;
-    in = fopen(from, "rb");
-    out = in ? fopen(part, "wb") : NULL;
-    bad = !out;
-    while (!bad && (n = fread(block, 1, sizeof block, in)) > 0) bad = fwrite(block, 1, n, out) != n;
-    bad = bad || ferror(in);
-    if (in) fclose(in);
-    if (out && fclose(out)) bad = 1;
-    if (!bad && !rename(part, to)) return 0;
-    bad = errno;
-    if (out) remove(part);
-    return cli_die("cannot copy %s to %s: %s", from, to, bad ? strerror(bad) : "no reason given");
-}
-
 static int write_chat_format(const char *dir, int chat) {
-    char to[4096], part[4096];
-    FILE *f;
-    if (path_join(to, sizeof to, dir, "dpo_chat.json") || path_join(part, sizeof part, dir, "dpo_chat.json.part"))
-        return 1;
-    f = fopen(part, "wb");
-    if (f) fprintf(f, "{\"chat_format\": \"%s\"}\n", chat_name(chat));
-    if (!f || fclose(f) || rename(part, to)) return cli_die("cannot write %s: %s", to, strerror(errno));
-    return 0;
+    char path[4096], text[80];
+    int n = snprintf(text, sizeof text, "{\"chat_format\": \"%s\"}\n", chat_name(chat));
+    return path_join(path, sizeof path, dir, "dpo_chat.json") || write_file(path, text, (size_t)n);
 }
 
 /* The tokenizer's files. One that was named as a file goes alone: those beside it may belong to another. */
@@ -410,27 +357,20 @@ static int read_data(run *u) {
 
 /* ---- model ------------------------------------------------------------------------------------------------------ */
 
-/* Says what stands where a model directory should, if it is something that this version cannot use. */
+/* Says what stands where a model directory should, if it is something that dpo-convert makes one of. */
 static int check_model_dir(const char *dir) {
     static const char *const other[] = {"pytorch_model.bin", "pytorch_model.bin.index.json"};
-    const char *dot = strrchr(dir, '.');
-    struct stat st;
     int i;
-    if (dot && (!strcmp(dot, ".bin") || !strcmp(dot, ".pt") || !strcmp(dot, ".pth") || !strcmp(dot, ".gguf")))
-        return cli_die(
-            "%s is not a model directory; converting such files will be dpo-convert's work, which is not in this "
-            "version: save the model as safetensors",
-            dir);
-    if (stat(dir, &st)) return cli_die("cannot open the model %s: %s", dir, strerror(errno));
-    if (!S_ISDIR(st.st_mode))
-        return cli_die("%s is a file; --model expects a directory with config.json and model.safetensors", dir);
+    if (access(dir, R_OK)) return cli_die("cannot open the model %s: %s", dir, strerror(errno));
+    if (!is_dir(dir))
+        return cli_die("%s is a file; --model expects a directory with config.json and model.safetensors, which "
+                       "dpo-convert %s NEW_DIR makes of .bin, .pt and .safetensors files",
+                       dir, dir);
     if (holds(dir, "model.safetensors") || holds(dir, "model.safetensors.index.json")) return 0;
     for (i = 0; i < 2; i++)
         if (holds(dir, other[i]))
-            return cli_die(
-                "%s holds %s but no model.safetensors; converting it will be dpo-convert's work, which is not in "
-                "this version: save the model as safetensors",
-                dir, other[i]);
+            return cli_die("%s holds %s but no model.safetensors; convert it first: dpo-convert %s NEW_DIR", dir,
+                           other[i], dir);
     return 0; /* the library names what is missing */
 }
 
@@ -477,6 +417,8 @@ static dpo_load_config load_how(const run *u) {
     dpo_load_config how = {DPO_PRECISION_FP32, 0, 0, 0};
     how.precision = u->s.precision;
     how.frozen = run_lora(u);
+    how.verify = u->s.verify;
+    how.no_map = !u->s.map;
     return how;
 }
 static dpo_model *load_weights(const run *u) {
@@ -895,7 +837,7 @@ static int open_checkpoints(run *u) {
     char path[4200];
     struct flock lock;
     if (!u->set.dir) return 0;
-    if (make_dirs(u->checkpoints)) return 1;
+    if (make_dirs(u->checkpoints, "the directory")) return 1;
     snprintf(path, sizeof path, "%s/lock", u->checkpoints);
     u->lock = open(path, O_RDWR | O_CREAT, 0666);
     if (u->lock < 0) return cli_die("cannot open %s: %s", path, strerror(errno));
@@ -1142,7 +1084,7 @@ static int run_all(run *u) {
     if (u->s.adapter && load_model(u)) return 1; /* an adapter's rank is known once it is read */
     if (make_plan(u)) return 1;
     if (u->s.plan) return 0;
-    if (make_dirs(u->s.output) || open_checkpoints(u)) return 1;
+    if (make_dirs(u->s.output, "--output") || open_checkpoints(u)) return 1;
     if (!u->s.adapter && load_model(u)) return 1;
     if (get_references(u)) return 1;
     if (cli_stopped()) return cli_die("stopped before the first update; no model was written");
