@@ -875,6 +875,7 @@ typedef struct dpo_generate_config {
     double top_p;              /* keep the most likely ids that together reach p; 1 = off */
     double min_p;              /* keep ids at least min_p times as likely as the likeliest; 0 = off */
     uint64_t seed;             /* sequence i draws from (seed, i, position): batch and threads change nothing */
+    const uint64_t *streams;   /* [n * num_return_sequences] numbers to draw by instead of i, or NULL */
     int32_t eos;               /* stop after this id; -1 = never */
     const int32_t *stop_ids;   /* further ids to stop after, "<|im_end|>" */
     int64_t n_stop_ids;
@@ -12731,6 +12732,7 @@ static void dpo__generation_draw(void *arg, int64_t first, int64_t last, int wor
         int64_t prompt = t->trunk[a->trunk].prompt, made = t->n_out[a->sequence], n = t->n_prompt[prompt];
         const int32_t *ids = t->out + a->sequence * g->max_new_tokens;
         float *z = t->r->logits + i * vocab;
+        uint64_t stream;
         a->drawn = -1;
         if (scale != 1.0f) kernels->scale(vocab, z, z, scale);
         if (!(kernels->squares(vocab, z) < (double)INFINITY)) continue;
@@ -12740,7 +12742,8 @@ static void dpo__generation_draw(void *arg, int64_t first, int64_t last, int wor
             dpo__sample_forget(s, t->prompts[prompt], n);
             dpo__sample_forget(s, ids, made);
         }
-        a->drawn = dpo__sample(s, g, z, vocab, dpo__random_unit(g->seed, (uint64_t)a->sequence, (uint64_t)made));
+        stream = g->streams ? g->streams[a->sequence] : (uint64_t)a->sequence;
+        a->drawn = dpo__sample(s, g, z, vocab, dpo__random_unit(g->seed, stream, (uint64_t)made));
     }
 }
 /* Feeds each active sequence's newest row and draws its next id. */
