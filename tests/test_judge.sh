@@ -98,6 +98,8 @@ works "against another model" $g --output "$out/two.jsonl" --against "$out/m2" -
 is "two answers a line" "$(grep -c '"against": ".*"against_stop"' "$out/two.jsonl")" 6
 works "held-out prompts" $g --output "$out/held.jsonl" --eval-fraction 0.3
 held=$(lines "$out/held.jsonl")
+build/dpo-tokenize data --tokenizer bytes --train "$out/hh.jsonl" --eval-fraction 0.3 --report "$out/report" --quiet >"$out/log" 2>"$out/err"
+is "those that training holds out" "$held" "$(sed -n 's/.*"held_out": {"examples": \([0-9]*\).*/\1/p' "$out/report")"
 [ "$held" -gt 8 ] && [ "$held" -lt 40 ] && ok || bad "a part is held out ($held)"
 works "the study's cut" $g --output "$out/rfind.jsonl" --compat-rfind --max-prompts 4
 refuses "no room" "leaves no room for a prompt" $g --output "$out/x.jsonl" --max-new-tokens 128
@@ -285,6 +287,8 @@ head -c 500 "$out/good.jsonl" >"$out/cutoff.jsonl"
 works "a broken last line is cut, and its question asked again" $r cutoff good
 says "that is told" "last line was broken"
 same "it is complete" cutoff
+gzip -c "$out/good.jsonl" >"$out/packed.jsonl"
+refuses "packed results" "is compressed" $r packed good
 cp "$out/good.jsonl" "$out/other.jsonl"
 sed 's/q7/q7 other/' "$out/a.jsonl" >"$out/a3.jsonl"
 works "another run" $judge export "$out/a3.jsonl" --manifest "$out/m3.jsonl" --output "$out/q3.jsonl"
@@ -337,6 +341,16 @@ says "and what was not counted" "1 of 12 questions: 1 without a verdict, 0 faile
 works "by the study's rule" $import "$out/known.jsonl" --compat --json
 near "wins by it" wins 7 0
 near "losses by it" losses 5 0
+
+# From a model to the report: a judge for whom the first answer always wins.
+works "questions about a model's answers" $judge export "$out/answers.jsonl" --manifest "$out/mg.jsonl" --output "$out/qg.jsonl"
+works "a judge with a bias" $judge run "$out/qg.jsonl" --output "$out/rg.jsonl" --cmd "sh $out/judge.good" --jobs 2
+works "its report" $judge import "$out/rg.jsonl" --manifest "$out/mg.jsonl" --json
+near "all are counted" pairs 70 0
+near "it gives half" win_rate.rate 0.5 0
+near "all of the one" policy_is_a.rate 1 0
+near "none of the other" policy_is_b.rate 0 0
+near "and is known by it" a_wins.rate 1 0
 
 # OpenAI's lines, out of order, in two files, with all that can be wrong in them.
 batch() { printf '%s\n' "{\"id\": \"x\", \"custom_id\": \"$1\", \"response\": {\"status_code\": 200, \"request_id\": \"r\", \"body\": {\"choices\": [{\"index\": 0, \"message\": {\"role\": \"assistant\", \"content\": $2}}]}}, \"error\": null}"; }

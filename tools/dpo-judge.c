@@ -232,7 +232,7 @@ static int log_cut(log_file *l) {
     while (n && l->old.text[n - 1] != '\n') n--;
     cut = l->old.size - n;
     if (!cut) return 0;
-    if (truncate(l->path, (off_t)n))
+    if (truncate(l->path, (off_t)(n + (size_t)(l->old.text - l->old.memory))))
         return cli_die("cannot cut the broken last line of %s: %s", l->path, strerror(errno));
     l->old.size = n;
     cli_note("%s: its last line was broken, %s bytes were cut off", l->path, cli_count(cut));
@@ -250,7 +250,11 @@ static int log_open(log_file *l, const char *path) {
     if (flock(fileno(l->f), LOCK_EX | LOCK_NB) && errno == EWOULDBLOCK)
         return cli_die("another program writes %s just now; wait for it, or give another --output", path);
     if (fstat(fileno(l->f), &st) || !S_ISREG(st.st_mode)) return 0;
-    return st.st_size > 0 && (in_read(&l->old, path) || log_cut(l));
+    if (!st.st_size) return 0;
+    if (in_read(&l->old, path)) return 1;
+    if ((uint64_t)st.st_size != l->old.size + (size_t)(l->old.text - l->old.memory))
+        return cli_die("%s is compressed, and lines are to be added to it; unpack it, or give another --output", path);
+    return log_cut(l);
 }
 
 /* What was written so far is there whatever happens next. */
@@ -1211,6 +1215,7 @@ typedef struct asker {
     complaints bad;
     child *child; /* [jobs] */
     struct pollfd *poll;
+    int unsaved;   /* there are new lines in the results */
     int broken;    /* an error was printed, or is to be */
     char why[160]; /* how the judge ended, which is not started again */
 } asker;
@@ -1410,6 +1415,7 @@ static void asker_write(asker *k, const question *q, const char *name, const cha
     fprintf(k->log.f, "{\"custom_id\": \"%s\", \"%s\": ", q->custom_id, name);
     cli_json_string(k->log.f, text, n);
     fputs("}\n", k->log.f);
+    k->unsaved = 1;
 }
 
 /* An attempt that came to nothing; after --retries more the question is given up, with the reason in the results. */
@@ -1575,7 +1581,7 @@ static void asker_fill(asker *k) {
     }
 }
 
-/* Waits for the judges and takes what they say. ends: those that will not answer any more are ended. */
+/* Waits for the judges, takes what they say, and ends those that will not answer any more. */
 static void asker_wait(asker *k, int ms) {
     int i, jobs = k->s->jobs;
     double now;
@@ -1597,7 +1603,8 @@ static void asker_wait(asker *k, int ms) {
         if (k->poll[2 * i].revents && !asker_take(k, i)) asker_end(k, i, 0);
         else if (c->pending && now - c->since > k->s->timeout) asker_end(k, i, 1);
     }
-    if (!k->broken && log_sync(&k->log)) k->broken = 1;
+    if (k->unsaved && !k->broken && log_sync(&k->log)) k->broken = 1;
+    k->unsaved = 0;
 }
 
 /* All questions are answered: the judges see the end of their input, and what they still print is looked at. */
@@ -1638,7 +1645,8 @@ static int asker_report(const asker *k) {
     complain(k->bad.unasked, "answer to a question not asked of it", "answers to questions not asked of it");
     complain(k->bad.twice, "second answer to a question", "second answers to questions");
     complain(k->bad.ended, "process that ended with questions open", "processes that ended with questions open");
-    complain(k->bad.hung, "process that did not answer in time", "processes that did not answer in time");
+    complain(k->bad.hung, "process that did not answer in time (it must flush its output after each line)",
+             "processes that did not answer in time (a judge must flush its output after each line)");
     if (!k->s->quiet)
         printf("%s: %s of %s questions answered (%s before this run), %s given up\n", k->log.path,
                cli_count((uint64_t)(k->before + k->answered)), cli_count((uint64_t)k->n),
@@ -1648,7 +1656,7 @@ static int asker_report(const asker *k) {
         return cli_die("the judge ended %d times in a row without an answer, the last time: %s; look at --cmd %s",
                        k->barren, k->why, k->s->cmd);
     if (k->broken) return 1;
-    if (cli_stopped())
+    if (cli_stopped() && k->left)
         return cli_die("stopped; %s questions are open, the same command goes on", cli_count((uint64_t)k->left));
     if (k->failed)
         return cli_die("%s questions have no answer; the same command asks them again", cli_count((uint64_t)k->failed));
@@ -2583,8 +2591,8 @@ static int read_command(settings *s, cli_program *p, int argc, char **argv) {
         CLI_HEADING("run: a judge on this machine. Results that are there go on; failed questions are asked again"),
         CLI_STRING(
             "cmd", &s->cmd, "CMD", "",
-            "run by /bin/sh; reads lines {custom_id, messages, max_tokens, temperature}, prints a line {custom_id, "
-            "content} or {custom_id, error} for each, in any order"),
+            "run by /bin/sh; reads lines {custom_id, messages, max_tokens, temperature}, prints and "
+            "flushes a line {custom_id, content} or {custom_id, error} for each, in any order, until its input ends"),
         CLI_INT("jobs", &s->jobs, 1, 256, "", "so many processes of it"),
         CLI_INT("in-flight", &s->in_flight, 1, 4096, "", "questions that each may hold at a time"),
         CLI_DOUBLE("timeout", &s->timeout, CLI_ABOVE_0, 1e6, "", "seconds without an answer, then it is ended"),
