@@ -538,6 +538,20 @@ works "beta" $reward --judge-model "$out/m2" --judge-reference "$out/m1" --json 
 near "changes no verdict" wins "$(grep -c '"outcome": "win"' "$out/vr.jsonl")" 0
 works "against itself" $reward --judge-model "$out/m1" --judge-reference "$out/m1" --json
 near "all is equal" ties 70 0
+# An adapter as the judge of the pairs that it was trained on: what dpo-train itself says of them.
+head -n 70 "$out/hh.jsonl" >"$out/hh70.jsonl"
+$train dpo --model "$out/m1" --output "$out/lora" --train "$out/hh70.jsonl" --eval "$out/hh70.jsonl" --eval-size 0 --lora-r 2 --max-steps 6 \
+    --batch-size 8 --learning-rate 1e-3 --warmup-steps 0 --sample-prompts 0 >"$out/log" 2>"$out/err" </dev/null || bad "an adapter"
+sed 's/{"chosen": "\(.*Assistant:\)\(.*\)", "rejected": ".*Assistant:\(.*\)"}/{"prompt": "\1", "policy": "\2", "chosen": "\3", "chat_format": "hh"}/' \
+    "$out/hh70.jsonl" >"$out/pairs.jsonl"
+trained() { grep eval_rewards "$out/lora/metrics.jsonl" | tail -n 1 | sed "s/.*\"eval_rewards.$1\": \([^,}]*\).*/\1/"; }
+works "an adapter's reward" $judge score "$out/pairs.jsonl" --by reward --judge-model "$out/m1" --judge-adapter "$out/lora/adapter" \
+    --output "$out/vl.jsonl" --json
+near "all pairs" pairs 70 0
+near "the win rate is training's accuracy" win_rate.rate "$(trained accuracies)" 1e-9
+margin=$(sed 's/.*"note": "\(.*\)"}/\1/' "$out/vl.jsonl" | awk '{ sum += $1 - $3 } END { printf "%.9f", sum / NR }')
+echo "$margin $(trained margins)" | awk '{ d = $1 - $2; exit !(NF == 2 && $2 > 0.001 && d < 1e-6 && d > -1e-6) }' && ok ||
+    bad "the margin is training's: $margin, $(trained margins)"
 refuses "a reward without reference" "expects --judge-model DIR with --judge-reference" $reward --judge-model "$out/m1"
 refuses "no judge" "expected --by world, length or reward" $judge score "$out/world.jsonl"
 works "by the other model's answers" $judge score "$out/two.jsonl" --by length --json

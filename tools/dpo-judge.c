@@ -1892,9 +1892,9 @@ typedef struct reward {
     dpo_tokenizer *t;
     int32_t *ids; /* of all sequences, end to end */
     int64_t n, room;
-    dpo_sequence *sequence; /* two for each game, its ids set once all are there */
+    dpo_sequence *sequence; /* two for each game, policy and baseline; their ids are set once all are there */
     int64_t *first;         /* where they begin; -1: this game has none */
-    int64_t cut;            /* prompts that lost their beginning */
+    int64_t cut;            /* games whose prompts lost their beginning */
 } reward;
 
 static int reward_ids(reward *w, int64_t more) {
@@ -1930,34 +1930,39 @@ static int32_t reward_end(const reward *w, const pair *p, int policy) {
     return policy && p->unending ? -1 : id >= 0 ? id : dpo_tokenizer_eos(w->t);
 }
 
-/* Prompt and one answer as a sequence; the prompt loses its beginning where both are too long. */
+/* Prompt and one answer as a sequence, however long. */
 static int reward_sequence(reward *w, const pair *p, int policy, dpo_sequence *s, int64_t *first) {
     unsigned flags = dpo_tokenizer_adds_bos(w->t) && !chat_writes_bos(p->chat) ? (unsigned)DPO_ENCODE_ADD_BOS : 0u;
-    int64_t positions = dpo_model_config_of(w->model)->max_position_embeddings, from = w->n, prompt, answer, over;
+    int64_t answer;
     int32_t end = reward_end(w, p, policy);
-    *first = -1;
-    prompt = reward_encode(w, p->prompt, chat_end_of_turn(p->chat) != NULL, flags);
-    answer = prompt < 0 ? -1 : reward_encode(w, policy ? p->policy : p->baseline, 0, 0);
+    *first = w->n;
+    s->context = reward_encode(w, p->prompt, chat_end_of_turn(p->chat) != NULL, flags);
+    answer = s->context < 0 ? -1 : reward_encode(w, policy ? p->policy : p->baseline, 0, 0);
     if (answer < 0) return 1;
-    if (end >= 0) {
-        w->ids[w->n++] = end; /* reward_encode left room for it */
-        answer++;
+    if (end >= 0) w->ids[w->n++] = end; /* reward_encode left room for it */
+    s->n = w->n - *first;
+    return 0;
+}
+
+/* Both answers of a game; where one is too long, the prompt loses its beginning for both. */
+static int reward_pair(reward *w, const pair *p, int64_t index) {
+    dpo_sequence *s = &w->sequence[2 * index];
+    int64_t *first = &w->first[2 * index], positions = dpo_model_config_of(w->model)->max_position_embeddings, over;
+    int side;
+    if (reward_sequence(w, p, 1, &s[0], &first[0]) || reward_sequence(w, p, 0, &s[1], &first[1])) return 1;
+    over = (s[0].n > s[1].n ? s[0].n : s[1].n) - 1 - positions; /* the last id is only predicted */
+    if (over < 0) over = 0;
+    for (side = 0; side < 2; side++) {
+        if (s[side].context <= over || s[side].n == s[side].context) { /* nothing is left of the prompt, or no answer */
+            w->n = first[0];
+            first[0] = first[1] = -1;
+            return 0;
+        }
+        first[side] += over;
+        s[side].n -= over;
+        s[side].context -= over;
     }
-    over = prompt + answer - 1 - positions; /* the last id is only predicted */
-    if (over > 0 && over < prompt) {
-        memmove(w->ids + from, w->ids + from + over, (size_t)(prompt + answer - over) * sizeof *w->ids);
-        w->n -= over;
-        prompt -= over;
-        w->cut++;
-        over = 0;
-    }
-    if (over > 0 || prompt < 1 || answer < 1) {
-        w->n = from;
-        return 0;
-    }
-    s->n = prompt + answer;
-    s->context = prompt;
-    *first = from;
+    w->cut += over > 0;
     return 0;
 }
 
@@ -1990,7 +1995,7 @@ static int reward_score(reward *w, verdicts *v, int64_t n) {
     memset(&k, 0, sizeof k);
     k.reference = w->reference;
     for (i = 0; i < 2 * n && !failed; i++) {
-        if (w->first[i & ~(int64_t)1] < 0 || w->first[i | 1] < 0) continue;
+        if (w->first[i] < 0) continue;
         s[count] = w->sequence[i];
         s[count++].ids = w->ids + w->first[i];
     }
@@ -1999,8 +2004,8 @@ static int reward_score(reward *w, verdicts *v, int64_t n) {
         game *g = &v->g[i];
         char note[80];
         double r[2];
-        int both = w->first[2 * i] >= 0 && w->first[2 * i + 1] >= 0, side;
-        if (!both) {
+        int side;
+        if (w->first[2 * i] < 0) {
             g->outcome = OUTCOME_INVALID;
             failed = score_note(v, g, "prompt or answer empty, or too long for the judge");
             continue;
@@ -2024,8 +2029,7 @@ static int score_reward(const settings *s, verdicts *v, const answers *a) {
     w.sequence = (dpo_sequence *)calloc((size_t)(2 * a->n), sizeof *w.sequence);
     w.first = (int64_t *)calloc((size_t)(2 * a->n), sizeof *w.first);
     failed = !w.sequence || !w.first ? no_memory() : reward_load(&w);
-    for (i = 0; i < 2 * a->n && !failed; i++)
-        failed = reward_sequence(&w, &a->p[i / 2], i % 2 == 0, &w.sequence[i], &w.first[i]);
+    for (i = 0; i < a->n && !failed; i++) failed = reward_pair(&w, &a->p[i], i);
     if (!failed && w.cut)
         cli_note("%s prompts with their answers are longer than the judge's positions: their beginnings were cut",
                  cli_count((uint64_t)w.cut));
