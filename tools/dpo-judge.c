@@ -20,12 +20,8 @@
 #include "cli.h" /* first: it asks the system headers for sigaction and friends */
 #include "../dpo.h"
 #include "../examples/world.h"
-#include "dataset.h"
-#include "files.h"
-#include "formats/judge.h"
-#include <poll.h>
-#include <sys/file.h>
-#include <sys/wait.h>
+#include "asker.h"
+#include "verdicts.h"
 
 #define VERSION "0.1.0"
 
@@ -37,7 +33,7 @@ enum { LINES_BATCH, LINES_PLAIN };
 
 typedef struct settings {
     const char *command, *output;
-    int json, quiet, threads, precision;
+    int quiet, threads, precision;
     /* generate */
     const char *model, *adapter, *tokenizer, *against, *against_adapter, *data, *stop;
     dataset_options d;
@@ -48,12 +44,10 @@ typedef struct settings {
     const char *manifest, *judge_name, *form_file;
     int style, order, baseline, lines, judge_max_tokens;
     double judge_temperature;
-    /* run */
-    const char *cmd;
-    int jobs, in_flight, retries;
-    double timeout;
+    asker_options run;
     /* import, score, report */
-    int compat, by, draws;
+    report_options report;
+    int compat, by;
     const char *judge_model, *judge_adapter, *judge_reference;
     double beta;
     const char *const *file; /* arguments after the command */
@@ -73,835 +67,6 @@ static int on_cancel(void *user) {
 }
 
 static int fail(void) { return cli_die("%s", dpo_error(context)); }
-static int no_memory(void) { return cli_die("out of memory"); }
-
-static int flush_output(void) {
-    if (!fflush(stdout) && !ferror(stdout)) return 0;
-    return cli_die("the output cannot be written: %s", strerror(errno));
-}
-
-/* ---- memory and hashes ------------------------------------------------------------------------------------------ */
-
-/* Strings that live as long as what was read: blocks in a list. */
-typedef struct pool {
-    struct pool *next;
-    size_t used, room;
-    char *text; /* behind the block's head */
-} pool;
-
-static void pool_free(pool *p) {
-    while (p) {
-        pool *next = p->next;
-        free(p);
-        p = next;
-    }
-}
-
-/* A copy with a zero behind it. A zero inside would end it early, so it becomes a byte that no text has a use for. */
-static const char *pool_keep(pool **list, const char *text, size_t n) {
-    pool *p = *list;
-    char *copy;
-    size_t i;
-    if (!p || p->room - p->used < n + 1) {
-        size_t room = n + 1 > 65536 ? n + 1 : 65536;
-        p = (pool *)malloc(sizeof *p + room);
-        if (!p) return NULL;
-        p->text = (char *)(p + 1);
-        p->used = 0;
-        p->room = room;
-        p->next = *list;
-        *list = p;
-    }
-    copy = p->text + p->used;
-    for (i = 0; i < n; i++) copy[i] = text[i] ? text[i] : '\1';
-    copy[n] = 0;
-    p->used += n + 1;
-    return copy;
-}
-
-/* Room for one more element. */
-static int grow(void **array, int64_t n, int64_t *room, size_t size) {
-    void *p;
-    int64_t want = *room ? 2 * *room : 256;
-    if (n < *room) return 0;
-    p = realloc(*array, (size_t)want * size);
-    if (!p) return no_memory();
-    *array = p;
-    *room = want;
-    return 0;
-}
-
-static const uint64_t hash_begin = 1469598103934665603u;
-
-/* With the zero at its end, so that "ab", "c" is not "a", "bc". */
-static uint64_t hash_text(uint64_t h, const char *text) { return dataset_fnv(h, text, strlen(text) + 1); }
-
-/* FNV's high bits alone are poor. */
-static uint64_t hash_mix(uint64_t h) {
-    h = (h ^ (h >> 30)) * 0xBF58476D1CE4E5B9u;
-    h = (h ^ (h >> 27)) * 0x94D049BB133111EBu;
-    return h ^ (h >> 31);
-}
-
-enum { RUN_DIGITS = 8 };
-
-static void run_name(char out[RUN_DIGITS + 1], uint64_t h) {
-    snprintf(out, RUN_DIGITS + 1, "%08lx", (unsigned long)(hash_mix(h) & 0xFFFFFFFFu));
-}
-
-/* Characters of a text without the blanks at its ends. */
-static int64_t text_chars(const char *text) {
-    size_t n = strlen(text), i;
-    int64_t count = 0;
-    text = chat_trim(text, &n);
-    for (i = 0; i < n; i++) count += ((unsigned char)text[i] & 0xC0u) != 0x80u;
-    return count;
-}
-
-/* ---- files ------------------------------------------------------------------------------------------------------ */
-
-/* A file that is there at once and whole, or not at all. */
-typedef struct out_file {
-    FILE *f;
-    const char *path;
-    char part[4200];
-} out_file;
-
-static int out_open(out_file *o, const char *path) {
-    int n = snprintf(o->part, sizeof o->part, "%s.part", path);
-    o->path = path;
-    o->f = NULL;
-    if (n < 0 || (size_t)n >= sizeof o->part) return cli_die("the path %.80s... is too long", path);
-    errno = 0;
-    o->f = fopen(o->part, "wb");
-    return o->f ? 0 : cli_die("cannot write %s: %s", path, errno ? strerror(errno) : "no reason given");
-}
-
-/* failed: it is not wanted after all. Gives `failed`, or 1 after an error. */
-static int out_close(out_file *o, int failed) {
-    int bad;
-    if (!o->f) return 1;
-    errno = 0;
-    bad = failed || fflush(o->f) || ferror(o->f) || fsync(fileno(o->f));
-    if (fclose(o->f)) bad = 1;
-    o->f = NULL;
-    if (!bad && !rename(o->part, o->path)) return 0;
-    bad = errno;
-    remove(o->part);
-    if (failed) return 1;
-    return cli_die("cannot write %s: %s", o->path, bad ? strerror(bad) : "no reason given");
-}
-
-/* The whole of a file, plain or .gz, the mark of UTF-8 taken off. */
-typedef struct in_file {
-    char *memory;
-    const char *text;
-    size_t size;
-} in_file;
-
-static int in_read(in_file *in, const char *path) {
-    uint64_t limit = (uint64_t)1 << 34;
-    char err[512];
-    const char *encoding;
-    memset(in, 0, sizeof *in);
-    if (gzip_read_file(path, limit < (size_t)-1 ? (size_t)limit : (size_t)-1, &in->memory, &in->size, err, sizeof err))
-        return cli_die("%s", err);
-    in->text = in->memory;
-    if (in->size >= 3 && !memcmp(in->text, "\xEF\xBB\xBF", 3)) {
-        in->text += 3;
-        in->size -= 3;
-    }
-    encoding = dataset_encoding(in->text, in->size);
-    if (!encoding) return 0;
-    free(in->memory);
-    in->memory = NULL;
-    return cli_die("%s is %s, expected UTF-8; convert it: iconv -f %s -t UTF-8 %s > NEW", path, encoding, encoding,
-                   path);
-}
-
-/* A file that grows line by line and may be there already, from a run that was cut short. */
-typedef struct log_file {
-    FILE *f;
-    const char *path;
-    in_file old; /* what it held, without a broken last line */
-} log_file;
-
-/* Cuts what follows the last newline: the program ended in the middle of that line. */
-static int log_cut(log_file *l) {
-    size_t n = l->old.size, cut;
-    while (n && l->old.text[n - 1] != '\n') n--;
-    cut = l->old.size - n;
-    if (!cut) return 0;
-    if (truncate(l->path, (off_t)(n + (size_t)(l->old.text - l->old.memory))))
-        return cli_die("cannot cut the broken last line of %s: %s", l->path, strerror(errno));
-    l->old.size = n;
-    cli_note("%s: its last line was broken, %s bytes were cut off", l->path, cli_count(cut));
-    return 0;
-}
-
-static int log_open(log_file *l, const char *path) {
-    struct stat st;
-    memset(l, 0, sizeof *l);
-    l->path = path;
-    errno = 0;
-    l->f = fopen(path, "ab");
-    if (!l->f) return cli_die("cannot write %s: %s", path, errno ? strerror(errno) : "no reason given");
-    fcntl(fileno(l->f), F_SETFD, FD_CLOEXEC);
-    if (flock(fileno(l->f), LOCK_EX | LOCK_NB) && errno == EWOULDBLOCK)
-        return cli_die("another program writes %s just now; wait for it, or give another --output", path);
-    if (fstat(fileno(l->f), &st) || !S_ISREG(st.st_mode)) return 0;
-    if (!st.st_size) return 0;
-    if (in_read(&l->old, path)) return 1;
-    if ((uint64_t)st.st_size != l->old.size + (size_t)(l->old.text - l->old.memory))
-        return cli_die("%s is compressed, and lines are to be added to it; unpack it, or give another --output", path);
-    return log_cut(l);
-}
-
-/* What was written so far is there whatever happens next. */
-static int log_sync(log_file *l) {
-    errno = 0;
-    if (fflush(l->f) || ferror(l->f) || (fsync(fileno(l->f)) && errno != EINVAL))
-        return cli_die("cannot write %s: %s", l->path, errno ? strerror(errno) : "no reason given");
-    return 0;
-}
-
-static int log_close(log_file *l) {
-    int bad = l->f && fclose(l->f);
-    free(l->old.memory);
-    l->old.memory = NULL;
-    l->f = NULL;
-    return bad ? cli_die("cannot write %s: %s", l->path, strerror(errno)) : 0;
-}
-
-static void put_text(FILE *f, const char *name, const char *text) {
-    fprintf(f, ", \"%s\": ", name);
-    cli_json_string(f, text, strlen(text));
-}
-static void put_count(FILE *f, const char *name, int64_t v) { fprintf(f, ", \"%s\": %lld", name, (long long)v); }
-static void put_number(FILE *f, const char *name, double v) {
-    fprintf(f, ", \"%s\": ", name);
-    cli_json_number(f, v);
-}
-
-/* A whole number from 0 on in the row's field; -1: there is none. */
-static int64_t row_count(const row_data *r, const char *name) {
-    double v = -1;
-    if (!dpo_json_number(r->json, row_field(r, name), &v) || !(v >= 0 && v < 9e15) || v != (double)(int64_t)v)
-        return -1;
-    return (int64_t)v;
-}
-
-/* Sixteen hexadecimal digits; 0 on success. */
-static int row_hash(row_data *r, const char *name, uint64_t *h) {
-    size_t n;
-    const char *text = row_text(r, name, &n);
-    char *end = NULL;
-    if (!text) return 1;
-    *h = strtoull(text, &end, 16);
-    return n != 16 || *end ? row_bad(r, "%s is not 16 hexadecimal digits", name) : 0;
-}
-
-/* A short word of the row, copied; 0 on success. */
-static int row_word(row_data *r, const char *name, char *out, size_t cap) {
-    size_t n;
-    const char *text = row_text(r, name, &n);
-    if (!text) return 1;
-    if (n >= cap || strlen(text) != n) return row_bad(r, "%s is longer than %d bytes", name, (int)cap - 1);
-    memcpy(out, text, n + 1);
-    return 0;
-}
-
-/* ---- lines of JSON ---------------------------------------------------------------------------------------------- */
-
-/* Goes through a file's objects; lines of no use are counted by reason and told of at the end. */
-typedef struct lines {
-    in_file in;
-    row_source s;
-    row_data r;
-    dataset_file f; /* its counts */
-} lines;
-
-static int lines_start(lines *l, const char *path, const char *text, size_t size) {
-    memset(l, 0, sizeof *l);
-    l->f.path = path;
-    l->r.json = dpo_json_create(context);
-    if (!l->r.json) return fail();
-    l->s = row_source_start(text, size);
-    l->f.array = l->s.array;
-    return 0;
-}
-
-static int lines_open(lines *l, const char *path) {
-    in_file in;
-    if (in_read(&in, path)) return 1;
-    if (lines_start(l, path, in.text, in.size)) {
-        free(in.memory);
-        return 1;
-    }
-    l->in = in;
-    return 0;
-}
-
-static void lines_bad(lines *l, const char *why) { dataset_drop(&l->f, why, NULL, l->s.line); }
-
-/* The next object in l->r; 0 at the end, -1 after an error. */
-static int lines_next(lines *l) {
-    const char *json;
-    size_t bytes;
-    while (row_next(&l->s, &json, &bytes)) {
-        int last = !l->s.array && l->s.at == l->s.size && l->s.text[l->s.size - 1] != '\n';
-        if (cli_stopped()) return -cli_die("stopped while reading %s; nothing was written", l->f.path);
-        l->f.rows++;
-        if (!row_start(&l->r, json, bytes)) return 1;
-        if (l->r.no_memory) return -no_memory();
-        lines_bad(l, last ? "broken: the file ends in the middle of a line" : l->r.why);
-    }
-    return 0;
-}
-
-static void lines_tell(const lines *l) {
-    int i;
-    for (i = 0; i < l->f.reasons; i++)
-        cli_note("%s: %s %s not used: %s (first: %s %s)", l->f.path, cli_count((uint64_t)l->f.reason[i].count),
-                 l->f.reason[i].count == 1 ? "line" : "lines", l->f.reason[i].why, dataset_place(&l->f),
-                 cli_count((uint64_t)l->f.reason[i].first));
-}
-
-static void lines_close(lines *l) {
-    row_free(&l->r);
-    free(l->in.memory);
-    memset(l, 0, sizeof *l);
-}
-
-/* ---- verdicts --------------------------------------------------------------------------------------------------- */
-
-enum { OUTCOME_WIN, OUTCOME_LOSS, OUTCOME_TIE, OUTCOME_INVALID, OUTCOME_FAILED, OUTCOME_MISSING, OUTCOMES };
-#define OUTCOME_WORDS "win|loss|tie|invalid|failed|missing"
-
-static const char *outcome_name(int outcome) {
-    static const char *const name[] = {"win", "loss", "tie", "invalid", "failed", "missing"};
-    return name[outcome];
-}
-
-/* One question to the judge and what came of it, seen from the policy. */
-typedef struct game {
-    const char *id;
-    char slot; /* the policy's of the two answers, 'A' or 'B'; '-': the judge knows no order */
-    int outcome, compat;
-    int64_t policy_chars, baseline_chars;
-    uint64_t prompt, baseline; /* hashes */
-    const char *note;          /* of a built-in judge: why; or NULL */
-    int64_t line;              /* of the file it was read from */
-} game;
-
-typedef struct verdicts {
-    const char *path;
-    char run[RUN_DIGITS + 1];
-    char judge[256]; /* what it is, in words */
-    game *g;         /* sorted by id, then slot, once verdicts_sort was called */
-    int64_t n, room;
-    pool *strings;
-} verdicts;
-
-static void verdicts_free(verdicts *v) {
-    free(v->g);
-    pool_free(v->strings);
-    memset(v, 0, sizeof *v);
-}
-
-/* Room for another game, all zero. */
-static game *verdicts_add(verdicts *v) {
-    void *p = v->g;
-    if (grow(&p, v->n, &v->room, sizeof *v->g)) return NULL;
-    v->g = (game *)p;
-    memset(&v->g[v->n], 0, sizeof *v->g);
-    return &v->g[v->n++];
-}
-
-static int game_order(const void *a, const void *b) {
-    const game *x = (const game *)a, *y = (const game *)b;
-    int c = strcmp(x->id, y->id);
-    if (c || x->slot != y->slot) return c ? c : x->slot - y->slot;
-    return x->line < y->line ? -1 : x->line > y->line;
-}
-static int same_question(const game *a, const game *b) { return a->slot == b->slot && !strcmp(a->id, b->id); }
-
-/* The order of lines in a file says nothing, so statistics do not depend on it. */
-static void verdicts_sort(verdicts *v) {
-    if (v->n) qsort(v->g, (size_t)v->n, sizeof *v->g, game_order);
-}
-
-static void verdict_write(FILE *f, const verdicts *v, const game *g) {
-    fprintf(f, "{\"run\": \"%s\"", v->run);
-    put_text(f, "judge", v->judge);
-    put_text(f, "id", g->id);
-    fprintf(f, ", \"slot\": \"%c\", \"outcome\": \"%s\", \"compat\": %d", g->slot, outcome_name(g->outcome), g->compat);
-    put_count(f, "policy_chars", g->policy_chars);
-    put_count(f, "baseline_chars", g->baseline_chars);
-    fprintf(f, ", \"prompt\": \"%016llx\", \"baseline\": \"%016llx\"", (unsigned long long)g->prompt,
-            (unsigned long long)g->baseline);
-    if (g->note) put_text(f, "note", g->note);
-    fputs("}\n", f);
-}
-
-static int verdicts_write(const verdicts *v, const char *path) {
-    out_file o;
-    int64_t i;
-    if (out_open(&o, path)) return 1;
-    for (i = 0; i < v->n; i++) verdict_write(o.f, v, &v->g[i]);
-    return out_close(&o, 0);
-}
-
-/* A line of such a file. 1 if it cannot be used, with r->why. */
-static int verdict_read(row_data *r, verdicts *v, game *g) {
-    char run[RUN_DIGITS + 1], judge[sizeof v->judge], slot[2], outcome[16];
-    const char *id;
-    size_t n;
-    memset(g, 0, sizeof *g);
-    if (row_word(r, "run", run, sizeof run) || row_word(r, "judge", judge, sizeof judge) ||
-        row_word(r, "slot", slot, sizeof slot) || row_word(r, "outcome", outcome, sizeof outcome))
-        return 1;
-    if (!v->run[0]) {
-        memcpy(v->run, run, sizeof run);
-        memcpy(v->judge, judge, sizeof judge);
-    }
-    if (strcmp(v->run, run)) return row_bad(r, "of another run than the first line's");
-    g->slot = slot[0];
-    g->outcome = cli_read_word(outcome, OUTCOME_WORDS);
-    g->compat = row_count(r, "compat") == 1;
-    g->policy_chars = row_count(r, "policy_chars");
-    g->baseline_chars = row_count(r, "baseline_chars");
-    if (!slot[0] || !strchr("AB-", slot[0])) return row_bad(r, "slot is not A, B or -");
-    if (g->outcome < 0) return row_bad(r, "outcome is none of %s", OUTCOME_WORDS);
-    if (g->policy_chars < 0 || g->baseline_chars < 0) return row_bad(r, "no lengths in characters");
-    if (row_hash(r, "prompt", &g->prompt) || row_hash(r, "baseline", &g->baseline)) return 1;
-    id = row_text(r, "id", &n);
-    if (!id) return 1;
-    if (!judge_is_id(id, n)) return row_bad(r, "id is none: 1 to %d of A-Z a-z 0-9 . _ -", JUDGE_ID_MOST);
-    g->id = pool_keep(&v->strings, id, n);
-    return g->id ? 0 : row_memory(r);
-}
-
-static int verdicts_read(verdicts *v, const char *path) {
-    lines l;
-    game one, *g;
-    int64_t i, k;
-    int more, failed = 0;
-    memset(v, 0, sizeof *v);
-    v->path = path;
-    if (lines_open(&l, path)) return 1;
-    while (!failed && (more = lines_next(&l)) != 0) {
-        if (more < 0) failed = 1;
-        else if (verdict_read(&l.r, v, &one)) lines_bad(&l, l.r.why);
-        else if ((g = verdicts_add(v)) == NULL) failed = 1;
-        else {
-            *g = one;
-            g->line = l.s.line;
-        }
-    }
-    verdicts_sort(v);
-    for (i = k = 0; i < v->n; i++)
-        if (k && same_question(&v->g[k - 1], &v->g[i]))
-            dataset_drop(&l.f, "a second verdict on a question", NULL, v->g[i].line);
-        else v->g[k++] = v->g[i];
-    v->n = k;
-    if (!failed) lines_tell(&l);
-    if (!failed && !v->n)
-        failed = cli_die("%s holds no verdicts; expected a file that dpo-judge import or score wrote", path);
-    lines_close(&l);
-    return failed;
-}
-
-/* ---- statistics ------------------------------------------------------------------------------------------------- */
-
-/* A rate with its 95 % interval; n 0: there is none. */
-typedef struct rate {
-    double p, low, high;
-    double points, n; /* ties are half a point */
-} rate;
-
-static rate rate_of(double points, int64_t n) {
-    rate r;
-    memset(&r, 0, sizeof r);
-    r.points = points;
-    r.n = (double)n;
-    if (!n) return r;
-    r.p = points / r.n;
-    dpo_wilson(points, r.n, &r.low, &r.high);
-    return r;
-}
-
-/* What a file of verdicts says. "pairs" are prompts: with both orders asked, two games make one pair. */
-typedef struct tally {
-    int64_t games, outcome[OUTCOMES];    /* of games */
-    int64_t pairs, wins, losses, ties;   /* decided ones */
-    int64_t half;                        /* pairs that only one of two orders decided: not counted */
-    const game **game;                   /* [pairs] the first of each */
-    double *score;                       /* [pairs] 1, 0.5, 0 */
-    double *longer;                      /* [pairs] characters that the policy's answer has more */
-    rate win, compat, order[2], first;   /* order: the policy stands first, second; first: the first answer wins */
-    rate by_length;                      /* the longer answer wins */
-    double boot_low, boot_high;          /* of win, by resampling pairs */
-    double policy_chars, baseline_chars; /* means */
-    int has_adjusted;
-    double slope;  /* of the regression */
-    rate adjusted; /* at equal length */
-} tally;
-
-static void tally_free(tally *t) {
-    free(t->game);
-    free(t->score);
-    free(t->longer);
-    memset(t, 0, sizeof *t);
-}
-
-static int is_decided(const game *g) { return g->outcome <= OUTCOME_TIE; }
-static double game_points(const game *g) {
-    return g->outcome == OUTCOME_WIN ? 1 : g->outcome == OUTCOME_LOSS ? 0 : 0.5;
-}
-
-/* Counts of games, whatever pair they belong to. */
-static void tally_games(tally *t, const verdicts *v) {
-    double points[2] = {0, 0};
-    int64_t n[2] = {0, 0}, i, answered = 0, compat = 0;
-    for (i = 0; i < v->n; i++) {
-        const game *g = &v->g[i];
-        t->games++;
-        t->outcome[g->outcome]++;
-        answered += g->outcome != OUTCOME_FAILED && g->outcome != OUTCOME_MISSING;
-        compat += g->compat;
-        if (!is_decided(g) || g->slot == '-') continue;
-        points[g->slot == 'B'] += game_points(g);
-        n[g->slot == 'B']++;
-    }
-    t->compat = rate_of((double)compat, answered);
-    t->order[0] = rate_of(points[0], n[0]);
-    t->order[1] = rate_of(points[1], n[1]);
-    t->first = rate_of(points[0] + (double)n[1] - points[1], n[0] + n[1]);
-}
-
-/* A prompt asked about in both orders is won or lost where both verdicts agree, else a tie: MT-bench's rule. */
-static void tally_pairs(tally *t, const verdicts *v) {
-    int64_t i, n;
-    double by_length = 0;
-    int64_t unequal = 0;
-    for (i = 0; i < v->n; i += n) {
-        const game *g = &v->g[i];
-        double score = game_points(g);
-        int64_t decided = 0, k;
-        for (n = 0; i + n < v->n && !strcmp(v->g[i + n].id, g->id); n++) decided += is_decided(&v->g[i + n]);
-        if (decided < n) {
-            t->half += decided > 0;
-            continue;
-        }
-        for (k = 1; k < n; k++)
-            if (game_points(&g[k]) < score || game_points(&g[k]) > score) score = 0.5;
-        t->game[t->pairs] = g;
-        t->score[t->pairs] = score;
-        t->longer[t->pairs] = (double)(g->policy_chars - g->baseline_chars);
-        t->wins += score > 0.5;
-        t->losses += score < 0.5;
-        t->policy_chars += (double)g->policy_chars;
-        t->baseline_chars += (double)g->baseline_chars;
-        if (g->policy_chars != g->baseline_chars) {
-            by_length += g->policy_chars > g->baseline_chars ? score : 1 - score;
-            unequal++;
-        }
-        t->pairs++;
-    }
-    t->ties = t->pairs - t->wins - t->losses;
-    t->win = rate_of((double)t->wins + 0.5 * (double)t->ties, t->pairs);
-    t->by_length = rate_of(by_length, unequal);
-    if (t->pairs) {
-        t->policy_chars /= (double)t->pairs;
-        t->baseline_chars /= (double)t->pairs;
-    }
-}
-
-/* Sums over all pairs at P(win) = 1 / (1 + exp(-(b + g x))): the log-likelihood, its gradient, its curvature. */
-typedef struct logit_sums {
-    double value, db, dg, bb, bg, gg;
-} logit_sums;
-
-static logit_sums logit_at(const double *x, const double *y, int64_t n, double b, double g) {
-    logit_sums s;
-    int64_t i;
-    memset(&s, 0, sizeof s);
-    for (i = 0; i < n; i++) {
-        double z = b + g * x[i], e = exp(-fabs(z)), p = z >= 0 ? 1 / (1 + e) : e / (1 + e), w = e / ((1 + e) * (1 + e));
-        s.value += y[i] * z - (z > 0 ? z : 0) - log1p(e);
-        s.db += y[i] - p;
-        s.dg += (y[i] - p) * x[i];
-        s.bb += w;
-        s.bg += w * x[i];
-        s.gg += w * x[i] * x[i];
-    }
-    return s;
-}
-
-/* Newton's method, with steps halved until they do not lead down. 1: it has no finite maximum, as where the lengths
- * alone tell wins from losses. *error: the standard error of *b. */
-static int logit_fit(const double *x, const double *y, int64_t n, double *b, double *g, double *error) {
-    logit_sums s = logit_at(x, y, n, *b = 0, *g = 0), next;
-    int step, half;
-    for (step = 0; step < 100; step++) {
-        double det = s.bb * s.gg - s.bg * s.bg, db, dg;
-        if (!(det > 1e-12 * s.bb * s.gg) || fabs(*b) + fabs(*g) > 30) return 1;
-        db = (s.gg * s.db - s.bg * s.dg) / det;
-        dg = (s.bb * s.dg - s.bg * s.db) / det;
-        *error = sqrt(s.gg / det);
-        for (half = 0; half < 40; half++) {
-            next = logit_at(x, y, n, *b + db, *g + dg);
-            if (next.value >= s.value) break;
-            db /= 2;
-            dg /= 2;
-        }
-        if (half == 40) return 0; /* no step leads up any more: this is the maximum to the last bit */
-        *b += db;
-        *g += dg;
-        s = next;
-        if (fabs(db) + fabs(dg) < 1e-12) return 0;
-    }
-    return 1;
-}
-
-/* The win rate at equal length: a logistic regression of the verdict on tanh(difference / its standard deviation), read
- * off at the difference 0. It is AlpacaEval's idea and not its figure, which also knows how hard each question is.
- * Ties are half a win; with them the interval is a little too wide. */
-static int tally_adjust(tally *t) {
-    double *x = (double *)malloc((size_t)(t->pairs + 1) * sizeof *x), mean = 0, sum = 0, deviation, b, error = 0;
-    int64_t i;
-    if (!x) return no_memory();
-    for (i = 0; i < t->pairs; i++) mean += t->longer[i] / (double)t->pairs;
-    for (i = 0; i < t->pairs; i++) sum += (t->longer[i] - mean) * (t->longer[i] - mean);
-    deviation = t->pairs > 1 ? sqrt(sum / (double)(t->pairs - 1)) : 0;
-    for (i = 0; i < t->pairs && deviation > 0; i++) x[i] = tanh(t->longer[i] / deviation);
-    if (deviation > 0 && !logit_fit(x, t->score, t->pairs, &b, &t->slope, &error)) {
-        const double z = 1.959963984540054;
-        t->has_adjusted = 1;
-        t->adjusted.n = (double)t->pairs;
-        t->adjusted.p = 1 / (1 + exp(-b));
-        t->adjusted.low = 1 / (1 + exp(-(b - z * error)));
-        t->adjusted.high = 1 / (1 + exp(-(b + z * error)));
-    }
-    free(x);
-    return 0;
-}
-
-static int tally_make(tally *t, const verdicts *v, const settings *s) {
-    memset(t, 0, sizeof *t);
-    t->game = (const game **)malloc((size_t)(v->n + 1) * sizeof *t->game);
-    t->score = (double *)malloc((size_t)(v->n + 1) * sizeof *t->score);
-    t->longer = (double *)malloc((size_t)(v->n + 1) * sizeof *t->longer);
-    if (!t->game || !t->score || !t->longer) return no_memory();
-    tally_games(t, v);
-    tally_pairs(t, v);
-    if (t->pairs) (void)dpo_bootstrap_mean(t->score, t->pairs, s->seed, s->draws, &t->boot_low, &t->boot_high);
-    return tally_adjust(t);
-}
-
-/* ---- two models on the same prompts ----------------------------------------------------------------------------- */
-
-typedef struct comparison {
-    int64_t pairs, better, worse, only_first, only_second; /* better: the first model's score is higher */
-    int64_t other_baseline;                                /* pairs whose baselines differ */
-    double difference, low, high, p;                       /* of win rates; McNemar's p */
-} comparison;
-
-static int compare(comparison *c, const tally *a, const tally *b, const settings *s) {
-    double *difference = (double *)malloc((size_t)(a->pairs + 1) * sizeof *difference);
-    int64_t i = 0, k = 0;
-    memset(c, 0, sizeof *c);
-    if (!difference) return no_memory();
-    while (i < a->pairs || k < b->pairs) { /* both are sorted by id */
-        int order = i == a->pairs ? 1 : k == b->pairs ? -1 : strcmp(a->game[i]->id, b->game[k]->id);
-        if (!order && a->game[i]->prompt != b->game[k]->prompt) { /* the same id for another prompt is no match */
-            c->only_first++;
-            c->only_second++;
-            i++;
-            k++;
-        } else if (order < 0) {
-            c->only_first++;
-            i++;
-        } else if (order > 0) {
-            c->only_second++;
-            k++;
-        } else {
-            double d = a->score[i] - b->score[k];
-            c->better += d > 0;
-            c->worse += d < 0;
-            c->other_baseline += a->game[i]->baseline != b->game[k]->baseline;
-            c->difference += d;
-            difference[c->pairs++] = d;
-            i++;
-            k++;
-        }
-    }
-    if (c->pairs) {
-        c->difference /= (double)c->pairs;
-        c->p = dpo_mcnemar(c->better, c->worse);
-        (void)dpo_bootstrap_mean(difference, c->pairs, s->seed, s->draws, &c->low, &c->high);
-    }
-    free(difference);
-    return 0;
-}
-
-/* ---- the report ------------------------------------------------------------------------------------------------- */
-
-static void print_rate(const char *what, const rate *r) {
-    if (r->n > 0) printf("  %-16s %.4f [%.4f, %.4f]", what, r->p, r->low, r->high);
-    else printf("  %-16s -", what);
-}
-
-static void print_tally(const verdicts *v, const tally *t) {
-    printf("%s: run %s, judge: %s\n", v->path, v->run, v->judge);
-    print_rate("win rate", &t->win);
-    if (t->pairs) printf("  bootstrap [%.4f, %.4f]", t->boot_low, t->boot_high);
-    printf("  %s pairs: %s wins, %s losses, %s ties (half a win each)\n", cli_count((uint64_t)t->pairs),
-           cli_count((uint64_t)t->wins), cli_count((uint64_t)t->losses), cli_count((uint64_t)t->ties));
-    printf(
-        "  %-16s %s of %s questions: %s without a verdict, %s failed, %s missing", "not counted",
-        cli_count((uint64_t)(t->outcome[OUTCOME_INVALID] + t->outcome[OUTCOME_FAILED] + t->outcome[OUTCOME_MISSING])),
-        cli_count((uint64_t)t->games), cli_count((uint64_t)t->outcome[OUTCOME_INVALID]),
-        cli_count((uint64_t)t->outcome[OUTCOME_FAILED]), cli_count((uint64_t)t->outcome[OUTCOME_MISSING]));
-    if (t->half) printf("; %s pairs judged in one order only", cli_count((uint64_t)t->half));
-    printf("\n");
-    if (t->first.n > 0) {
-        print_rate("study's rule", &t->compat);
-        printf("  whatever is no clear win is a loss: %.0f of %.0f answers of the judge\n", t->compat.points,
-               t->compat.n);
-        print_rate("policy is A", &t->order[0]);
-        printf("  %.0f questions\n", t->order[0].n);
-        print_rate("policy is B", &t->order[1]);
-        printf("  %.0f questions\n", t->order[1].n);
-        print_rate("A wins", &t->first);
-        printf("  position bias: 0.5 is none\n");
-    }
-    if (t->pairs) {
-        print_rate("longer wins", &t->by_length);
-        printf("  characters: policy %.1f, baseline %.1f, difference %+.1f\n", t->policy_chars, t->baseline_chars,
-               t->policy_chars - t->baseline_chars);
-    }
-    if (t->has_adjusted) {
-        print_rate("length-adjusted", &t->adjusted);
-        printf("  win rate at equal length, by logistic regression (slope %+.3f)\n", t->slope);
-    } else printf("  %-16s -  lengths do not differ, or they alone tell wins from losses\n", "length-adjusted");
-}
-
-static void print_comparison(const verdicts *a, const verdicts *b, const comparison *c) {
-    printf("%s against %s on %s prompts of both:\n", a->path, b->path, cli_count((uint64_t)c->pairs));
-    if (c->pairs)
-        printf("  %-16s %+.4f [%+.4f, %+.4f] bootstrap; better in %s, worse in %s, McNemar's exact p %.4g\n",
-               "win rate", c->difference, c->low, c->high, cli_count((uint64_t)c->better),
-               cli_count((uint64_t)c->worse), c->p);
-    if (c->only_first || c->only_second)
-        printf("  left out: %s prompts of the first alone, %s of the second\n", cli_count((uint64_t)c->only_first),
-               cli_count((uint64_t)c->only_second));
-    if (c->other_baseline)
-        printf("  in %s of them the answers that they were compared with differ\n",
-               cli_count((uint64_t)c->other_baseline));
-}
-
-static void json_rate(const char *name, const rate *r) {
-    printf(", \"%s\": ", name);
-    if (!(r->n > 0)) {
-        fputs("null", stdout);
-        return;
-    }
-    fputs("{\"rate\": ", stdout);
-    cli_json_number(stdout, r->p);
-    put_number(stdout, "low", r->low);
-    put_number(stdout, "high", r->high);
-    put_number(stdout, "n", r->n);
-    putchar('}');
-}
-
-static void json_tally(const verdicts *v, const tally *t) {
-    int i;
-    printf("{\"run\": \"%s\"", v->run);
-    put_text(stdout, "file", v->path);
-    put_text(stdout, "judge", v->judge);
-    put_count(stdout, "pairs", t->pairs);
-    put_count(stdout, "wins", t->wins);
-    put_count(stdout, "losses", t->losses);
-    put_count(stdout, "ties", t->ties);
-    put_count(stdout, "half_judged", t->half);
-    fputs(", \"questions\": {\"all\": ", stdout);
-    printf("%lld", (long long)t->games);
-    for (i = 0; i < OUTCOMES; i++) put_count(stdout, outcome_name(i), t->outcome[i]);
-    putchar('}');
-    json_rate("win_rate", &t->win);
-    if (t->pairs) {
-        put_number(stdout, "bootstrap_low", t->boot_low);
-        put_number(stdout, "bootstrap_high", t->boot_high);
-    }
-    if (t->first.n > 0) json_rate("compat", &t->compat);
-    json_rate("policy_is_a", &t->order[0]);
-    json_rate("policy_is_b", &t->order[1]);
-    json_rate("a_wins", &t->first);
-    json_rate("longer_wins", &t->by_length);
-    put_number(stdout, "policy_chars", t->policy_chars);
-    put_number(stdout, "baseline_chars", t->baseline_chars);
-    json_rate("length_adjusted", &t->adjusted);
-    if (t->has_adjusted) put_number(stdout, "length_slope", t->slope);
-    putchar('}');
-}
-
-static void json_comparison(const verdicts *a, const verdicts *b, const comparison *c) {
-    fputs("{\"first\": ", stdout);
-    cli_json_string(stdout, a->path, strlen(a->path));
-    put_text(stdout, "second", b->path);
-    put_count(stdout, "pairs", c->pairs);
-    put_count(stdout, "better", c->better);
-    put_count(stdout, "worse", c->worse);
-    put_count(stdout, "only_first", c->only_first);
-    put_count(stdout, "only_second", c->only_second);
-    put_count(stdout, "other_baseline", c->other_baseline);
-    if (c->pairs) {
-        put_number(stdout, "difference", c->difference);
-        put_number(stdout, "low", c->low);
-        put_number(stdout, "high", c->high);
-        put_number(stdout, "mcnemar_p", c->p);
-    }
-    putchar('}');
-}
-
-/* Each set of verdicts, and the first one against each other. */
-static int report(const settings *s, const verdicts *v, int n) {
-    tally *t = (tally *)calloc((size_t)n, sizeof *t);
-    comparison c;
-    int i, failed = t ? 0 : no_memory();
-    if (!failed && s->json) fputs("{\"runs\": [", stdout);
-    for (i = 0; i < n && !failed; i++) {
-        failed = tally_make(&t[i], &v[i], s);
-        if (failed) break;
-        if (i && s->json) fputs(", ", stdout);
-        if (s->json) json_tally(&v[i], &t[i]);
-        else print_tally(&v[i], &t[i]);
-    }
-    if (!failed && s->json) fputs("], \"comparisons\": [", stdout);
-    for (i = 1; i < n && !failed; i++) {
-        failed = compare(&c, &t[0], &t[i], s);
-        if (failed) break;
-        if (i > 1 && s->json) fputs(", ", stdout);
-        if (s->json) json_comparison(&v[0], &v[i], &c);
-        else print_comparison(&v[0], &v[i], &c);
-    }
-    if (!failed && s->json) fputs("]}\n", stdout);
-    for (i = 0; t && i < n; i++) tally_free(&t[i]);
-    free(t);
-    return failed ? 1 : flush_output();
-}
-
-static int run_report(const settings *s) {
-    verdicts *v = (verdicts *)calloc((size_t)s->files, sizeof *v);
-    int i, failed = v ? 0 : no_memory();
-    for (i = 0; i < s->files && !failed; i++) failed = verdicts_read(&v[i], s->file[i]);
-    if (!failed) failed = report(s, v, s->files);
-    for (i = 0; v && i < s->files; i++) verdicts_free(&v[i]);
-    free(v);
-    return failed;
-}
 
 /* ---- answers ---------------------------------------------------------------------------------------------------- */
 
@@ -997,7 +162,7 @@ static int answers_read(answers *a, const char *path, const settings *s) {
     void *p;
     int more, failed = 0;
     memset(a, 0, sizeof *a);
-    if (lines_open(&l, path)) return 1;
+    if (lines_open(&l, context, path)) return 1;
     while (!failed && (more = lines_next(&l)) != 0) {
         if (more < 0) failed = 1;
         else if (answers_row(&l.r, a, l.s.line, s, &one)) lines_bad(&l, l.r.why);
@@ -1174,519 +339,23 @@ static int run_export(const settings *s) {
     return failed ? 1 : flush_output();
 }
 
-/* ---- run: questions and their states ---------------------------------------------------------------------------- */
+/* ---- run, report ------------------------------------------------------------------------------------------------ */
 
-enum { LINE_MOST = 1 << 20 }; /* bytes of a judge's line; what is longer is no answer */
-enum { TO_ASK, ASKED, ANSWERED, GIVEN_UP };
-
-typedef struct question {
-    const char *custom_id, *line; /* line: as the judge reads it, with its newline */
-    int state, child, tries;      /* tries: that came to nothing */
-    int64_t turn;                 /* when it was asked, counted */
-} question;
-
-/* What the judge printed that is no answer to a question. */
-typedef struct complaints {
-    int64_t rubbish, unknown, twice, unasked, too_long; /* lines */
-    int64_t ended, hung;                                /* processes */
-} complaints;
-
-typedef struct child {
-    pid_t pid;      /* 0: none */
-    int to, from;   /* pipes; -1: closed */
-    judge_text out; /* not yet written to it, from out_at on */
-    size_t out_at;
-    judge_text in; /* the line it is printing */
-    int skipping;  /* it is longer than LINE_MOST */
-    int pending;   /* asked, not answered */
-    double since;  /* of its last answer, or of the first question after it had none: the clock of --timeout */
-} child;
-
-typedef struct asker {
-    const settings *s;
-    question *q;                             /* in the file's order */
-    question **sorted;                       /* by custom_id */
-    int64_t n, room, next, left;             /* next: none before it is to ask; left: not answered, not given up */
-    int64_t turns, answered, failed, before; /* before: answered by an earlier run */
-    int barren;                              /* processes that ended in a row without an answer between them */
-    pool *strings;
-    row_data row;
-    log_file log;
-    complaints bad;
-    child *child; /* [jobs] */
-    struct pollfd *poll;
-    int unsaved;   /* there are new lines in the results */
-    int broken;    /* an error was printed, or is to be */
-    char why[160]; /* how the judge ended, which is not started again */
-} asker;
-
-static int question_order(const void *a, const void *b) {
-    return strcmp((*(question *const *)a)->custom_id, (*(question *const *)b)->custom_id);
+static int run_run(const settings *s) {
+    asker_options o = s->run;
+    o.questions = s->file[0];
+    o.output = s->output;
+    o.quiet = s->quiet;
+    return asker_run(context, &o);
 }
 
-static question *asker_find(const asker *k, const char *custom_id) {
-    int64_t low = 0, high = k->n;
-    while (low < high) {
-        int64_t middle = low + (high - low) / 2;
-        int c = strcmp(k->sorted[middle]->custom_id, custom_id);
-        if (!c) return k->sorted[middle];
-        if (c < 0) low = middle + 1;
-        else high = middle;
-    }
-    return NULL;
-}
-
-/* One more question: as a line for a local judge, whatever kind of line it comes from. */
-static int asker_add(asker *k, const judge_request *r) {
-    void *p = k->q;
-    question *q;
-    char *line = NULL;
-    size_t n = 0;
-    FILE *f = open_memstream(&line, &n);
-    if (!f) return no_memory();
-    judge_write_request(f, r, 0);
-    if (fclose(f) || grow(&p, k->n, &k->room, sizeof *k->q)) {
-        free(line);
-        return no_memory();
-    }
-    k->q = (question *)p;
-    q = &k->q[k->n];
-    memset(q, 0, sizeof *q);
-    q->custom_id = pool_keep(&k->strings, r->custom_id, strlen(r->custom_id));
-    q->line = pool_keep(&k->strings, line, n);
-    free(line);
-    if (!q->custom_id || !q->line) return no_memory();
-    k->n++;
-    return 0;
-}
-
-static int asker_read(asker *k, const char *path) {
-    lines l;
-    judge_request r;
-    int64_t i;
-    int more, failed = 0;
-    if (lines_open(&l, path)) return 1;
-    while (!failed && (more = lines_next(&l)) != 0) {
-        if (more < 0) failed = 1;
-        else if (judge_read_request(&l.r, &r)) lines_bad(&l, l.r.why);
-        else failed = asker_add(k, &r);
-    }
-    if (!failed) lines_tell(&l);
-    lines_close(&l);
-    if (failed) return 1;
-    if (!k->n) return cli_die("%s holds no questions; expected a file that dpo-judge export wrote", path);
-    k->sorted = (question **)malloc((size_t)k->n * sizeof *k->sorted);
-    if (!k->sorted) return no_memory();
-    for (i = 0; i < k->n; i++) k->sorted[i] = &k->q[i];
-    qsort(k->sorted, (size_t)k->n, sizeof *k->sorted, question_order);
-    for (i = 1; i < k->n; i++)
-        if (!strcmp(k->sorted[i]->custom_id, k->sorted[i - 1]->custom_id))
-            return cli_die("%s: custom_id %s occurs twice, and its answers could not be told apart; export again", path,
-                           k->sorted[i]->custom_id);
-    k->left = k->n;
-    return 0;
-}
-
-/* Do two custom_ids belong to one run? What stands before the first full stop says so. */
-static int same_run(const char *a, const char *b) {
-    size_t n = strcspn(a, "."), m = strcspn(b, ".");
-    return n == m && !memcmp(a, b, n);
-}
-
-/* What an earlier run wrote into the results: answered questions are not asked again, failed ones are. */
-static int asker_resume(asker *k) {
-    lines l;
-    judge_reply y;
-    question *q;
-    int more, failed = 0;
-    if (lines_start(&l, k->log.path, k->log.old.text ? k->log.old.text : "", k->log.old.size)) return 1;
-    while (!failed && (more = lines_next(&l)) != 0) {
-        if (more < 0) failed = 1;
-        else if (judge_read_reply(&l.r, &y)) lines_bad(&l, l.r.why);
-        else if ((q = asker_find(k, y.custom_id)) == NULL) {
-            if (!same_run(y.custom_id, k->q[0].custom_id))
-                failed = cli_die("%s, line %lld: %s is of another run than these questions (%s); give another --output",
-                                 k->log.path, (long long)l.s.line, y.custom_id, k->q[0].custom_id);
-            else lines_bad(&l, "a custom_id that is none of these questions");
-        } else if (q->state == ANSWERED) lines_bad(&l, "another answer to a question that has one");
-        else if (y.content) {
-            q->state = ANSWERED;
-            k->before++;
-            k->left--;
-        }
-    }
-    if (!failed) lines_tell(&l);
-    lines_close(&l);
-    return failed;
-}
-
-/* ---- run: the judge's processes --------------------------------------------------------------------------------- */
-
-static void close_fd(int *fd) {
-    if (*fd >= 0) close(*fd);
-    *fd = -1;
-}
-
-static void pause_ms(int ms) { poll(NULL, 0, ms); }
-
-/* What the new process does: /bin/sh -c CMD between two pipes, in a group of its own, so that all that it starts can be
- * ended with it and Ctrl-C reaches it through this program alone. */
-static void child_become(const char *cmd, int in, int out) {
-    setpgid(0, 0);
-    signal(SIGPIPE, SIG_DFL);
-    signal(SIGINT, SIG_DFL);
-    signal(SIGTERM, SIG_DFL);
-    if (dup2(in, 0) < 0 || dup2(out, 1) < 0) _exit(126);
-    execl("/bin/sh", "sh", "-c", cmd, (char *)NULL);
-    _exit(127);
-}
-
-static int child_start(child *c, const char *cmd) {
-    int in[2], out[2], i;
-    if (pipe(in)) return cli_die("cannot start --cmd: %s", strerror(errno));
-    if (pipe(out)) {
-        close(in[0]);
-        close(in[1]);
-        return cli_die("cannot start --cmd: %s", strerror(errno));
-    }
-    for (i = 0; i < 2; i++) { /* no other judge may hold these: one would wait for the end of the other */
-        fcntl(in[i], F_SETFD, FD_CLOEXEC);
-        fcntl(out[i], F_SETFD, FD_CLOEXEC);
-    }
-    fflush(NULL);
-    c->pid = fork();
-    if (c->pid == 0) child_become(cmd, in[0], out[1]);
-    close(in[0]);
-    close(out[1]);
-    c->to = in[1];
-    c->from = out[0];
-    if (c->pid < 0) {
-        c->pid = 0;
-        close_fd(&c->to);
-        close_fd(&c->from);
-        return cli_die("cannot start --cmd: %s", strerror(errno));
-    }
-    setpgid(c->pid, c->pid); /* whoever comes first */
-    fcntl(c->to, F_SETFL, O_NONBLOCK);
-    fcntl(c->from, F_SETFL, O_NONBLOCK);
-    c->out.n = c->out_at = c->in.n = 0;
-    c->skipping = c->pending = 0;
-    return 0;
-}
-
-/* Waits until the process has ended, at most so long; it stays to be reaped, so that its group keeps its number. */
-static int child_ends(const child *c, int ms) {
-    siginfo_t info;
-    for (;; ms -= 10) {
-        memset(&info, 0, sizeof info);
-        if (waitid(P_PID, (id_t)c->pid, &info, WEXITED | WNOHANG | WNOWAIT) && errno != EINTR) return 1;
-        if (info.si_pid) return 1;
-        if (ms <= 0) return 0;
-        pause_ms(10);
-    }
-}
-
-/* Ends the process and all that it started, and reaps it: first it may end by itself for `grace` ms. */
-static int child_stop(child *c, int grace) {
-    int status = 0;
-    close_fd(&c->to);
-    if (!child_ends(c, grace)) {
-        kill(-c->pid, SIGTERM);
-        (void)child_ends(c, 2000);
-    }
-    kill(-c->pid, SIGKILL);
-    close_fd(&c->from);
-    while (waitpid(c->pid, &status, 0) < 0 && errno == EINTR) {
-    }
-    c->pid = 0;
-    return status;
-}
-
-/* "exit status 3", "signal 9". */
-static void status_words(char *out, size_t cap, int status) {
-    if (WIFSIGNALED(status)) snprintf(out, cap, "signal %d", WTERMSIG(status));
-    else snprintf(out, cap, "exit status %d", WEXITSTATUS(status));
-}
-
-/* ---- run: answers ----------------------------------------------------------------------------------------------- */
-
-/* A line of the results. */
-static void asker_write(asker *k, const question *q, const char *name, const char *text, size_t n) {
-    fprintf(k->log.f, "{\"custom_id\": \"%s\", \"%s\": ", q->custom_id, name);
-    cli_json_string(k->log.f, text, n);
-    fputs("}\n", k->log.f);
-    k->unsaved = 1;
-}
-
-/* An attempt that came to nothing; after --retries more the question is given up, with the reason in the results. */
-static void asker_charge(asker *k, question *q, const char *why) {
-    q->child = -1;
-    q->state = ++q->tries > k->s->retries ? GIVEN_UP : TO_ASK;
-    if (q->state == TO_ASK) {
-        if (q - k->q < k->next) k->next = q - k->q;
-        return;
-    }
-    asker_write(k, q, "error", why, strlen(why));
-    k->failed++;
-    k->left--;
-}
-
-static void asker_reply(asker *k, int index, const judge_reply *y) {
-    child *c = &k->child[index];
-    question *q = asker_find(k, y->custom_id);
-    if (!q) k->bad.unknown++;
-    else if (q->state == ANSWERED) k->bad.twice++;
-    else if (q->state != ASKED || q->child != index) k->bad.unasked++;
-    else {
-        c->pending--;
-        c->since = cli_clock();
-        k->barren = 0;
-        if (!y->content) {
-            asker_charge(k, q, y->error);
-            return;
-        }
-        q->state = ANSWERED;
-        asker_write(k, q, "content", y->content, y->bytes);
-        k->answered++;
-        k->left--;
-    }
-}
-
-static void asker_line(asker *k, int index, const char *line, size_t n) {
-    judge_reply y;
-    size_t i = 0;
-    while (i < n && row_blank(line[i])) i++;
-    if (i == n) return;
-    if (row_start(&k->row, line, n) || judge_read_reply(&k->row, &y)) {
-        if (k->row.no_memory) k->broken = no_memory();
-        k->bad.rubbish++;
-    } else asker_reply(k, index, &y);
-}
-
-/* Takes what the judge has printed; 0 when it will print no more. */
-static int asker_take(asker *k, int index) {
-    child *c = &k->child[index];
-    char block[65536];
-    ssize_t got = read(c->from, block, sizeof block);
-    size_t from = 0, n;
-    if (got < 0) return errno == EINTR || errno == EAGAIN || errno == EWOULDBLOCK;
-    if (got == 0 && c->in.n && !c->skipping)
-        asker_line(k, index, c->in.text, c->in.n); /* a last line without newline */
-    if (got == 0) c->in.n = 0;
-    for (n = (size_t)got; from < n;) {
-        const char *stop = (const char *)memchr(block + from, '\n', n - from);
-        size_t part = (stop ? (size_t)(stop - block) : n) - from;
-        if (c->in.n + part > LINE_MOST && !c->skipping) {
-            c->skipping = 1;
-            k->bad.too_long++;
-        }
-        if (!c->skipping) judge_put(&c->in, block + from, part);
-        if (c->in.no_memory) {
-            k->broken = no_memory();
-            return 0;
-        }
-        if (stop && !c->skipping) asker_line(k, index, c->in.text, c->in.n);
-        if (stop) c->skipping = 0;
-        if (stop || c->skipping) c->in.n = 0;
-        from += part + (stop != NULL);
-    }
-    return got > 0;
-}
-
-/* Writes what there is for the judge; a judge that reads no more is found out by its end or by --timeout. */
-static void child_feed(child *c) {
-    ssize_t n;
-    if (c->to < 0 || c->out_at == c->out.n) return;
-    n = write(c->to, c->out.text + c->out_at, c->out.n - c->out_at);
-    if (n > 0) c->out_at += (size_t)n;
-    else if (n < 0 && errno != EINTR && errno != EAGAIN && errno != EWOULDBLOCK) close_fd(&c->to);
-    if (c->out_at == c->out.n) c->out.n = c->out_at = 0;
-}
-
-/* Hands the judge as many questions as it may hold at a time. */
-static void asker_give(asker *k, int index) {
-    child *c = &k->child[index];
-    while (c->to >= 0 && c->pending < k->s->in_flight) {
-        question *q;
-        while (k->next < k->n && k->q[k->next].state != TO_ASK) k->next++;
-        if (k->next == k->n) return;
-        q = &k->q[k->next++];
-        judge_say(&c->out, q->line);
-        if (c->out.no_memory) {
-            k->broken = no_memory();
-            return;
-        }
-        q->state = ASKED;
-        q->child = index;
-        q->turn = k->turns++;
-        if (!c->pending++) c->since = cli_clock();
-    }
-}
-
-/* A judge that ended or was ended: the question that waited longest is to blame, the others are asked again. */
-static void asker_lose(asker *k, int index, const char *why) {
-    child *c = &k->child[index];
-    question *oldest = NULL;
-    int64_t i;
-    for (i = 0; i < k->n && c->pending; i++) {
-        question *q = &k->q[i];
-        if (q->state != ASKED || q->child != index) continue;
-        c->pending--;
-        q->state = TO_ASK;
-        if (i < k->next) k->next = i;
-        if (!oldest || q->turn < oldest->turn) oldest = q;
-    }
-    if (oldest) asker_charge(k, oldest, why);
-}
-
-/* Has a process come to its end, or is it to? */
-static void asker_end(asker *k, int index, int hung) {
-    child *c = &k->child[index];
-    char words[64], why[128];
-    int lost = c->pending, status = child_stop(c, hung ? 0 : 2000);
-    status_words(words, sizeof words, status);
-    if (hung) snprintf(why, sizeof why, "no answer within %s", cli_duration(k->s->timeout));
-    else snprintf(why, sizeof why, "the judge ended without an answer: %s", words);
-    k->bad.hung += hung;
-    k->bad.ended += !hung && lost;
-    if (!lost) return;
-    asker_lose(k, index, why);
-    if (++k->barren > 3 * (k->s->retries + 1) * k->s->jobs) {
-        k->broken = 1;
-        snprintf(k->why, sizeof k->why, "%s", hung ? why : words);
-    }
-}
-
-/* ---- run: the loop ---------------------------------------------------------------------------------------------- */
-
-static void asker_live(const asker *k) {
-    char line[256];
-    if (k->s->quiet) return;
-    snprintf(line, sizeof line, "asking: %s of %s answered, %s given up",
-             cli_count((uint64_t)(k->before + k->answered)), cli_count((uint64_t)k->n), cli_count((uint64_t)k->failed));
-    cli_live(line);
-}
-
-/* Starts and feeds. */
-static void asker_fill(asker *k) {
-    int i;
-    for (i = 0; i < k->s->jobs && !k->broken; i++) {
-        child *c = &k->child[i];
-        while (k->next < k->n && k->q[k->next].state != TO_ASK) k->next++;
-        if (c->pid && c->to < 0 && !c->pending) (void)child_stop(c, 2000); /* it reads no more */
-        if (!c->pid && k->next < k->n && child_start(c, k->s->cmd)) k->broken = 1;
-        if (!c->pid || k->broken) continue;
-        asker_give(k, i);
-        child_feed(c);
-    }
-}
-
-/* Waits for the judges, takes what they say, and ends those that will not answer any more. */
-static void asker_wait(asker *k, int ms) {
-    int i, jobs = k->s->jobs;
-    double now;
-    for (i = 0; i < jobs; i++) {
-        const child *c = &k->child[i];
-        k->poll[2 * i].fd = c->pid ? c->from : -1;
-        k->poll[2 * i].events = POLLIN;
-        k->poll[2 * i + 1].fd = c->pid && c->out_at < c->out.n ? c->to : -1;
-        k->poll[2 * i + 1].events = POLLOUT;
-        k->poll[2 * i].revents = k->poll[2 * i + 1].revents = 0;
-    }
-    if (poll(k->poll, (nfds_t)(2 * jobs), ms) < 0 && errno != EINTR)
-        k->broken = cli_die("cannot wait for the judge: %s", strerror(errno));
-    now = cli_clock();
-    for (i = 0; i < jobs && !k->broken && !cli_stopped(); i++) {
-        child *c = &k->child[i];
-        if (!c->pid) continue;
-        if (k->poll[2 * i + 1].revents) child_feed(c);
-        if (k->poll[2 * i].revents && !asker_take(k, i)) asker_end(k, i, 0);
-        else if (c->pending && now - c->since > k->s->timeout) asker_end(k, i, 1);
-    }
-    if (k->unsaved && !k->broken && log_sync(&k->log)) k->broken = 1;
-    k->unsaved = 0;
-}
-
-/* All questions are answered: the judges see the end of their input, and what they still print is looked at. */
-static void asker_finish(asker *k) {
-    double until = cli_clock() + (k->s->timeout < 5 ? k->s->timeout : 5);
-    int i, alive = 1;
-    for (i = 0; i < k->s->jobs; i++) close_fd(&k->child[i].to);
-    while (alive && cli_clock() < until && !k->broken && !cli_stopped()) {
-        for (i = alive = 0; i < k->s->jobs; i++) alive += k->child[i].pid != 0;
-        if (alive) asker_wait(k, 100);
-    }
-}
-
-static void asker_loop(asker *k) {
-    int i;
-    signal(SIGPIPE, SIG_IGN); /* a judge that reads no more is no reason to end */
-    while (k->left && !k->broken && !cli_stopped()) {
-        asker_fill(k);
-        if (k->broken || cli_stopped()) break;
-        asker_wait(k, k->s->timeout < 0.2 ? 20 : 200);
-        asker_live(k);
-    }
-    if (!k->left) asker_finish(k);
-    for (i = 0; i < k->s->jobs; i++)
-        if (k->child[i].pid) (void)child_stop(&k->child[i], k->left ? 0 : 2000);
-    if (log_sync(&k->log)) k->broken = 1;
-    cli_live_clear();
-}
-
-static void complain(int64_t n, const char *one, const char *more) {
-    if (n) cli_note("the judge: %s %s", cli_count((uint64_t)n), n == 1 ? one : more);
-}
-
-static int asker_report(const asker *k) {
-    complain(k->bad.rubbish, "line that is no answer", "lines that are no answers");
-    complain(k->bad.too_long, "line longer than 1 MiB", "lines longer than 1 MiB");
-    complain(k->bad.unknown, "answer to a question that does not exist", "answers to questions that do not exist");
-    complain(k->bad.unasked, "answer to a question not asked of it", "answers to questions not asked of it");
-    complain(k->bad.twice, "second answer to a question", "second answers to questions");
-    complain(k->bad.ended, "process that ended with questions open", "processes that ended with questions open");
-    complain(k->bad.hung, "process that did not answer in time (it must flush its output after each line)",
-             "processes that did not answer in time (a judge must flush its output after each line)");
-    if (!k->s->quiet)
-        printf("%s: %s of %s questions answered (%s before this run), %s given up\n", k->log.path,
-               cli_count((uint64_t)(k->before + k->answered)), cli_count((uint64_t)k->n),
-               cli_count((uint64_t)k->before), cli_count((uint64_t)k->failed));
-    if (flush_output()) return 1;
-    if (k->why[0])
-        return cli_die("the judge ended %d times in a row without an answer, the last time: %s; look at --cmd %s",
-                       k->barren, k->why, k->s->cmd);
-    if (k->broken) return 1;
-    if (cli_stopped() && k->left)
-        return cli_die("stopped; %s questions are open, the same command goes on", cli_count((uint64_t)k->left));
-    if (k->failed)
-        return cli_die("%s questions have no answer; the same command asks them again", cli_count((uint64_t)k->failed));
-    return 0;
-}
-
-static int run_judge(const settings *s) {
-    asker k;
-    int i, failed;
-    memset(&k, 0, sizeof k);
-    k.s = s;
-    k.child = (child *)calloc((size_t)s->jobs, sizeof *k.child);
-    k.poll = (struct pollfd *)calloc(2 * (size_t)s->jobs, sizeof *k.poll);
-    k.row.json = dpo_json_create(context);
-    failed = !k.child || !k.poll ? no_memory() : !k.row.json ? fail() : 0;
-    for (i = 0; !failed && i < s->jobs; i++) k.child[i].to = k.child[i].from = -1;
-    failed = failed || asker_read(&k, s->file[0]) || log_open(&k.log, s->output) || asker_resume(&k);
-    if (!failed && k.left) asker_loop(&k);
-    if (!failed) failed = asker_report(&k);
-    if (k.log.f && log_close(&k.log)) failed = 1;
-    for (i = 0; k.child && i < s->jobs; i++) {
-        free(k.child[i].out.text);
-        free(k.child[i].in.text);
-    }
-    row_free(&k.row);
-    pool_free(k.strings);
-    free(k.child);
-    free(k.poll);
-    free(k.sorted);
-    free(k.q);
+static int run_report(const settings *s) {
+    verdicts *v = (verdicts *)calloc((size_t)s->files, sizeof *v);
+    int i, failed = v ? 0 : no_memory();
+    for (i = 0; i < s->files && !failed; i++) failed = verdicts_read(&v[i], context, s->file[i]);
+    if (!failed) failed = report(&s->report, v, s->files);
+    for (i = 0; v && i < s->files; i++) verdicts_free(&v[i]);
+    free(v);
     return failed;
 }
 
@@ -1747,7 +416,7 @@ static int import_manifest(importer *m) {
     void *p;
     int64_t i;
     int more, failed = 0;
-    if (lines_open(&l, m->s->manifest)) return 1;
+    if (lines_open(&l, context, m->s->manifest)) return 1;
     while (!failed && (more = lines_next(&l)) != 0) {
         if (more < 0) failed = 1;
         else if (import_row(&l.r, &m->v, &one)) lines_bad(&l, l.r.why);
@@ -1814,14 +483,14 @@ static int import_results(importer *m, const char *path) {
     lines l;
     judge_reply y;
     int more, failed = 0;
-    if (lines_open(&l, path)) return 1;
+    if (lines_open(&l, context, path)) return 1;
     while (!failed && (more = lines_next(&l)) != 0) {
         if (more < 0) failed = 1;
         else if (judge_read_reply(&l.r, &y)) lines_bad(&l, l.r.why);
         else import_reply(m, &l, &y);
     }
     if (!failed) lines_tell(&l);
-    if (!failed && !m->s->quiet && !m->s->json)
+    if (!failed && !m->s->quiet && !m->s->report.json)
         printf("%s: %s lines, %s used\n", path, cli_count((uint64_t)l.f.rows),
                cli_count((uint64_t)(l.f.rows - l.f.bad)));
     lines_close(&l);
@@ -1851,7 +520,7 @@ static int run_import(const settings *s) {
                  strlen(m.v.judge) + 32 < sizeof m.v.judge ? ", read by the study's rule" : "");
     if (!failed) verdicts_sort(&m.v);
     if (!failed && s->output) failed = verdicts_write(&m.v, s->output);
-    if (!failed) failed = report(s, &m.v, 1);
+    if (!failed) failed = report(&s->report, &m.v, 1);
     verdicts_free(&m.v);
     free(m.q);
     return failed;
@@ -2079,7 +748,7 @@ static int run_score(const settings *s) {
     run_name(v.run, h);
     if (!failed) verdicts_sort(&v);
     if (!failed && s->output) failed = verdicts_write(&v, s->output);
-    if (!failed) failed = report(s, &v, 1);
+    if (!failed) failed = report(&s->report, &v, 1);
     verdicts_free(&v);
     answers_free(&a);
     return failed;
@@ -2424,8 +1093,8 @@ static uint64_t generate_hash(const generator *u) {
     snprintf(text, sizeof text, "%016llx %016llx %016llx %016llx %d %llu %.17g %.17g %d %d %d %d %d %d",
              (unsigned long long)u->of[0].hash, (unsigned long long)dpo_tokenizer_hash(u->of[0].t),
              (unsigned long long)u->of[1].hash, (unsigned long long)u->file_hash, u->d.file[0].chat,
-             (unsigned long long)s->seed, s->temperature, s->top_p, s->top_k, s->max_new_tokens, s->max_prompt_length,
-             s->compat_rfind, s->precision, u->d.file[0].format);
+             (unsigned long long)s->seed, s->temperature, s->top_p, s->top_k, s->max_new_tokens,
+             s->max_prompt_length, s->compat_rfind, s->precision, u->d.file[0].format);
     return hash_text(hash_text(hash_begin, text), s->stop ? s->stop : "");
 }
 
@@ -2435,7 +1104,7 @@ static int generate_resume(generator *u) {
     char run[RUN_DIGITS + 1];
     int64_t id, low, high;
     int more, failed = 0;
-    if (lines_start(&l, u->log.path, u->log.old.text ? u->log.old.text : "", u->log.old.size)) return 1;
+    if (lines_start(&l, context, u->log.path, u->log.old.text ? u->log.old.text : "", u->log.old.size)) return 1;
     while (!failed && (more = lines_next(&l)) != 0) {
         if (more < 0) failed = 1;
         else if (row_word(&l.r, "run", run, sizeof run)) lines_bad(&l, l.r.why);
@@ -2594,13 +1263,13 @@ static int read_command(settings *s, cli_program *p, int argc, char **argv) {
         CLI_DOUBLE("judge-temperature", &s->judge_temperature, 0, 100, "", "of the judge"),
         CLI_HEADING("run: a judge on this machine. Results that are there go on; failed questions are asked again"),
         CLI_STRING(
-            "cmd", &s->cmd, "CMD", "",
+            "cmd", &s->run.cmd, "CMD", "",
             "run by /bin/sh; reads lines {custom_id, messages, max_tokens, temperature}, prints and "
             "flushes a line {custom_id, content} or {custom_id, error} for each, in any order, until its input ends"),
-        CLI_INT("jobs", &s->jobs, 1, 256, "", "so many processes of it"),
-        CLI_INT("in-flight", &s->in_flight, 1, 4096, "", "questions that each may hold at a time"),
-        CLI_DOUBLE("timeout", &s->timeout, CLI_ABOVE_0, 1e6, "", "seconds without an answer, then it is ended"),
-        CLI_INT("retries", &s->retries, 0, 1000, "",
+        CLI_INT("jobs", &s->run.jobs, 1, 256, "", "so many processes of it"),
+        CLI_INT("in-flight", &s->run.in_flight, 1, 4096, "", "questions that each may hold at a time"),
+        CLI_DOUBLE("timeout", &s->run.timeout, CLI_ABOVE_0, 1e6, "", "seconds without an answer, then it is ended"),
+        CLI_INT("retries", &s->run.retries, 0, 1000, "",
                 "so often a question is asked again after an error, a timeout or the judge's end"),
         CLI_HEADING("import, score, report: verdicts, rates, comparisons"),
         CLI_FLAG(
@@ -2616,8 +1285,8 @@ static int read_command(settings *s, cli_program *p, int argc, char **argv) {
         CLI_STRING("judge-reference", &s->judge_reference, "DIR", "",
                    "reward: ref; without it judge-model, its adapter off"),
         CLI_DOUBLE("beta", &s->beta, CLI_ABOVE_0, 1e6, "", "reward: its scale; changes no verdict"),
-        CLI_INT("draws", &s->draws, 40, 40000, "", "resamples of the bootstrap"),
-        CLI_FLAG("json", &s->json, "", "the report as one object"),
+        CLI_INT("draws", &s->report.draws, 40, 40000, "", "resamples of the bootstrap"),
+        CLI_FLAG("json", &s->report.json, "", "the report as one object"),
     };
     return cli_parse(p, options, CLI_COUNT(options), argc, argv);
 }
@@ -2653,7 +1322,7 @@ static int check_command(const settings *s, const cli_program *p) {
                        i == 1 ? "for what each question is about" : "which export wrote");
     if (i == 1 && !strcmp(s->output, s->manifest))
         return cli_die("--output and --manifest are one file, %s", s->output);
-    if (i == 2 && !s->cmd) return cli_die("expected --cmd CMD, the judge");
+    if (i == 2 && !s->run.cmd) return cli_die("expected --cmd CMD, the judge");
     if (i == 4 && s->by < 0) return cli_die("expected --by world, length or reward");
     if (i == 4 && s->by == BY_REWARD && (!s->judge_model || (!s->judge_reference && !s->judge_adapter)))
         return cli_die(
@@ -2670,12 +1339,12 @@ static settings settings_defaults(void) {
     s.temperature = s.top_p = 1;
     s.judge_name = "gpt-4";
     s.judge_max_tokens = 256;
-    s.jobs = s.in_flight = 1;
-    s.timeout = 120;
-    s.retries = 2;
+    s.run.jobs = s.run.in_flight = 1;
+    s.run.timeout = 120;
+    s.run.retries = 2;
     s.by = -1;
     s.beta = 0.1;
-    s.draws = 10000;
+    s.report.draws = 10000;
     return s;
 }
 
@@ -2685,7 +1354,7 @@ static int run_command(const settings *s) {
     case 'e': return run_export(s);
     case 'i': return run_import(s);
     case 's': return run_score(s);
-    default: return s->command[1] == 'u' ? run_judge(s) : run_report(s);
+    default: return s->command[1] == 'u' ? run_run(s) : run_report(s);
     }
 }
 
@@ -2709,6 +1378,7 @@ int main(int argc, char **argv) {
     s.file = p.argument + 1;
     s.files = p.argument_count ? p.argument_count - 1 : 0;
     if (check_command(&s, &p)) return 1;
+    s.report.seed = s.seed;
     cli_catch_signals();
     memset(&desc, 0, sizeof desc);
     desc.n_threads = s.threads;
