@@ -287,8 +287,10 @@ head -c 500 "$out/good.jsonl" >"$out/cutoff.jsonl"
 works "a broken last line is cut, and its question asked again" $r cutoff good
 says "that is told" "last line was broken"
 same "it is complete" cutoff
-gzip -c "$out/good.jsonl" >"$out/packed.jsonl"
-refuses "packed results" "is compressed" $r packed good
+if command -v gzip >/dev/null 2>&1; then
+    gzip -c "$out/good.jsonl" >"$out/packed.jsonl"
+    refuses "packed results" "is compressed" $r packed good
+fi
 cp "$out/good.jsonl" "$out/other.jsonl"
 sed 's/q7/q7 other/' "$out/a.jsonl" >"$out/a3.jsonl"
 works "another run" $judge export "$out/a3.jsonl" --manifest "$out/m3.jsonl" --output "$out/q3.jsonl"
@@ -442,8 +444,7 @@ near "A wins: 1 5 as A and 3 4 as A, 2 and 3 as B, a tie" a_wins.rate 0.72222222
 
 # ---- figures ----------------------------------------------------------------------------------------------------------
 v() { # id, outcome, difference in characters, run
-    o=$2
-    printf '%s\n' "{\"run\": \"$4\", \"judge\": \"j\", \"id\": \"$1\", \"slot\": \"-\", \"outcome\": \"$o\", \"compat\": 0, \"policy_chars\": $((100 + $3)), \"baseline_chars\": 100, \"prompt\": \"00000000000000$1\", \"baseline\": \"0000000000000002\"}"
+    printf '%s\n' "{\"run\": \"$4\", \"judge\": \"j\", \"id\": \"$1\", \"slot\": \"-\", \"outcome\": \"$2\", \"compat\": 0, \"policy_chars\": $((100 + $3)), \"baseline_chars\": 100, \"prompt\": \"00000000000000$1\", \"baseline\": \"0000000000000002\"}"
 }
 i=10
 for pair in 12:win -5:loss 30:win 7:win -20:loss 3:win -14:win 25:tie 40:win -33:loss 9:loss -2:win 16:win -8:loss 21:win -11:tie \
@@ -483,13 +484,14 @@ for i in 14 15 16 17; do v $i loss -9 00000003; done >>"$out/apart"
 works "lengths that tell all" $judge report "$out/apart" --json
 is "have no adjusted rate" "$(member length_adjusted)" null
 near "the longer wins" longer_wins.rate 1 0
-# Two models: of 10 prompts on which they differ the first is better on 8; exact McNemar 2 (1 + 10 + 45)/1024 = 0.109375
+# Two models: the second wins 10 to 15 as the first does, not 16 to 23, but 24 and 25. Of 10 prompts on which they differ
+# the first is better on 8: exact McNemar 2 (1 + 10 + 45)/1024 = 0.109375.
 i=10
 while [ $i -lt 31 ]; do
-    v $i "$([ $i -lt 12 ] || [ $i -gt 25 ] && echo win || echo loss)" 0 00000004
+    case $i in 1[0-5] | 24 | 25) o=win ;; *) o=loss ;; esac
+    v $i $o 0 00000004
     i=$((i + 1))
-done >"$out/second" # 14 to 23 won by the first model of `fourteen` alone: cut to 8 by two more wins here
-sed -i 's/\("id": "1[23]", .*\)"loss"/\1"win"/; s/\("id": "1[45]", .*\)"loss"/\1"win"/; s/\("id": "2[67]", .*\)/\1/; s/\("id": "2[89]", .*\)"win"/\1"loss"/' "$out/second"
+done >"$out/second"
 works "two models" $judge report "$out/fourteen" "$out/second" --json
 near "better" better 8 0
 near "worse" worse 2 0
@@ -503,10 +505,13 @@ says "better in 8" "better in 8, worse in 2"
     head -n 1 "$out/fourteen"
     head -n 1 "$out/second"
     echo '{"run": "00000002", "judge": "j", "id": "40", "slot": "Q", "outcome": "win"}'
+    echo '{"run": "0000\"002", "judge": "j", "id": "41", "slot": "-", "outcome": "win"}'
 ) >"$out/odd.v"
 works "verdicts with bad lines" $judge report "$out/odd.v"
 says "a second verdict" "1 line not used: a second verdict on a question (first: line 21)"
 says "another run" "1 line not used: of another run than the first line's (first: line 22)"
+says "no slot" "1 line not used: slot is not A, B or - (first: line 23)\|1 line not used: no lengths"
+says "no run" "1 line not used: run is not 8 hexadecimal digits (first: line 24)"
 refuses "no verdicts" "holds no verdicts" $judge report "$out/a.jsonl"
 
 # ---- score: judges that are built in ----------------------------------------------------------------------------------

@@ -385,7 +385,7 @@ static int import_row(row_data *r, verdicts *v, asked *q) {
     const char *custom_id = judge_read_id(r), *id;
     size_t n;
     memset(q, 0, sizeof *q);
-    if (!custom_id || row_word(r, "run", run, sizeof run) || row_word(r, "slot", slot, sizeof slot) ||
+    if (!custom_id || row_run(r, run) || row_word(r, "slot", slot, sizeof slot) ||
         row_word(r, "style", style, sizeof style) || row_word(r, "judge", judge, sizeof judge))
         return 1;
     if (!v->run[0]) {
@@ -1093,8 +1093,8 @@ static uint64_t generate_hash(const generator *u) {
     snprintf(text, sizeof text, "%016llx %016llx %016llx %016llx %d %llu %.17g %.17g %d %d %d %d %d %d",
              (unsigned long long)u->of[0].hash, (unsigned long long)dpo_tokenizer_hash(u->of[0].t),
              (unsigned long long)u->of[1].hash, (unsigned long long)u->file_hash, u->d.file[0].chat,
-             (unsigned long long)s->seed, s->temperature, s->top_p, s->top_k, s->max_new_tokens,
-             s->max_prompt_length, s->compat_rfind, s->precision, u->d.file[0].format);
+             (unsigned long long)s->seed, s->temperature, s->top_p, s->top_k, s->max_new_tokens, s->max_prompt_length,
+             s->compat_rfind, s->precision, u->d.file[0].format);
     return hash_text(hash_text(hash_begin, text), s->stop ? s->stop : "");
 }
 
@@ -1107,7 +1107,7 @@ static int generate_resume(generator *u) {
     if (lines_start(&l, context, u->log.path, u->log.old.text ? u->log.old.text : "", u->log.old.size)) return 1;
     while (!failed && (more = lines_next(&l)) != 0) {
         if (more < 0) failed = 1;
-        else if (row_word(&l.r, "run", run, sizeof run)) lines_bad(&l, l.r.why);
+        else if (row_run(&l.r, run)) lines_bad(&l, l.r.why);
         else if (strcmp(run, u->run))
             failed =
                 cli_die("%s, line %lld: answers of run %s, and these would be run %s: another model, other data or "

@@ -254,6 +254,13 @@ static inline int row_word(row_data *r, const char *name, char *out, size_t cap)
     return 0;
 }
 
+/* The run that a line belongs to; 0 on success. */
+static inline int row_run(row_data *r, char run[RUN_DIGITS + 1]) {
+    if (row_word(r, "run", run, RUN_DIGITS + 1)) return 1;
+    return strspn(run, "0123456789abcdef") == RUN_DIGITS ? 0
+                                                         : row_bad(r, "run is not %d hexadecimal digits", RUN_DIGITS);
+}
+
 /* ---- lines of JSON ---------------------------------------------------------------------------------------------- */
 
 /* Goes through a file's objects; lines of no use are counted by reason and told of at the end. */
@@ -291,6 +298,7 @@ static inline void lines_bad(lines *l, const char *why) { dataset_drop(&l->f, wh
 static inline int lines_next(lines *l) {
     const char *json;
     size_t bytes;
+    if (l->r.no_memory) return -no_memory(); /* for the line before */
     while (row_next(&l->s, &json, &bytes)) {
         int last = !l->s.array && l->s.at == l->s.size && l->s.text[l->s.size - 1] != '\n';
         if (cli_stopped()) return -cli_die("stopped while reading %s; nothing was written", l->f.path);

@@ -97,8 +97,8 @@ static inline int verdict_read(row_data *r, verdicts *v, game *g) {
     const char *id;
     size_t n;
     memset(g, 0, sizeof *g);
-    if (row_word(r, "run", run, sizeof run) || row_word(r, "judge", judge, sizeof judge) ||
-        row_word(r, "slot", slot, sizeof slot) || row_word(r, "outcome", outcome, sizeof outcome))
+    if (row_run(r, run) || row_word(r, "judge", judge, sizeof judge) || row_word(r, "slot", slot, sizeof slot) ||
+        row_word(r, "outcome", outcome, sizeof outcome))
         return 1;
     if (!v->run[0]) {
         memcpy(v->run, run, sizeof run);
