@@ -9,7 +9,7 @@ LIBS = -lm -lpthread
 B = build
 T = $(B)/tests
 EXAMPLES = hello sft dpo lora step own_loss own_data layers
-PROGRAMS = $(B)/dpo-train $(B)/dpo-tokenize $(B)/dpo-chat $(B)/dpo-convert $(B)/dpo-bench
+PROGRAMS = $(B)/dpo-train $(B)/dpo-tokenize $(B)/dpo-chat $(B)/dpo-convert $(B)/dpo-judge $(B)/dpo-bench
 FORMATS = $(wildcard tools/*.h tools/formats/*.h)
 
 all: $(PROGRAMS) $(EXAMPLES:%=$(B)/%)
@@ -20,6 +20,7 @@ $(B)/dpo.o: dpo.h
 	$(CC) $(STD) $(CFLAGS) $(WARN) -DDPO_IMPLEMENTATION -x c -c dpo.h -o $@
 $(B)/dpo-%: tools/dpo-%.c $(B)/dpo.o $(FORMATS)
 	$(CC) $(STD) $(CFLAGS) $(WARN) -o $@ $< $(B)/dpo.o $(LIBS)
+$(B)/dpo-judge: examples/world.h
 $(B)/%: examples/%.c $(B)/dpo.o examples/world.h $(FORMATS)
 	$(CC) $(STD) $(CFLAGS) $(WARN) -o $@ $< $(B)/dpo.o $(LIBS)
 

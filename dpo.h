@@ -36,13 +36,14 @@
    CONTENTS: search for ">>NAME"
 
        interface       >>TYPES >>CONTEXT_API >>TENSOR_API >>JSON_API >>TEXT_API >>MODEL_API
-                       >>LORA_API >>LOSS_API >>TRAIN_API >>STEP_API >>GENERATE_API >>LAYER_API
+                       >>LORA_API >>LOSS_API >>TRAIN_API >>STEP_API >>GENERATE_API >>EVALUATE_API
+                       >>LAYER_API
        arithmetic      >>PLATFORM >>ERROR >>MEMORY >>THREADS >>RANDOM >>NUMERICS >>KERNELS
                        >>CONTEXT >>GEMM >>LAYERS
        bytes           >>JSON >>FILES
        model and step  >>BATCH >>MODEL >>NETWORK >>LORA >>LOSS >>OPTIMIZER
        text            >>UNICODE >>TOKENIZER >>DATA
-       what users call >>GENERATE >>TRAINER >>PLAN >>LAYER_CALLS
+       what users call >>GENERATE >>TRAINER >>PLAN >>EVALUATE >>LAYER_CALLS
 
    THREE LEVELS, each usable alone
 
@@ -267,14 +268,14 @@ DPO_API int dpo_version(void); /* major * 10000 + minor * 100 + patch */
 /* dpo_tensor_f32 - a view of floats: dimensions given as 0 end the list. */
 DPO_API dpo_tensor dpo_tensor_f32(float *data, int64_t d0, int64_t d1, int64_t d2, int64_t d3);
 
-/* dpo_tensors_save - write tensors into one safetensors file, atomically: into a file beside it that is synced and takes
-   its name at the end. The metadata get a checksum of each tensor and of the header ("dpo_checksums",
+/* dpo_tensors_save - write tensors into one safetensors file, atomically: into a file beside it that is synced and
+   takes its name at the end. The metadata get a checksum of each tensor and of the header ("dpo_checksums",
    "dpo_header_checksum"), which dpo_tensors_verify compares.
  *   metadata  NULL, or key, value, key, value, ..., NULL
  *   errors    DPO_E_IO; nothing is left under `path` that was not there before
  * dpo_tensors_save_from - the same for tensors that need not be in memory together: fetch gives the elements of those
- *           whose data are NULL, valid until its next call. It is asked for each in order, twice: for its checksum, then
- *           to write it. NULL from it ends the saving with DPO_E_IO. */
+ *           whose data are NULL, valid until its next call. It is asked for each in order, twice: for its checksum,
+ *           then to write it. NULL from it ends the saving with DPO_E_IO. */
 DPO_API dpo_result dpo_tensors_save(dpo_context *c, const char *path, const dpo_tensor *tensors, int64_t count,
                                     const char *const *metadata);
 DPO_API dpo_result dpo_tensors_save_from(dpo_context *c, const char *path, const dpo_tensor *tensors, int64_t count,
@@ -293,7 +294,8 @@ DPO_API void dpo_tensors_free(dpo_context *c, dpo_tensor *tensors);
  *   dpo_tensors_list      all tensors in the header's order, data NULL (dtype 0: none of DPO_*, not readable); out NULL
  *                         to count. Names are valid until dpo_tensors_close
  *   dpo_tensors_read      elements of tensor i as they are, in the machine's byte order; `bytes` is the room at `to`
- *   dpo_tensors_metadata  the value of a key, NULL if it is not there; dpo_tensors_metadata_at: pair i, 0 beyond the last
+ *   dpo_tensors_metadata  the value of a key, NULL if it is not there; dpo_tensors_metadata_at: pair i, 0 beyond the
+ *                         last
  *   dpo_tensors_verify    reads all and compares the checksums: DPO_E_FORMAT if a bit differs, or there are none */
 typedef struct dpo_tensors_file dpo_tensors_file;
 DPO_API dpo_tensors_file *dpo_tensors_open(dpo_context *c, const char *path);
@@ -892,6 +894,7 @@ typedef struct dpo_generate_config {
     double top_p;              /* keep the most likely ids that together reach p; 1 = off */
     double min_p;              /* keep ids at least min_p times as likely as the likeliest; 0 = off */
     uint64_t seed;             /* sequence i draws from (seed, i, position): batch and threads change nothing */
+    const uint64_t *streams;   /* [n * num_return_sequences] numbers to draw by instead of i, or NULL */
     int32_t eos;               /* stop after this id; -1 = never */
     const int32_t *stop_ids;   /* further ids to stop after, "<|im_end|>" */
     int64_t n_stop_ids;
@@ -932,6 +935,60 @@ DPO_API dpo_result dpo_generate(dpo_model *m, const int32_t *const *prompts, con
 /* dpo_generate_text - the same for one text; out is zero-terminated, cut at cap and before a stop string. */
 DPO_API dpo_result dpo_generate_text(dpo_model *m, const dpo_tokenizer *t, const char *prompt,
                                      const dpo_generate_config *g, char *out, size_t cap);
+
+/* ===========================================================================================
+   >>EVALUATE_API - log-probabilities of given texts, and what may be said of counts and means
+   =========================================================================================== */
+
+/* ids[context] .. ids[n - 1] are scored, each given all ids before it: n > context >= 1. */
+typedef struct dpo_sequence {
+    const int32_t *ids;
+    int64_t n, context;
+} dpo_sequence;
+
+typedef struct dpo_score {
+    double logp;           /* log-probs of the scored ids, summed in order, nats */
+    double reference_logp; /* the same by the reference */
+    double kl;             /* KL(reference || policy) of the next id, exact over the vocabulary, summed over them */
+    int64_t tokens;        /* how many; 0: not reached before a cancellation */
+    int greedy;            /* each of them is the likeliest at its place (the lowest id among equals) */
+} dpo_score;
+
+typedef struct dpo_token_score { /* of one scored id */
+    double logp, reference_logp, kl;
+    int32_t likeliest;
+} dpo_token_score;
+
+typedef struct dpo_score_config {
+    dpo_model *reference; /* NULL: none. The model itself: its weights with the adapters off */
+    int64_t max_rows;     /* computed at a time, if a single sequence does not take more; 0 = 2048 */
+    int separate;         /* nothing is shared, for comparison: the same bits, slowly */
+    int64_t *rows;        /* rows computed so far are added here; may be NULL */
+} dpo_score_config;
+
+/* dpo_score_sequences - log-probs of any number of sequences. What neighbours have in common at their beginnings is
+   computed once: a question before its choices, examples before all questions. No bit depends on it.
+ *   out     [n]; tokens [sum of n - context] in order, or NULL
+ *   errors  DPO_E_ARG (which sequence)  DPO_E_SHAPE (ids or a length that the model has not; another vocabulary than
+ *           the reference's)  DPO_E_NONFINITE (a log-prob is NaN)  DPO_E_CANCELLED between batches */
+DPO_API dpo_result dpo_score_sequences(dpo_model *m, const dpo_sequence *s, int64_t n, const dpo_score_config *k,
+                                       dpo_score *out, dpo_token_score *tokens);
+
+/* dpo_mean - the mean of n numbers; *error (or NULL): its standard error, sample deviation / sqrt(n), NaN for n < 2. */
+DPO_API double dpo_mean(const double *x, int64_t n, double *error);
+
+/* dpo_wilson - 95 % interval of a rate, by Wilson's score. successes may be fractional (a tie is a half); n 0: 0 to 1. */
+DPO_API void dpo_wilson(double successes, double n, double *low, double *high);
+
+/* dpo_mcnemar - exact two-sided p that two models are equally often right, given that on b items only the first was and
+   on c only the second: a fair coin's b + c throws. */
+DPO_API double dpo_mcnemar(int64_t b, int64_t c);
+
+/* dpo_bootstrap_mean - 95 % percentile interval of the mean of n numbers, resampled `draws` times (10000 is usual; 40 to
+   40000). Of paired differences it compares two models. A function of x, seed and draws alone.
+ *   errors  DPO_E_ARG (n < 1, draws), the outputs are NaN then */
+DPO_API dpo_result dpo_bootstrap_mean(const double *x, int64_t n, uint64_t seed, int64_t draws, double *low,
+                                      double *high);
 
 /* ===========================================================================================
    >>LAYER_API - level 3: each layer on plain tensors
@@ -3401,7 +3458,7 @@ DPO__INLINE float32x4_t dpo__neon_round(float32x4_t x) { /* dpo__num_bf16_from *
     return vreinterpretq_f32_u32(vandq_u32(r, vdupq_n_u32(0xffff0000u)));
 }
 #define dpo__neon_even(v)            vreinterpretq_f32_u32(vshlq_n_u32(vreinterpretq_u32_f32(v), 16))
-#define dpo__neon_odd(v)             vreinterpretq_f32_u32(vandq_u32(vreinterpretq_u32_f32(v), vdupq_n_u32(0xffff0000u)))
+#define dpo__neon_odd(v)             vreinterpretq_f32_u32(vandq_u32(vreinterpretq_u32_f32(v), vdupq_n_u32(~0xffffu)))
 DPO__FEW_KERNEL(, dpo__few_neon, dpo__neon, float32x4_t, 4, 4, 2, 4, 2)
 #define DPO__PRODUCT_NEON                                                                                              \
     { 6, 16, 0, dpo__tile_neon, dpo__tile_neon_16, dpo__pack_plain, dpo__pack_plain, dpo__few_neon }
@@ -13006,6 +13063,7 @@ static void dpo__generation_draw(void *arg, int64_t first, int64_t last, int wor
         int64_t prompt = t->trunk[a->trunk].prompt, made = t->n_out[a->sequence], n = t->n_prompt[prompt];
         const int32_t *ids = t->out + a->sequence * g->max_new_tokens;
         float *z = t->r->logits + i * vocab;
+        uint64_t stream;
         a->drawn = -1;
         if (scale != 1.0f) kernels->scale(vocab, z, z, scale);
         if (!(kernels->squares(vocab, z) < (double)INFINITY)) continue;
@@ -13015,7 +13073,8 @@ static void dpo__generation_draw(void *arg, int64_t first, int64_t last, int wor
             dpo__sample_forget(s, t->prompts[prompt], n);
             dpo__sample_forget(s, ids, made);
         }
-        a->drawn = dpo__sample(s, g, z, vocab, dpo__random_unit(g->seed, (uint64_t)a->sequence, (uint64_t)made));
+        stream = g->streams ? g->streams[a->sequence] : (uint64_t)a->sequence;
+        a->drawn = dpo__sample(s, g, z, vocab, dpo__random_unit(g->seed, stream, (uint64_t)made));
     }
 }
 /* Feeds each active sequence's newest row and draws its next id. */
@@ -14948,6 +15007,372 @@ DPO_API size_t dpo_plan_text(const dpo_plan *p, char *out, size_t cap) {
     for (i = 0; i < 8; i++)
         if (bytes[i]) at = dpo__append(out, cap, at, "  %-12s %10.2f MB\n", names[i], (double)bytes[i] / 1e6);
     return dpo__append(out, cap, at, "  %-12s %10.2f MB\n", "total", (double)p->total / 1e6);
+}
+
+/* ===========================================================================================
+   >>EVALUATE - log-probabilities of given texts; rates, means, and how sure they are
+   =========================================================================================== */
+
+DPO_API double dpo_mean(const double *x, int64_t n, double *error) {
+    dpo__fpenv env = dpo__fp_enter();
+    double sum = 0.0, squares = 0.0, mean, nan = dpo__num_nan();
+    int64_t i;
+    for (i = 0; i < n; i++) sum = sum + x[i];
+    mean = n > 0 ? sum / (double)n : nan;
+    for (i = 0; i < n; i++) {
+        double square = (x[i] - mean) * (x[i] - mean);
+        squares = squares + square;
+    }
+    if (error) *error = n > 1 ? sqrt(squares / (double)(n - 1)) / sqrt((double)n) : nan;
+    dpo__fp_leave(env);
+    return mean;
+}
+
+DPO_API void dpo_wilson(double successes, double n, double *low, double *high) {
+    const double z = 1.959963984540054, z2 = 3.841458820694124; /* the normal distribution's 97.5 %, squared */
+    double p, middle, half, spread;
+    *low = 0.0;
+    *high = 1.0;
+    if (!(n > 0.0)) return;
+    p = successes / n;
+    middle = p + z2 / (2.0 * n);
+    spread = p * (1.0 - p) / n + z2 / (4.0 * n * n);
+    half = z * sqrt(spread > 0.0 ? spread : 0.0);
+    p = 1.0 + z2 / n;
+    if (successes > 0.0) *low = (middle - half) / p; /* at both ends rounding would leave a crumb */
+    if (successes < n) *high = (middle + half) / p;
+}
+
+/* ln n!: the product where it is short, Stirling's series (next term below 1e-19) where it is not. */
+static double dpo__log_factorial(int64_t n) {
+    double x = (double)n, sum = 0.0, series;
+    int64_t i;
+    if (n >= 256) {
+        series = (1.0 / 12.0 - (1.0 / 360.0 - 1.0 / (1260.0 * x * x)) / (x * x)) / x;
+        sum = (x + 0.5) * dpo__num_log(x);
+        return ((sum - x) + 0.91893853320467274178) + series;
+    }
+    for (i = 2; i <= n; i++) sum = sum + dpo__num_log((double)i);
+    return sum;
+}
+DPO_API double dpo_mcnemar(int64_t b, int64_t c) {
+    dpo__fpenv env = dpo__fp_enter();
+    int64_t few = dpo__min64(b, c), n = b + c, i;
+    double p = 1.0, term = 1.0, tail = 1.0;
+    if (few >= 0 && b != c) { /* 2 P(X <= few): its last term, times what the others are in proportion */
+        double log_term = dpo__log_factorial(n) - dpo__log_factorial(few) - dpo__log_factorial(n - few);
+        double halves = (double)n * 0.69314718055994530942;
+        for (i = few; i > 0 && term > 1e-18 * tail; i--) {
+            term = term * (double)i / (double)(n - i + 1);
+            tail = tail + term;
+        }
+        p = 2.0 * tail * dpo__num_exp(log_term - halves);
+        if (p > 1.0) p = 1.0;
+    }
+    dpo__fp_leave(env);
+    return p;
+}
+
+enum { DPO__BOOTSTRAP_TAIL = 1001 }; /* of 40000 draws 2.5 %, and the one behind them */
+
+/* Keeps the smallest `most` numbers, in order. */
+static void dpo__tail_add(double *tail, int64_t *n, int64_t most, double x) {
+    int64_t i = *n;
+    if (i == most && x >= tail[i - 1]) return;
+    if (i < most) ++*n;
+    else i--;
+    for (; i > 0 && tail[i - 1] > x; i--) tail[i] = tail[i - 1];
+    tail[i] = x;
+}
+DPO_API dpo_result dpo_bootstrap_mean(const double *x, int64_t n, uint64_t seed, int64_t draws, double *low,
+                                      double *high) {
+    double smallest[DPO__BOOTSTRAP_TAIL], largest[DPO__BOOTSTRAP_TAIL]; /* these negated */
+    int64_t n_small = 0, n_large = 0, most = draws / 40 + 1, d, i;
+    dpo__fpenv env;
+    *low = *high = dpo__num_nan();
+    if (!x || n < 1 || n > UINT32_MAX || draws < 40 || draws > 40000) return DPO_E_ARG;
+    env = dpo__fp_enter();
+    for (d = 0; d < draws; d++) {
+        double sum = 0.0;
+        for (i = 0; i < n; i++) sum = sum + x[dpo__random_below(seed, (uint64_t)d, (uint64_t)i, (uint64_t)n)];
+        dpo__tail_add(smallest, &n_small, most, sum / (double)n);
+        dpo__tail_add(largest, &n_large, most, -(sum / (double)n));
+    }
+    *low = smallest[most - 1];
+    *high = -largest[most - 1];
+    dpo__fp_leave(env);
+    return DPO_OK;
+}
+
+/* --- sequences as a forest ------------------------------------------------------------------------- */
+
+/* A batch of sequences in which each shares rows with the one before it as far as their ids are the same. */
+typedef struct dpo__forest {
+    const dpo_sequence *s;
+    int64_t n;
+    int64_t *shared; /* [n] ids in common with the one before */
+    int32_t *tokens;
+    dpo_segment *segments;
+    dpo_target *targets;
+    dpo_batch b;
+    int64_t depth; /* segments on the path of the last sequence, and the positions where they end */
+    int32_t path[DPO__MAX_DEPTH];
+    int64_t ends[DPO__MAX_DEPTH];
+} dpo__forest;
+
+static int64_t dpo__sequence_shared(const dpo_sequence *a, const dpo_sequence *b) { /* the last id is no row */
+    int64_t i, n = dpo__min64(a->n, b->n) - 1;
+    for (i = 0; i < n && a->ids[i] == b->ids[i]; i++) {
+    }
+    return i;
+}
+/* Rows of sequence i that are new, cut where a later sequence will go another way. */
+static void dpo__forest_segments(dpo__forest *f, int64_t i) {
+    const dpo_sequence *s = &f->s[i];
+    int64_t ends[DPO__MAX_DEPTH], from = f->shared[i], low = s->n - 1, n = 0, k;
+    while (f->depth && f->ends[f->depth - 1] > from) f->depth--;
+    ends[n++] = low;
+    for (k = i + 1; k < f->n && f->shared[k] > from; k++) {
+        if (f->shared[k] >= low) continue;
+        if (f->depth + n < DPO__MAX_DEPTH) low = ends[n++] = f->shared[k];
+        else f->shared[k] = 0; /* too deep: that one begins a tree of its own */
+    }
+    while (n-- > 0) {
+        dpo_segment *g = &f->segments[f->b.n_segments];
+        if (ends[n] == from) continue; /* nothing new: the beginning of the one before */
+        g->parent = f->depth ? f->path[f->depth - 1] : -1;
+        g->first = (int32_t)f->b.n_rows;
+        g->length = (int32_t)(ends[n] - from);
+        g->past = 0;
+        memcpy(f->tokens + f->b.n_rows, s->ids + from, (size_t)g->length * sizeof *s->ids);
+        f->b.n_rows += g->length;
+        f->path[f->depth] = (int32_t)f->b.n_segments++;
+        f->ends[f->depth++] = from = ends[n];
+    }
+}
+static void dpo__forest_add(dpo__forest *f, int64_t i) {
+    const dpo_sequence *s = &f->s[i];
+    int64_t p, d = 0;
+    dpo__forest_segments(f, i);
+    for (p = s->context; p < s->n; p++) {
+        dpo_target *t = &f->targets[f->b.n_targets++];
+        const dpo_segment *g;
+        while (f->ends[d] < p) d++; /* position p - 1 foretells id p */
+        g = &f->segments[f->path[d]];
+        t->row = (int32_t)(g->first + g->length - (f->ends[d] - (p - 1)));
+        t->token = s->ids[p];
+        t->sequence = (int32_t)i;
+    }
+}
+static void dpo__forest_carve(dpo__arena *a, const dpo__forest *plan, int64_t rows, int64_t targets) {
+    dpo__forest *f = DPO__CARVE(a, dpo__forest, 1), none = *plan;
+    if (f) *f = *plan;
+    else f = &none;
+    f->shared = DPO__CARVE(a, int64_t, f->n);
+    f->tokens = DPO__CARVE(a, int32_t, rows);
+    f->segments = DPO__CARVE(a, dpo_segment, 2 * f->n); /* each adds at most one end and one cut */
+    f->targets = DPO__CARVE(a, dpo_target, targets);
+}
+/* Sequences s[0] .. s[n - 1]; NULL without memory. Freed by dpo__put. */
+static dpo__forest *dpo__forest_make(dpo_context *c, const dpo_sequence *s, int64_t n, int separate) {
+    dpo__arena a = {NULL, 0};
+    dpo__forest plan, *f;
+    int64_t i, rows = 0, targets = 0;
+    memset(&plan, 0, sizeof plan);
+    plan.s = s;
+    plan.n = n;
+    for (i = 0; i < n; i++) {
+        rows += s[i].n - 1; /* as if nothing were shared */
+        targets += s[i].n - s[i].context;
+    }
+    dpo__forest_carve(&a, &plan, rows, targets);
+    if (!dpo__arena_get(c, &a, "a batch of sequences")) return NULL;
+    dpo__forest_carve(&a, &plan, rows, targets);
+    f = (dpo__forest *)(void *)a.base;
+    for (i = 0; i < n; i++) f->shared[i] = i && !separate ? dpo__sequence_shared(&s[i - 1], &s[i]) : 0;
+    f->b.tokens = f->tokens;
+    f->b.segments = f->segments;
+    f->b.targets = f->targets;
+    f->b.n_sequences = n;
+    for (i = 0; i < n; i++) dpo__forest_add(f, i);
+    return f;
+}
+
+/* How many of s[0] .. s[n - 1] make a batch of about max_rows rows. If not all, it ends where least is shared with the
+   next in its second half: a context is not often computed twice. */
+static int64_t dpo__forest_size(const dpo_sequence *s, int64_t n, int64_t max_rows, int separate) {
+    int64_t i, rows = 0, targets = 0, cut, least = INT64_MAX;
+    for (i = 0; i < n; i++) {
+        rows += s[i].n - 1 - (i && !separate ? dpo__sequence_shared(&s[i - 1], &s[i]) : 0);
+        targets += s[i].n - s[i].context;
+        if (i && (rows > max_rows || targets > max_rows)) break;
+    }
+    if (i == n) return n;
+    for (cut = n = i; i > n / 2 && i > 0; i--) {
+        int64_t shared = dpo__sequence_shared(&s[i - 1], &s[i]);
+        if (shared < least) {
+            least = shared;
+            cut = i;
+        }
+    }
+    return cut;
+}
+
+/* --- scores ---------------------------------------------------------------------------------------- */
+
+typedef struct dpo__scoring {
+    dpo_model *m, *reference;
+    dpo__run *run, *reference_run;
+    dpo__head head, reference_head; /* the tile at hand */
+    dpo_token_score *tokens;        /* of the tile */
+} dpo__scoring;
+
+/* log p of the whole vocabulary lies in z but for a constant, which the token's own log-prob tells. */
+static double dpo__score_kl(const dpo__head *p, const dpo__head *q, int64_t i) {
+    const float *z = p->z + i * p->vocab, *y = q->z + i * q->vocab;
+    double kl = 0.0, a = p->logp[i] - (double)z[p->token[i]], b = q->logp[i] - (double)y[q->token[i]];
+    int64_t v;
+    for (v = 0; v < q->vocab; v++) {
+        double log_q = (double)y[v] + b, log_p = (double)z[v] + a, part = dpo__num_exp(log_q) * (log_q - log_p);
+        kl = kl + part;
+    }
+    return kl > 0.0 ? kl : kl - kl; /* never below 0 by rounding; NaN stays */
+}
+static void dpo__score_rows(void *arg, int64_t first, int64_t last, int worker) {
+    const dpo__scoring *s = (const dpo__scoring *)arg;
+    int64_t i, v;
+    (void)worker;
+    for (i = first; i < last; i++) {
+        const float *z = s->head.z + i * s->head.vocab;
+        dpo_token_score *t = &s->tokens[i];
+        t->logp = s->head.logp[i];
+        t->reference_logp = s->reference ? s->reference_head.logp[i] : 0.0;
+        t->kl = s->reference ? dpo__score_kl(&s->head, &s->reference_head, i) : 0.0;
+        t->likeliest = 0;
+        for (v = 1; v < s->head.vocab; v++)
+            if (z[v] > z[t->likeliest]) t->likeliest = (int32_t)v;
+    }
+}
+/* The model, or the same without its adapters, does the work of its run: all of it, or a tile of n targets from i. */
+static dpo_result dpo__score_pass(dpo__scoring *s, int reference, const dpo_batch *b, int64_t i, int64_t n) {
+    dpo_model *m = reference ? s->reference : s->m;
+    dpo__run *r = reference ? s->reference_run : s->run;
+    int on = m->lora ? m->lora->on : 0;
+    dpo_result code = DPO_OK;
+    if (m->lora && reference && m == s->m) m->lora->on = 0;
+    if (b) code = dpo__run_forward(r, b);
+    else {
+        dpo__linear w;
+        dpo__head *h = reference ? &s->reference_head : &s->head;
+        *h = dpo__head_tile(r, i, n, &w);
+        dpo__head_forward(h, &w, r->head_norm, r->lora);
+    }
+    if (m->lora) m->lora->on = on;
+    return code;
+}
+/* One batch; tokens [its targets]. */
+static dpo_result dpo__score_batch(dpo__scoring *s, const dpo_batch *b, dpo_token_score *tokens) {
+    dpo_context *c = s->m->c;
+    dpo_result code = DPO_OK;
+    int64_t i, n;
+    dpo__fpenv env;
+    s->run = dpo__model_pass(s->m, b, "dpo_score_sequences", tokens);
+    s->reference_run = s->run && s->reference ? dpo__model_pass(s->reference, b, "dpo_score_sequences", tokens) : NULL;
+    env = dpo__fp_enter();
+    if (!c->error.code) code = dpo__score_pass(s, 0, b, 0, 0);
+    if (!c->error.code && s->reference) code = dpo__score_pass(s, 1, b, 0, 0);
+    for (i = 0; !code && !c->error.code && i < b->n_targets; i += n) {
+        n = dpo__min64(s->run->head_rows, b->n_targets - i);
+        (void)dpo__score_pass(s, 0, NULL, i, n);
+        if (s->reference) (void)dpo__score_pass(s, 1, NULL, i, n);
+        s->tokens = tokens + i;
+        dpo__split_run(c, n, 1, dpo__score_rows, s);
+    }
+    dpo__fp_leave(env);
+    dpo__put(c, s->run);
+    dpo__put(c, s->reference_run);
+    return c->error.code;
+}
+/* A sequence's sums. */
+static dpo_result dpo__score_sum(dpo_context *c, const dpo_sequence *s, int64_t i, const dpo_token_score *t,
+                                 dpo_score *out) {
+    int64_t p;
+    out->greedy = 1;
+    for (p = s->context; p < s->n; p++, t++) {
+        out->logp = out->logp + t->logp;
+        out->reference_logp = out->reference_logp + t->reference_logp;
+        out->kl = out->kl + t->kl;
+        out->greedy &= t->likeliest == s->ids[p];
+        if (t->logp != t->logp || t->reference_logp != t->reference_logp)
+            return dpo__fail(
+                c, DPO_E_NONFINITE,
+                "dpo_score_sequences: the log-probability of id %ld (%ld) of sequence %ld is not a number; "
+                "are there NaNs or infinities among the weights?",
+                (long)p, (long)s->ids[p], (long)i);
+    }
+    out->tokens = s->n - s->context;
+    return DPO_OK;
+}
+static dpo_result dpo__score_check(const dpo_model *m, const dpo_sequence *s, int64_t n, const dpo_score_config *k,
+                                   const dpo_score *out) {
+    const dpo_model *r = k->reference;
+    int64_t i;
+    if (n < 0 || (n && (!s || !out)) || k->max_rows < 0 || k->max_rows > INT32_MAX / 4)
+        return dpo__fail(m->c, DPO_E_ARG,
+                         "dpo_score_sequences: %ld sequences, max_rows %ld, or a pointer is NULL; expected sequences, "
+                         "room for their scores, and 0 to 2^29 rows",
+                         (long)n, (long)k->max_rows);
+    if (r && r->c != m->c)
+        return dpo__fail(m->c, DPO_E_ARG,
+                         "dpo_score_sequences: model and reference are of two contexts; load both with one");
+    if (r && r->config.vocab_size != m->config.vocab_size)
+        return dpo__fail(m->c, DPO_E_SHAPE,
+                         "dpo_score_sequences: the model's vocabulary is %d, the reference's %d; expected the same",
+                         m->config.vocab_size, r->config.vocab_size);
+    for (i = 0; i < n; i++)
+        if (!s[i].ids || s[i].context < 1 || s[i].n <= s[i].context || s[i].n > INT32_MAX / 4)
+            return dpo__fail(m->c, DPO_E_ARG,
+                             "dpo_score_sequences: sequence %ld has %ld ids after a context of %ld; expected at least "
+                             "one id of each, and below 2^29",
+                             (long)i, (long)(s[i].n - s[i].context), (long)s[i].context);
+    return DPO_OK;
+}
+DPO_API dpo_result dpo_score_sequences(dpo_model *m, const dpo_sequence *s, int64_t n, const dpo_score_config *k,
+                                       dpo_score *out, dpo_token_score *tokens) {
+    dpo_score_config o;
+    dpo__scoring scoring;
+    int64_t i, j, size, at;
+    dpo__fpenv env;
+    DPO__READY(m, m->c);
+    memset(&o, 0, sizeof o);
+    if (k) o = *k;
+    if (!o.max_rows) o.max_rows = 2048;
+    if (dpo__score_check(m, s, n, &o, out)) return m->c->error.code;
+    memset(&scoring, 0, sizeof scoring);
+    scoring.m = m;
+    scoring.reference = o.reference;
+    if (n) memset(out, 0, (size_t)n * sizeof *out);
+    for (i = 0; i < n && !m->c->error.code; i += size) {
+        dpo__forest *f;
+        dpo_token_score *t = NULL;
+        env = dpo__fp_enter();
+        if (dpo__cancelled(m->c, env)) dpo__fail(m->c, DPO_E_CANCELLED, "scoring was cancelled");
+        dpo__progress(m->c, env, "score", i, n);
+        dpo__fp_leave(env);
+        size = dpo__forest_size(s + i, n - i, o.max_rows, o.separate);
+        f = m->c->error.code ? NULL : dpo__forest_make(m->c, s + i, size, o.separate);
+        if (f) t = (dpo_token_score *)dpo__get(m->c, (size_t)f->b.n_targets * sizeof *t, "scores");
+        if (t && !dpo__score_batch(&scoring, &f->b, t)) {
+            if (o.rows) *o.rows += f->b.n_rows;
+            for (j = at = 0; j < size && !m->c->error.code; at += s[i + j].n - s[i + j].context, j++)
+                dpo__score_sum(m->c, &s[i + j], i + j, t + at, &out[i + j]);
+            if (tokens) memcpy(tokens, t, (size_t)f->b.n_targets * sizeof *t);
+            if (tokens) tokens += f->b.n_targets;
+        }
+        dpo__put(m->c, t);
+        dpo__put(m->c, f);
+    }
+    return m->c->error.code;
 }
 
 /* ===========================================================================================

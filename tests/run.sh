@@ -70,6 +70,7 @@ program "layout" sh tests/check_layout.sh
 program "translation units" sh tests/units.sh
 program "programs" sh tests/programs.sh $shared $out
 program "stopped runs" build/tests/resume build/dpo-train $out/resume 60
+program "win rates" sh tests/test_judge.sh $out
 
 # The examples end in a line that their first comment states.
 for e in hello sft dpo lora step own_loss own_data layers; do
