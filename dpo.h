@@ -977,15 +977,15 @@ DPO_API dpo_result dpo_score_sequences(dpo_model *m, const dpo_sequence *s, int6
 /* dpo_mean - the mean of n numbers; *error (or NULL): its standard error, sample deviation / sqrt(n), NaN for n < 2. */
 DPO_API double dpo_mean(const double *x, int64_t n, double *error);
 
-/* dpo_wilson - 95 % interval of a rate, by Wilson's score. successes may be fractional (a tie is a half); n 0: 0 to 1. */
+/* dpo_wilson - 95 % interval of a rate, by Wilson's score. successes may be fractional (a tie is a half); n 0: 0, 1. */
 DPO_API void dpo_wilson(double successes, double n, double *low, double *high);
 
 /* dpo_mcnemar - exact two-sided p that two models are equally often right, given that on b items only the first was and
    on c only the second: a fair coin's b + c throws. */
 DPO_API double dpo_mcnemar(int64_t b, int64_t c);
 
-/* dpo_bootstrap_mean - 95 % percentile interval of the mean of n numbers, resampled `draws` times (10000 is usual; 40 to
-   40000). Of paired differences it compares two models. A function of x, seed and draws alone.
+/* dpo_bootstrap_mean - 95 % percentile interval of the mean of n numbers, resampled `draws` times (10000 is usual; 40
+   to 40000). Of paired differences it compares two models. A function of x, seed and draws alone.
  *   errors  DPO_E_ARG (n < 1, draws), the outputs are NaN then */
 DPO_API dpo_result dpo_bootstrap_mean(const double *x, int64_t n, uint64_t seed, int64_t draws, double *low,
                                       double *high);

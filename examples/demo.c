@@ -187,17 +187,9 @@ static int measure_stage(demo *d, int stage, const char *output) {
 
 /* ---- the table -------------------------------------------------------------------------------------------------- */
 
-/* Wilson's 95 % interval of k successes in n. */
-static void wilson(int k, int n, double *low, double *high) {
-    double z = 1.959964, p = (double)k / n, m = (p + z * z / (2.0 * n)) / (1 + z * z / n);
-    double h = z * sqrt(p * (1 - p) / n + z * z / (4.0 * n * n)) / (1 + z * z / n);
-    *low = m - h;
-    *high = m + h;
-}
-
 static const char *share(char *out, size_t cap, int k, int n) {
     double low, high;
-    wilson(k, n, &low, &high);
+    dpo_wilson(k, n, &low, &high);
     snprintf(out, cap, "%.3f [%.3f, %.3f]", (double)k / n, low, high);
     return out;
 }
@@ -237,10 +229,10 @@ static void print_table(const demo *d) {
 /* The claim of the whole thing, judged by intervals. */
 static int check_claim(const demo *d) {
     double low, high, sft_low, sft_high;
-    wilson(d->stage[DPO].preferred, HELDOUT_PAIRS, &low, &high);
+    dpo_wilson(d->stage[DPO].preferred, HELDOUT_PAIRS, &low, &high);
     if (low <= 0.5) return cli_die("DPO did not lift rewards/accuracies above one half");
-    wilson(d->stage[DPO].accepted, QUESTIONS, &low, &high);
-    wilson(d->stage[SFT].accepted, QUESTIONS, &sft_low, &sft_high);
+    dpo_wilson(d->stage[DPO].accepted, QUESTIONS, &low, &high);
+    dpo_wilson(d->stage[SFT].accepted, QUESTIONS, &sft_low, &sft_high);
     if (low <= sft_high) return cli_die("DPO did not lift the share of accepted answers above that of SFT");
     return 0;
 }

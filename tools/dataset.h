@@ -631,14 +631,6 @@ static inline dataset_lengths dataset_measure(const dpo_data *d) {
     return l;
 }
 
-/* Wilson's 95 % interval of k in n. */
-static inline void dataset_wilson(double k, double n, double *low, double *high) {
-    double z = 1.959963984540054, p = k / n, d = 1 + z * z / n, m = (p + z * z / (2 * n)) / d;
-    double h = z * sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / d;
-    *low = m - h;
-    *high = m + h;
-}
-
 static inline double dataset_share(int64_t k, int64_t n) { return n > 0 ? (double)k / (double)n : 0; }
 
 static inline void dataset_print_length(const char *what, dataset_length l, int64_t n) {
@@ -673,7 +665,7 @@ static inline void dataset_print_set(const char *name, const dpo_data *d) {
     printf("\n");
     dataset_print_cut(&r, r.kept);
     if (!r.pairs) return;
-    dataset_wilson((double)r.chosen_longer + 0.5 * (double)r.same_length, (double)r.pairs, &low, &high);
+    dpo_wilson((double)r.chosen_longer + 0.5 * (double)r.same_length, (double)r.pairs, &low, &high);
     printf("    \"the longer answer wins\" is right in %.3f of %s pairs (95 %%: %.3f to %.3f; %s of one length count "
            "half)\n",
            dataset_share(2 * r.chosen_longer + r.same_length, 2 * r.pairs), cli_count((uint64_t)r.pairs), low, high,
@@ -752,7 +744,7 @@ static inline void dataset_json_set(FILE *o, const char *name, const dpo_data *d
         dataset_json_count(o, "prompts_in_training", dpo_data_repeats(d, other, 1));
     }
     if (r.pairs) {
-        dataset_wilson((double)r.chosen_longer + 0.5 * (double)r.same_length, (double)r.pairs, &low, &high);
+        dpo_wilson((double)r.chosen_longer + 0.5 * (double)r.same_length, (double)r.pairs, &low, &high);
         fprintf(o,
                 ", \"longer_wins\": {\"pairs\": %lld, \"chosen_longer\": %lld, \"same_length\": %lld, \"accuracy\": ",
                 (long long)r.pairs, (long long)r.chosen_longer, (long long)r.same_length);
