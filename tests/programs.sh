@@ -244,6 +244,29 @@ refuses "no tokenizer" "tokenizer" $train sft --init "$out/no_tokenizer.json" --
 sed 's/"vocab_size": 257/"vocab_size": 200/' "$out/tiny.json" >"$out/small.json"
 refuses "a tokenizer too large" "257 ids.*vocabulary of 200" $train sft --init "$out/small.json" --output "$out/x" $o
 
+# Early stopping: a run that learns nothing ends after so many evaluations; one that goes on is its own continuation.
+stop="--train $out/pairs.jsonl --batch-size 8 --optimizer adamw --warmup-steps 0 --epochs 30 --eval-steps 1 --eval-fraction 0.2 --sample-prompts 0"
+works "nothing is learnt" $train dpo --model "$out/sft" --output "$out/idle" $stop --learning-rate 0 --stop-metric rewards/accuracies --stop-patience 4
+grep -q "stopped early: rewards/accuracies did not improve by 0.005 in 4 evaluations; the model is that after update 1," "$out/log" && ok ||
+    bad "which ends after four evaluations"
+[ "$(grep -c eval_loss "$out/idle/metrics.jsonl")" = 5 ] && ok || bad "after the first one"
+works "not before --stop-min-steps" $train dpo --model "$out/sft" --output "$out/idle2" $stop --learning-rate 0 --stop-metric loss --stop-min-steps 6 --stop-patience 1
+[ "$(grep -c eval_loss "$out/idle2/metrics.jsonl")" = 7 ] && ok || bad "evaluations before do not count"
+stop="$stop --learning-rate 3e-3 --stop-metric loss --stop-min-delta 0.001 --stop-patience 3"
+works "a run that overfits" $train dpo --model "$out/sft" --output "$out/over" $stop
+best=$(sed -n 's/.*the model is that after update \([0-9]*\),.*/\1/p' "$out/log")
+[ -n "$best" ] && [ -s "$(printf "%s/over/checkpoints/step-%08d.safetensors" "$out" "$best")" ] && ok || bad "keeps its best checkpoint"
+over=$(hash_of "$out/log")
+works "gone on with" $train dpo --model "$out/sft" --output "$out/over" $stop --resume
+[ "$over" = "$(hash_of "$out/log")" ] && ok || bad "it ends in the same model"
+works "the same, cut short" $train dpo --model "$out/sft" --output "$out/over2" $stop --max-steps 3
+works "and gone on with" $train dpo --model "$out/sft" --output "$out/over2" $stop --resume
+[ "$over" = "$(hash_of "$out/log")" ] && ok || bad "ends in the same model, too"
+cmp -s "$out/over/metrics.jsonl" "$out/over2/metrics.jsonl" && ok || bad "with the same lines of metrics"
+refuses "accuracies of sft" "is for dpo" $train sft --model "$out/sft" --output "$out/x" $o --stop-metric rewards/accuracies
+refuses "no checkpoints to stop at" "needs checkpoints" $train dpo --model "$out/sft" --output "$out/x" $o --stop-metric loss --keep 0
+grep -q '"beta": 0.1' "$out/over/run.json" && grep -q '"command": "dpo"' "$out/over/run.json" && ok || bad "run.json says what the run was"
+
 # An interrupt writes the model and exits with 0.
 $train sft --init "$out/tiny.json" --output "$out/stop" $o --epochs 100000 >"$out/log" 2>"$out/err" </dev/null &
 pid=$!

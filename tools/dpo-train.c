@@ -11,6 +11,7 @@
 #include "../dpo.h"
 #include "dataset.h"
 #include "files.h"
+#include <math.h>
 #include "checkpoint.h"
 #include <sys/stat.h>
 #include <sys/types.h>
@@ -20,10 +21,12 @@
 /* ---- settings --------------------------------------------------------------------------------------------------- */
 
 enum { RECIPE_REF, RECIPE_PAPER, RECIPE_TRL };
+enum { STOP_NEVER, STOP_ACCURACIES, STOP_MARGINS, STOP_LOSS };
 
 typedef struct settings {
     const char *model, *init, *output, *train, *eval, *tokenizer, *adapter, *reference_file, *targets;
-    double lora_alpha, sample_temperature;
+    double lora_alpha, sample_temperature, stop_min_delta;
+    int stop_metric, stop_patience, stop_min_steps;
     int recipe, loss, precision, optimizer_dtype;
     int epochs, max_steps, batch_size, accumulation, warmup_steps, eval_every, eval_steps, eval_size, micro_rows;
     int lora_r, rslora, merge, threads, simd, verify, map, plan, quiet;
@@ -48,6 +51,8 @@ static void settings_start(settings *s, int objective) {
     s->keep = 2;
     s->sample_tokens = 64;
     s->lora_alpha = 16;
+    s->stop_patience = 3;
+    s->stop_min_delta = 0.005;
     s->map = 1;
     s->eval_every = 20000;
     s->epochs = (int)s->t.num_train_epochs;
@@ -163,6 +168,14 @@ static int settings_parse(settings *s, cli_program *p, int argc, char **argv) {
                 "so many checkpoints stay, at least 2, and the one with the best evaluation; 0: none are written"),
         CLI_FLAG("resume", &s->resume, "resume_from_checkpoint",
                  "go on from the newest checkpoint in the output directory that is whole"),
+        CLI_WORD(
+            "stop-metric", &s->stop_metric, "none|rewards/accuracies|rewards/margins|loss", "metric_for_best_model",
+            "of the evaluation: training ends when it no longer improves, and the best evaluation's model is written"),
+        CLI_INT("stop-patience", &s->stop_patience, 1, FOREVER, "early_stopping_patience",
+                "evaluations in a row without improvement that end it"),
+        CLI_DOUBLE("stop-min-delta", &s->stop_min_delta, 0, 1e6, "early_stopping_threshold",
+                   "what counts as improvement, over the value that last did: small steps do not add up to one"),
+        CLI_INT("stop-min-steps", &s->stop_min_steps, 0, FOREVER, "", "updates before which no evaluation counts"),
         CLI_INT("sample-prompts", &s->sample_prompts, 0, 1024, "",
                 "evaluation prompts answered each time, by the model and by the one it was; samples.jsonl; 0: none"),
         CLI_INT("sample-max-new-tokens", &s->sample_tokens, 1, 65536, "", "the longest answer"),
@@ -201,6 +214,11 @@ static int settings_check(settings *s) {
     if (s->resume && !s->keep) return cli_die("--resume goes on with checkpoints; leave --keep 0 out");
     if (batch > FOREVER)
         return cli_die("--batch-size %d times %d is more than %d", s->batch_size, s->accumulation, FOREVER);
+    if (s->stop_metric && s->stop_metric != STOP_LOSS && s->t.objective == DPO_SFT)
+        return cli_die("--stop-metric %s is for dpo; sft has loss",
+                       s->stop_metric == STOP_ACCURACIES ? "rewards/accuracies" : "rewards/margins");
+    if (s->stop_metric && !s->keep)
+        return cli_die("--stop-metric needs checkpoints, one of which becomes the model; leave --keep 0 out");
     s->t.loss = dpo_loss_by_name(dpo_loss_name(s->loss));
     s->t.num_train_epochs = s->epochs;
     s->t.max_steps = s->max_steps;
@@ -245,9 +263,11 @@ typedef struct run {
     dpo_metrics first;     /* where this process began: counts of the checkpoint, or 0 */
     checkpoint_set set;    /* set.dir NULL: none are written */
     char checkpoints[4096];
-    int lock;           /* a file that is open for as long as the process lives */
-    int64_t saved;      /* step of the last checkpoint that holds everything, -1: none */
-    double best;        /* the best evaluation so far, if set.best >= 0: loss, or rewards/accuracies */
+    int lock;         /* a file that is open for as long as the process lives */
+    int64_t saved;    /* step of the last checkpoint that holds everything, -1: none */
+    double best;      /* the best evaluation so far, if set.best >= 0: loss, or rewards/accuracies */
+    double stop_best; /* the value that last was an improvement; evaluations since: stop_count, -1: none yet */
+    int stop_count;
     char unsaved[2048]; /* why a checkpoint could not be written */
     double train_seconds, began, phase_began;
     const char *phase;
@@ -528,12 +548,16 @@ static void print_settings(run *u) {
     free(text);
 }
 
+static double accuracies_error(const dpo_metrics *m) {
+    return sqrt(m->rewards_accuracies * (1 - m->rewards_accuracies) / (double)m->batch_examples);
+}
 static void print_evaluation(const run *u, const dpo_metrics *m) {
     cli_live_clear();
     printf("evaluation after %s examples (step %s): loss %.4f", cli_count((uint64_t)u->last.examples),
            cli_count((uint64_t)u->last.step), m->loss);
     if (m->has_rewards) {
-        printf(", rewards/accuracies %.3f, margins %.4f", m->rewards_accuracies, m->rewards_margins);
+        printf(", rewards/accuracies %.3f (standard error %.3f), margins %.4f", m->rewards_accuracies,
+               accuracies_error(m), m->rewards_margins);
         if (m->rewards_ties > 0) printf(", ties %.3f", m->rewards_ties);
     }
     printf("  [%s examples]", cli_count((uint64_t)m->batch_examples));
@@ -857,7 +881,7 @@ static int open_checkpoints(run *u) {
 static double noted(const dpo_tensors_file *f, const char *key, double otherwise) {
     const char *text = dpo_tensors_metadata(f, key);
     double x;
-    return text && cli_read_double(text, &x) && x >= -1 && x < 9e15 ? x : otherwise;
+    return text && cli_read_double(text, &x) && x > -9e15 && x < 9e15 ? x : otherwise;
 }
 
 /* Goes on from the newest checkpoint that is whole, if there is one; *log: bytes of metrics.jsonl and samples.jsonl. */
@@ -879,6 +903,8 @@ static int resume(run *u, double log[2]) {
     u->due = noted(f, "evaluation_due", 0) != 0;
     u->set.best = (long long)noted(f, "best_step", -1);
     u->best = noted(f, "best_value", 0);
+    u->stop_best = noted(f, "stop_best", 0);
+    u->stop_count = (int)noted(f, "stop_count", -1);
     log[0] = noted(f, "metrics_bytes", 0);
     log[1] = noted(f, "samples_bytes", 0);
     dpo_tensors_close(f);
@@ -920,10 +946,11 @@ static long long sync_log(run *u, FILE *f, const char *name) {
 
 /* A checkpoint of the last whole update, unless there is one. If that fails, the run comes to its end. */
 static void save_checkpoint(run *u) {
-    char text[6][32];
-    const char *extra[13] = {
-        "evaluated", text[0],     "evaluation_due", text[1],      "metrics_bytes", text[2], "samples_bytes",
-        text[3],     "best_step", text[4],          "best_value", text[5],         NULL};
+    char text[8][32];
+    const char *extra[17] = {
+        "evaluated", text[0], "evaluation_due", text[1], "metrics_bytes", text[2], "samples_bytes", text[3],
+        "best_step", text[4], "best_value",     text[5], "stop_best",     text[6], "stop_count",    text[7],
+        NULL};
     if (!u->set.dir || !u->last.step || u->saved == u->last.step) return;
     snprintf(text[0], sizeof text[0], "%lld", (long long)u->evaluated);
     snprintf(text[1], sizeof text[1], "%d", u->due);
@@ -931,6 +958,8 @@ static void save_checkpoint(run *u) {
     snprintf(text[3], sizeof text[3], "%lld", sync_log(u, u->samples.file, "samples.jsonl"));
     snprintf(text[4], sizeof text[4], "%lld", u->set.best);
     snprintf(text[5], sizeof text[5], "%.17g", u->best);
+    snprintf(text[6], sizeof text[6], "%.17g", u->stop_best);
+    snprintf(text[7], sizeof text[7], "%d", u->stop_count);
     if (u->lost) return;
     if (checkpoint_save(&u->set, u->t, u->last.step, extra)) {
         snprintf(u->unsaved, sizeof u->unsaved, "%s", u->set.error);
@@ -940,14 +969,42 @@ static void save_checkpoint(run *u) {
 
 /* ---- evaluation and updates ------------------------------------------------------------------------------------- */
 
-/* The best so far has a checkpoint of its own, which stays. */
+/* The metric that --stop-metric names, else the one that tells the best model apart. */
+static int best_metric(const run *u, const dpo_metrics *m) {
+    return u->s.stop_metric ? u->s.stop_metric : m->has_rewards ? STOP_ACCURACIES : STOP_LOSS;
+}
+static double metric_value(const dpo_metrics *m, int metric) {
+    return metric == STOP_ACCURACIES ? m->rewards_accuracies : metric == STOP_MARGINS ? m->rewards_margins : m->loss;
+}
+static int improves(double x, double before, int metric, double delta) {
+    return metric == STOP_LOSS ? x < before - delta : x > before + delta;
+}
+
+/* The best so far has a checkpoint of its own, which stays; of equal ones the first. */
 static void note_best(run *u, const dpo_metrics *m) {
-    double x = m->has_rewards ? m->rewards_accuracies : m->loss;
-    int better = u->set.best < 0 || (m->has_rewards ? x > u->best : x < u->best);
-    if (!u->last.step || !better) return;
+    int metric = best_metric(u, m);
+    double x = metric_value(m, metric);
+    if (!u->last.step || (u->set.best >= 0 && !improves(x, u->best, metric, 0))) return;
     u->set.best = u->last.step;
     u->best = x;
 }
+
+/* Counts evaluations without improvement over the value that last was one. (Hugging Face's callback compares with the
+ * best of all, which a climb of steps each too small to count takes along until patience is at its end.) */
+static int note_stop(run *u, const dpo_metrics *m) {
+    double x = metric_value(m, u->s.stop_metric);
+    if (!u->s.stop_metric) return 0;
+    if (!(x - x == 0))
+        return cli_die("evaluation after update %s: the metric to stop by is no number; look at the data or lower the "
+                       "learning rate (the checkpoints are as they were)",
+                       cli_count((uint64_t)u->last.step));
+    if (u->stop_count < 0 || improves(x, u->stop_best, u->s.stop_metric, u->s.stop_min_delta)) {
+        u->stop_best = x;
+        u->stop_count = 0;
+    } else if (u->last.step && u->last.step >= u->s.stop_min_steps) u->stop_count++;
+    return 0;
+}
+static int stops_early(const run *u) { return u->s.stop_metric && u->stop_count >= u->s.stop_patience; }
 
 /* One evaluation, printed and logged. 1 after an error; a wish to stop is none, and leaves no line. */
 static int evaluate(run *u) {
@@ -970,6 +1027,7 @@ static int evaluate(run *u) {
         write_metrics(u, &m);
         note_best(u, &m);
         if (!u->s.quiet) print_evaluation(u, &m);
+        if (note_stop(u, &m)) return 1;
     }
     u->evaluated = u->last.step;
     u->due = 0;
@@ -995,7 +1053,7 @@ static int after_update(run *u) {
 
 static int train(run *u) {
     if (u->due && !cli_stopped() && after_update(u)) return 1; /* the run was stopped between the two */
-    while (!dpo_trainer_done(u->t) && !cli_stopped() && !u->lost && !u->unsaved[0]) {
+    while (!dpo_trainer_done(u->t) && !cli_stopped() && !stops_early(u) && !u->lost && !u->unsaved[0]) {
         dpo_metrics m;
         int64_t before = u->last.examples;
         double began = cli_clock();
@@ -1021,6 +1079,20 @@ static int has_tokenizer(const run *u) {
     return n > 0 && (size_t)n < sizeof dir && (holds(dir, "tokenizer.json") || holds(dir, "vocab.json"));
 }
 
+/* After an early stop the model is the best evaluation's. */
+static int take_best(run *u) {
+    static const char *const names[] = {"", "rewards/accuracies", "rewards/margins", "loss"};
+    const char *name = names[u->s.stop_metric];
+    if (u->set.best < 0) return 0;
+    if (u->set.best != u->last.step && (checkpoint_path(&u->set, u->set.best) || dpo_trainer_load(u->t, u->set.path)))
+        return cli_die("the best checkpoint, %s, cannot be taken: %s", u->set.path, dpo_error(u->c));
+    if (!u->s.quiet)
+        printf(
+            "stopped early: %s did not improve by %s in %d evaluations; the model is that after update %s, %s %.4f\n",
+            name, cli_number(u->s.stop_min_delta), u->stop_count, cli_count((uint64_t)u->set.best), name, u->best);
+    return 0;
+}
+
 static int finish(run *u) {
     const dpo_metrics *m = &u->last;
     uint64_t hash = 0;
@@ -1032,6 +1104,7 @@ static int finish(run *u) {
                        strerror(u->lost));
     if (!m->step) return cli_die("stopped before the first update; no model was written");
     if (u->unsaved[0]) cli_note("%s; the run ends here", u->unsaved);
+    if (stops_early(u) && !u->lost && !u->unsaved[0] && take_best(u)) return 1;
     if (save_result(u)) return 1;
     if (!u->s.quiet) {
         char since[64] = "";
@@ -1042,7 +1115,7 @@ static int finish(run *u) {
                cli_duration(cli_clock() - u->began));
         printf("peak memory %s, planned %s\nwrote %s%s\n", cli_bytes(cli_peak_memory()), cli_bytes(u->plan.total),
                u->s.output, run_lora(u) && !u->s.merge ? "/adapter" : "");
-        if (u->set.dir && !dpo_trainer_done(u->t) && u->saved == m->step)
+        if (u->set.dir && !dpo_trainer_done(u->t) && !stops_early(u) && u->saved == m->step)
             printf("the same command with --resume goes on from %s\n", u->set.path);
         if (u->tokenizer_dir && !has_tokenizer(u))
             printf("it has no tokenizer: programs need --tokenizer %s with it\n", u->tokenizer_dir);
@@ -1057,6 +1130,41 @@ static int finish(run *u) {
     return 0;
 }
 
+/* run.json: what this run is, for dpo-report and for whoever wants to repeat it. */
+static int write_description(const run *u) {
+    char *text = NULL, value[512], path[4096];
+    size_t n = 0;
+    FILE *f = open_memstream(&text, &n);
+    const char *info = dpo_build_info(u->c);
+    int i, first = 1, bad;
+    if (!f) return cli_die("no memory to describe the run");
+    fprintf(f, "{\"program\": \"dpo-train\", \"command\": \"%s\", \"build\": ",
+            u->s.t.objective == DPO_SFT ? "sft" : "dpo");
+    cli_json_string(f, info, strlen(info));
+    fprintf(f, ", \"train_examples\": %lld, \"eval_examples\": %lld, \"train_hash\": \"%016llx\"",
+            (long long)dpo_data_count(u->train), (long long)(u->eval ? dpo_data_count(u->eval) : 0),
+            (unsigned long long)dpo_data_hash(u->train));
+    if (u->eval) fprintf(f, ", \"eval_hash\": \"%016llx\"", (unsigned long long)dpo_data_hash(u->eval));
+    fprintf(f, ", \"options\": {");
+    for (i = 0; i < u->s.option_count; i++) {
+        const cli_option *o = &u->s.options[i];
+        if (o->kind == CLI_IS_HEADING) continue;
+        fprintf(f, "%s\n \"%s\": ", first ? "" : ",", o->name);
+        first = 0;
+        cli_default(o, value, sizeof value);
+        if (o->kind == CLI_IS_FLAG) fputs(*(const int *)o->value ? "true" : "false", f);
+        else if (o->kind == CLI_IS_INT || o->kind == CLI_IS_UINT64) fputs(value, f);
+        else if (o->kind == CLI_IS_DOUBLE) cli_json_number(f, *(const double *)o->value);
+        else if (o->kind == CLI_IS_STRING && !value[0]) fputs("null", f);
+        else cli_json_string(f, value, strlen(value));
+    }
+    fprintf(f, "}}\n");
+    bad = fclose(f) ? cli_die("no memory to describe the run")
+                    : path_join(path, sizeof path, u->s.output, "run.json") || write_file(path, text, n);
+    free(text);
+    return bad;
+}
+
 /* The files of lines, and where the run begins. */
 static int begin(run *u) {
     double log[2] = {0, 0};
@@ -1068,7 +1176,7 @@ static int begin(run *u) {
         if (resume(u, log)) return 1;
     }
     u->metrics = open_log(u, "metrics.jsonl", log[0]);
-    if (!u->metrics) return 1;
+    if (!u->metrics || write_description(u)) return 1;
     if (u->samples.n) {
         u->samples.file = open_log(u, "samples.jsonl", log[1]);
         if (!u->samples.file) return 1;
@@ -1129,6 +1237,7 @@ int main(int argc, char **argv) {
     memset(&u, 0, sizeof u);
     u.began = cli_clock();
     u.evaluated = u.saved = u.set.best = -1;
+    u.stop_count = -1;
     if (read_command(&u, argc, argv, &code)) return code;
     cli_catch_signals();
     memset(&desc, 0, sizeof desc);
