@@ -9,7 +9,7 @@ LIBS = -lm -lpthread
 B = build
 T = $(B)/tests
 EXAMPLES = hello sft dpo lora step own_loss own_data layers
-PROGRAMS = $(B)/dpo-train $(B)/dpo-tokenize $(B)/dpo-chat $(B)/dpo-bench
+PROGRAMS = $(B)/dpo-train $(B)/dpo-tokenize $(B)/dpo-chat $(B)/dpo-bench $(B)/dpo-report
 FORMATS = $(wildcard tools/*.h tools/formats/*.h)
 
 all: $(PROGRAMS) $(EXAMPLES:%=$(B)/%)
@@ -30,14 +30,14 @@ demo: $(B)/demo
 $(T)/golden $(T)/badinput $(T)/stories: $(T)/%: tests/%.c $(B)/dpo.o $(wildcard tests/*.h)
 	@mkdir -p $(T)
 	$(CC) $(STD) $(CFLAGS) $(WARN) -o $@ $< $(B)/dpo.o $(LIBS)
-$(T)/formats $(T)/tokenizers: $(T)/%: tests/test_%.c $(B)/dpo.o $(wildcard tests/*.h) $(FORMATS)
+$(T)/formats $(T)/tokenizers $(T)/tensorboard $(T)/report: $(T)/%: tests/test_%.c $(B)/dpo.o $(wildcard tests/*.h tools/*.c) $(FORMATS)
 	@mkdir -p $(T)
 	$(CC) $(STD) $(CFLAGS) $(WARN) -o $@ $< $(B)/dpo.o $(LIBS)
 $(T)/test: tests/test.c dpo.h $(wildcard tests/*.h)
 	@mkdir -p $(T)
 	$(CC) $(STD) $(CFLAGS) $(WARN) -o $@ $< $(LIBS)
 
-test: all $(B)/demo $(T)/golden $(T)/test $(T)/badinput $(T)/formats $(T)/tokenizers $(T)/stories
+test: all $(B)/demo $(T)/golden $(T)/test $(T)/badinput $(T)/formats $(T)/tokenizers $(T)/tensorboard $(T)/report $(T)/stories
 	sh tests/run.sh
 
 # The long matrix: compilers, standards, sanitizers, valgrind.

@@ -39,6 +39,8 @@ program() { # name, command...
 program "unit tests" build/tests/test
 program "hostile input" build/tests/badinput
 program "formats" build/tests/formats
+program "TensorBoard events" build/tests/tensorboard
+program "reports" build/tests/report
 # the official test of normal forms, where the system has it (Debian: unicode-data)
 nfc=
 for f in /usr/share/unicode/NormalizationTest.txt /usr/share/unicode/NormalizationTest.txt.bz2; do
