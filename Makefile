@@ -30,9 +30,10 @@ demo: $(B)/demo
 $(T)/golden $(T)/badinput $(T)/stories: $(T)/%: tests/%.c $(B)/dpo.o $(wildcard tests/*.h)
 	@mkdir -p $(T)
 	$(CC) $(STD) $(CFLAGS) $(WARN) -o $@ $< $(B)/dpo.o $(LIBS)
-$(T)/formats $(T)/tokenizers $(T)/tensorboard $(T)/report: $(T)/%: tests/test_%.c $(B)/dpo.o $(wildcard tests/*.h tools/*.c) $(FORMATS)
+$(T)/formats $(T)/tokenizers $(T)/tensorboard $(T)/report: $(T)/%: tests/test_%.c $(B)/dpo.o $(wildcard tests/*.h) $(FORMATS)
 	@mkdir -p $(T)
 	$(CC) $(STD) $(CFLAGS) $(WARN) -o $@ $< $(B)/dpo.o $(LIBS)
+$(T)/report: tools/dpo-report.c
 $(T)/test: tests/test.c dpo.h $(wildcard tests/*.h)
 	@mkdir -p $(T)
 	$(CC) $(STD) $(CFLAGS) $(WARN) -o $@ $< $(LIBS)

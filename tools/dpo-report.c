@@ -871,7 +871,7 @@ static svg_series series_of(report *r, const run *u, int metric, int parts, cons
     s.name = name;
     s.color = color;
     if ((parts & PART_TRAINING) && has_metric(u, 0, metric)) {
-        if (half > 0 && r->runs <= 4) s.dots = points_dots(r, u, metric);
+        if (half > 0 && r->runs <= 2) s.dots = points_dots(r, u, metric);
         s.line = points_line(r, u, metric);
     }
     if ((parts & PART_EVALUATIONS) && has_metric(u, 1, metric)) s.marks = points_marks(r, u, metric);
@@ -910,7 +910,7 @@ static void write_values(report *r, const svg_chart *charts, int count) {
     int64_t k;
     fprintf(r->f,
             "<details><summary>Values</summary><div class=\"scroll\"><table><thead><tr><th>%s</th><th class=\"n\">%s"
-            "</th><th class=\"n\">value</th><th class=\"n\">95 %% interval</th></tr></thead><tbody>\n",
+            "</th><th class=\"n\">value</th><th class=\"n\">95&nbsp;%% interval</th></tr></thead><tbody>\n",
             "series", x_name[r->x]);
     for (c = 0; c < count; c++)
         for (i = 0; i < charts[c].count; i++)
@@ -951,7 +951,7 @@ static void write_caption(report *r, const figure *g, const svg_chart *charts, i
                 " How many pairs an evaluation of %s has is not in its files, so there are no intervals; --eval-size N "
                 "tells it.",
                 r->runs == 1 ? "this run" : "some of these runs");
-    else if (g->chance) fputs(" Shaded: 95 % intervals (Wilson).", r->f);
+    else if (g->chance) fputs(" Shaded: 95&nbsp;% intervals (Wilson).", r->f);
     if (g->chance && r->runs > 1 && !unknown)
         fputs(" Runs that are evaluated on the same pairs differ less by chance than these intervals say.", r->f);
     if (outside)
@@ -963,8 +963,9 @@ static void write_caption(report *r, const figure *g, const svg_chart *charts, i
 }
 
 static void write_below(report *r, const figure *g, const svg_chart *charts, int count) {
-    fputs("<figcaption>", r->f);
+    fputs("<figcaption><p>", r->f);
     write_caption(r, g, charts, count);
+    fputs("</p>\n", r->f);
     write_values(r, charts, count);
     fputs("</figcaption>\n", r->f);
 }
@@ -1040,6 +1041,7 @@ static void write_pair(report *r, const figure *g) {
         c[i] = chart_of(r, g, i ? "rejected" : "chosen", i ? "rejected" : "chosen", s[i], n[i]);
         c[i].direct = c[i].room = 0;
         c[i].height = 200;
+        c[i].x_ticks = 3;
     }
     svg_key(r->f, &c[0]);
     fputs("<div class=\"cols\">", r->f);
@@ -1083,7 +1085,7 @@ static void write_figures(report *r) {
             r->x == X_STEP ? "updates" : x_name[r->x]);
     if (training && longest)
         fprintf(r->f, " %s lines: updates, smoothed over %s of them.%s", evaluations ? "Thin" : "The",
-                cli_count((uint64_t)(2 * longest + 1)), r->runs <= 4 ? " Faint dots: single updates." : "");
+                cli_count((uint64_t)(2 * longest + 1)), r->runs <= 2 ? " Faint dots: single updates." : "");
     if (evaluations) fputs(" Rings: evaluations on held-out data.", r->f);
     fputs(" A value that is no number is a gap.</p></section>\n", r->f);
     for (i = 0; i < (int)(sizeof figures / sizeof figures[0]); i++) {
@@ -1140,9 +1142,8 @@ static void lead_best(report *r, const run *u) {
     else {
         html_print(r->f, " The best of %s evaluations came after %s updates (", whole((double)u->set[1].n),
                    whole(best->x[X_STEP]));
-        if (has_metric(u, 1, METRIC_ACCURACIES)) write_share(r, u, best);
-        else html_print(r->f, "%.4g", best->value[METRIC_LOSS]);
-        fputs(").", r->f);
+        if (is_preference(u)) html_print(r->f, "%.1f\xC2\xA0%%).", 100 * value_of(best, METRIC_ACCURACIES));
+        else html_print(r->f, "%.4g).", best->value[METRIC_LOSS]);
     }
 }
 
@@ -1152,12 +1153,11 @@ static void lead_one(report *r) {
     html_print(r->f, "After %s updates on %s examples (%s tokens)", whole(end->x[X_STEP]), whole(end->x[X_EXAMPLES]),
                whole(end->x[X_TOKENS]));
     if (last) {
-        html_print(r->f, " the policy prefers the chosen answer in %.1f %% of ",
+        double low, high, n = evaluated(r, u, last);
+        html_print(r->f, " the policy prefers the chosen answer in %.1f\xC2\xA0%%",
                    100 * value_of(last, METRIC_ACCURACIES));
-        if (svg_finite(evaluated(r, u, last))) html_print(r->f, "%s ", whole(evaluated(r, u, last)));
-        fputs("held-out pairs: rewards/accuracies ", r->f);
-        write_share(r, u, last);
-        fputs(".", r->f);
+        if (row_interval(r, u, last, &low, &high)) html_print(r->f, " [%.1f, %.1f]", 100 * low, 100 * high);
+        html_print(r->f, " of %s%sheld-out pairs.", svg_finite(n) ? whole(n) : "", svg_finite(n) ? " " : "");
     }
     lead_losses(r, u, !last);
     lead_best(r, u);
@@ -1205,10 +1205,11 @@ static void lead_several(report *r) {
             overlap += b >= low;
         }
     if (others == 1)
-        html_print(r->f, "; the other run's 95 %% interval %s it", overlap ? "reaches into" : "lies below");
+        html_print(r->f, "; the other run's 95\xC2\xA0%% interval %s it", overlap ? "reaches into" : "lies below");
+    else if (others && overlap == others) fputs("; the 95&nbsp;% intervals of all other runs reach into it", r->f);
     else if (others && overlap)
-        html_print(r->f, "; the 95 %% intervals of %d of the %d other runs reach into it", overlap, others);
-    else if (others) html_print(r->f, "; the 95 %% intervals of the %d other runs lie below it", others);
+        html_print(r->f, "; the 95\xC2\xA0%% intervals of %d of the %d other runs reach into it", overlap, others);
+    else if (others) html_print(r->f, "; the 95\xC2\xA0%% intervals of the %d other runs lie below it", others);
     fputs(".", r->f);
 }
 
@@ -1231,23 +1232,22 @@ typedef struct table {
     char cell[RUNS][COLUMNS][CELL];
 } table;
 
-static char *cell_value(char *s, double v) {
-    s[0] = 0;
+static void cell_value(char *s, double v) {
     if (svg_finite(v)) snprintf(s, CELL, fabs(v) < 10 ? "%.4f" : fabs(v) < 1e6 ? "%.2f" : "%.3g", v);
-    return s;
 }
 
 static void cell_count(char *s, double v) {
     if (svg_finite(v)) snprintf(s, CELL, "%s", whole(v));
 }
 
-/* The mean over the last tenth of the updates with half its 95 % interval. */
+/* The mean over the last tenth of the updates with half its 95 % interval, to two digits of that. */
 static void cell_mean(char *s, const run *u, int metric) {
-    double mean, half;
-    char a[CELL], b[CELL];
+    double mean, half, digits;
     last_tenth(u, metric, &mean, &half);
-    if (svg_finite(half)) snprintf(s, CELL, "%.30s \xC2\xB1 %.20s", cell_value(a, mean), cell_value(b, half));
-    else cell_value(s, mean);
+    cell_value(s, mean);
+    if (!(half > 0) || fabs(mean) >= 1e6) return;
+    digits = fmin(fmax(ceil(1 - log10(half)), 0), 6);
+    snprintf(s, CELL, "%.*f \xC2\xB1 %.*f", (int)digits, mean, (int)digits, half);
 }
 
 static double value_in(const row *w, int metric) { return w ? w->value[metric] : NAN; }
@@ -1257,15 +1257,24 @@ static void write_table(const report *r, const char *title, const table *t) {
     memset(shown, 0, sizeof shown);
     for (i = 0; i < r->runs; i++)
         for (k = 0; k < COLUMNS; k++) shown[k] |= t->cell[i][k][0] != 0;
-    fprintf(r->f, "<section><h2>%s</h2>\n<table class=\"cards\"><thead><tr><th>run</th>", title);
-    for (k = 0; k < COLUMNS; k++)
-        if (shown[k]) fprintf(r->f, "<th class=\"n\">%s</th>", t->heads[k]);
+    fprintf(r->f, "<section><h2>%s</h2>\n<div class=\"scroll\"><table class=\"cards\"><thead><tr>%s", title,
+            r->runs > 1 ? "<th>run</th>" : "");
+    for (k = 0; k < COLUMNS; k++) {
+        size_t first = strcspn(t->heads[k], "/"); /* long names may be broken behind it */
+        if (!shown[k]) continue;
+        fprintf(r->f, "<th class=\"n\">%.*s", (int)first, t->heads[k]);
+        if (t->heads[k][first]) fprintf(r->f, "/%s%s", first > 6 ? "<wbr>" : "", t->heads[k] + first + 1);
+        fputs("</th>", r->f);
+    }
     fputs("</tr></thead><tbody>\n", r->f);
     for (i = 0; i < r->runs; i++) {
-        fputs("<tr><th>", r->f);
-        swatch(r, &r->run[i]);
-        html_print(r->f, "%s", r->run[i].name);
-        fputs("</th>", r->f);
+        fputs("<tr>", r->f);
+        if (r->runs > 1) {
+            fputs("<th>", r->f);
+            swatch(r, &r->run[i]);
+            html_print(r->f, "%s", r->run[i].name);
+            fputs("</th>", r->f);
+        }
         for (k = 0; k < COLUMNS; k++) {
             const char *s = t->cell[i][k];
             if (!shown[k]) continue;
@@ -1276,13 +1285,13 @@ static void write_table(const report *r, const char *title, const table *t) {
         }
         fputs("</tr>\n", r->f);
     }
-    fputs("</tbody></table>\n", r->f);
+    fputs("</tbody></table></div>\n", r->f);
 }
 
 /* What held-out data say at the end of each run. rewards/accuracies is TRL's here: a tie is no success. */
 static void write_held_out(report *r) {
-    static const char *const heads[COLUMNS] = {"evaluations",        "examples", "first loss", "last loss",
-                                               "rewards/accuracies", "ties",     "margin",     "best after update"};
+    static const char *const heads[COLUMNS] = {"examples",     "first loss",      "last loss",  "rewards/accuracies",
+                                               "of them ties", "rewards/margins", "best after", ""};
     table t;
     int i, any = 0;
     memset(&t, 0, sizeof t);
@@ -1291,26 +1300,23 @@ static void write_held_out(report *r) {
         const run *u = &r->run[i];
         const row *last = u->set[1].n ? &u->set[1].at[u->set[1].n - 1] : NULL, *best = best_row(u);
         double low, high;
-        char a[CELL];
         if (!last) continue;
         any = 1;
-        cell_count(t.cell[i][0], (double)u->set[1].n);
-        cell_count(t.cell[i][1], evaluated(r, u, last));
-        cell_value(t.cell[i][2], value_in(first_row(u, 1, METRIC_LOSS), METRIC_LOSS));
-        cell_value(t.cell[i][3], last->value[METRIC_LOSS]);
-        cell_value(t.cell[i][4], last->value[METRIC_ACCURACIES]);
+        cell_count(t.cell[i][0], evaluated(r, u, last));
+        cell_value(t.cell[i][1], value_in(first_row(u, 1, METRIC_LOSS), METRIC_LOSS));
+        cell_value(t.cell[i][2], last->value[METRIC_LOSS]);
+        cell_value(t.cell[i][3], last->value[METRIC_ACCURACIES]);
         if (row_interval(r, u, last, &low, &high))
-            snprintf(t.cell[i][4], CELL, "%.20s [%.3f, %.3f]", cell_value(a, last->value[METRIC_ACCURACIES]), low,
-                     high);
-        cell_value(t.cell[i][5], last->value[METRIC_TIES]);
-        cell_value(t.cell[i][6], last->value[METRIC_MARGINS]);
-        cell_count(t.cell[i][7], best ? best->x[X_STEP] : NAN);
+            snprintf(t.cell[i][3], CELL, "%.3f [%.3f, %.3f]", last->value[METRIC_ACCURACIES], low, high);
+        if (last->value[METRIC_TIES] > 0) cell_value(t.cell[i][4], last->value[METRIC_TIES]);
+        cell_value(t.cell[i][5], last->value[METRIC_MARGINS]);
+        if (best) snprintf(t.cell[i][6], CELL, "%s updates", whole(best->x[X_STEP]));
     }
     if (!any) return;
     write_table(r, "Held-out data at the end", &t);
     fputs("<p class=\"soft\">", r->f);
     for (any = i = 0; i < r->runs; i++) any |= is_preference(&r->run[i]);
-    if (any) fputs("[ ]: 95 % interval (Wilson), a tie counted as one half. ", r->f);
+    if (any) fputs("[ ]: 95&nbsp;% interval (Wilson), a tie counted as one half. ", r->f);
     fprintf(r->f,
             "Losses%s come without the spread of their examples, so they have no interval. The best of many "
             "evaluations is partly luck.</p></section>\n",
@@ -1318,8 +1324,8 @@ static void write_held_out(report *r) {
 }
 
 static void write_training(report *r) {
-    static const char *const heads[COLUMNS] = {"updates",   "examples", "tokens", "loss", "rewards/accuracies",
-                                               "grad_norm", "tokens/s", "time"};
+    static const char *const heads[COLUMNS] = {"updates",   "tokens",   "loss", "rewards/accuracies",
+                                               "grad_norm", "tokens/s", "time", ""};
     table t;
     int i, any = 0;
     memset(&t, 0, sizeof t);
@@ -1330,21 +1336,20 @@ static void write_training(report *r) {
         if (!u->set[0].n) continue;
         any = 1;
         cell_count(t.cell[i][0], end->x[X_STEP]);
-        cell_count(t.cell[i][1], end->x[X_EXAMPLES]);
-        cell_count(t.cell[i][2], end->x[X_TOKENS]);
-        cell_mean(t.cell[i][3], u, METRIC_LOSS);
-        cell_mean(t.cell[i][4], u, METRIC_ACCURACIES);
-        cell_mean(t.cell[i][5], u, METRIC_GRAD_NORM);
-        cell_count(t.cell[i][6], u->seconds > 0 ? end->x[X_TOKENS] / u->seconds
+        cell_count(t.cell[i][1], end->x[X_TOKENS]);
+        cell_mean(t.cell[i][2], u, METRIC_LOSS);
+        cell_mean(t.cell[i][3], u, METRIC_ACCURACIES);
+        cell_mean(t.cell[i][4], u, METRIC_GRAD_NORM);
+        cell_count(t.cell[i][5], u->seconds > 0 ? end->x[X_TOKENS] / u->seconds
                                                 : value_in(last_row(u, 0, METRIC_SPEED), METRIC_SPEED));
-        if (svg_finite(u->seconds)) snprintf(t.cell[i][7], CELL, "%s", cli_duration(u->seconds));
+        if (svg_finite(u->seconds)) snprintf(t.cell[i][6], CELL, "%s", cli_duration(u->seconds));
     }
     if (!any) return;
     write_table(r, "Training at the end", &t);
-    fputs(
-        "<p class=\"soft\">Means over the last tenth of the updates; &plusmn; half a 95 % interval, from their spread."
-        "</p></section>\n",
-        r->f);
+    fputs("<p class=\"soft\">Means over the last tenth of the updates; &plusmn; half a 95&nbsp;% interval, from their "
+          "spread."
+          "</p></section>\n",
+          r->f);
 }
 
 /* Options: those that differ open, all of them behind a click. */
@@ -1495,12 +1500,16 @@ static const char *token_class(double ratio, double scale) {
     return level < 0 ? "x" : names[ratio < 0][level];
 }
 
-static void write_token_row(const report *r, const token_row *t, double scale) {
+/* A text in its colours; under its prompt, unless the text before had the same. */
+static void write_token_row(const report *r, const token_row *t, const token_row *before, double scale) {
+    int more = before && same_text(&before->prompt, &t->prompt);
+    char total[400];
     double sum = 0;
     int64_t k;
     for (k = 0; k < t->n; k++) sum += svg_finite(t->ratio[k]) ? t->ratio[k] : 0;
-    fputs("<div class=\"said\">", r->f);
-    if (t->prompt.n) {
+    snprintf(total, sizeof total, "%.3f", sum);
+    fprintf(r->f, "<div class=\"said%s\">", more ? " more" : "");
+    if (t->prompt.n && !more) {
         fputs("<div class=\"text\">", r->f);
         html_excerpt(r->f, t->prompt.s, t->prompt.n, EXCERPT);
         fputs("</div>", r->f);
@@ -1511,8 +1520,9 @@ static void write_token_row(const report *r, const token_row *t, double scale) {
         fputs(t->answer.n ? ", " : "", r->f);
         html_excerpt(r->f, t->run.s, t->run.n, 80);
     }
-    fprintf(r->f, "%s<span class=\"soft\">%+.3f over %s tokens</span></h3>\n<div class=\"text tokens\">",
-            t->answer.n || t->run.n ? ": " : "", sum, cli_count((uint64_t)t->n));
+    fprintf(r->f, "%s<span class=\"soft\">", t->answer.n || t->run.n ? ": " : "");
+    svg_number_write(r->f, total);
+    fprintf(r->f, " over %s tokens</span></h3>\n<div class=\"text tokens\">", cli_count((uint64_t)t->n));
     for (k = 0; k < t->n; k++) {
         fprintf(r->f, "<span class=\"t %s\" title=\"", token_class(t->ratio[k], scale));
         if (svg_finite(t->ratio[k])) html_print(r->f, "%+.3f", t->ratio[k]);
@@ -1530,16 +1540,14 @@ static void write_tokens(report *r) {
     int i;
     if (!r->token_count) return;
     scale = token_scale(r);
-    fputs(
-        "<section><h2>What changed, token by token</h2>\n<p class=\"soft\">log p(policy) &minus; log p(reference) of "
-        "each "
-        "token: <span class=\"text\"><span class=\"t d4\"> lowered </span> <span class=\"t d2\"> </span> <span "
-        "class=\"t\">"
-        " as it was </span> <span class=\"t u2\"> </span> <span class=\"t u4\"> raised </span></span>, full colour at ",
-        r->f);
-    html_print(r->f, "%.2g nats and beyond. Raised tokens are underlined, lowered ones have a dotted line.", scale);
+    fputs("<section><h2>What changed, token by token</h2>\n<p class=\"soft\">log p(policy) &minus; log p(reference) of "
+          "each "
+          "token, <span class=\"t d4\">lowered</span> or <span class=\"t u4\">raised</span>; ",
+          r->f);
+    html_print(r->f, "the colours are full at %.2g nats and beyond, and from a third of that on a line is below.",
+               scale);
     fputs("</p>\n", r->f);
-    for (i = 0; i < r->token_count; i++) write_token_row(r, &r->tokens[i], scale);
+    for (i = 0; i < r->token_count; i++) write_token_row(r, &r->tokens[i], i ? &r->tokens[i - 1] : NULL, scale);
     if (r->tokens_left_out)
         fprintf(r->f, "<p class=\"soft\">%s more in the file; --token-rows N shows more.</p>\n",
                 cli_count((uint64_t)r->tokens_left_out));
@@ -1548,16 +1556,20 @@ static void write_tokens(report *r) {
 
 /* ---- the page --------------------------------------------------------------------------------------------------- */
 
+/* clang-format off */
 static const char *const report_style[] = {
     ":root{--up:22,72,171;--down:193,74,0}",
     "@media screen and (prefers-color-scheme:dark){:root{--up:103,164,255;--down:235,119,0}}",
-    ".t{border-radius:2px}.tokens{line-height:1.9}",
-    ".u1{background:rgba(var(--up),.1)}.u2{background:rgba(var(--up),.2)}.u3{background:rgba(var(--up),.32)}",
-    ".u4{background:rgba(var(--up),.45)}.d1{background:rgba(var(--down),.1)}.d2{background:rgba(var(--down),.2)}",
+    ".t{border-radius:2px}.tokens{line-height:1.9}.said.more{border:0;padding:0;margin:.75rem 0 0}",
+    ".u1{background:rgba(var(--up),.1)}.u2{background:rgba(var(--up),.2)}",
+    ".u3{background:rgba(var(--up),.32)}.u4{background:rgba(var(--up),.45)}",
+    ".d1{background:rgba(var(--down),.1)}.d2{background:rgba(var(--down),.2)}",
     ".d3{background:rgba(var(--down),.32)}.d4{background:rgba(var(--down),.45)}",
-    ".u2,.u3,.u4{border-bottom:2px solid rgb(var(--up))}.d2,.d3,.d4{border-bottom:2px dotted rgb(var(--down))}",
+    ".u2,.u3,.u4{border-bottom:2px solid rgb(var(--up))}",
+    ".d2,.d3,.d4{border-bottom:2px dotted rgb(var(--down))}",
     ".x{outline:1px dashed var(--soft)}",
     NULL};
+/* clang-format on */
 
 static void write_notes(report *r) {
     int i;
@@ -1572,10 +1584,11 @@ static void write_notes(report *r) {
 }
 
 static void write_page(report *r) {
+    static const char *const *const styles[] = {html_style, svg_style, report_style, NULL};
     char title[128];
     if (r->runs == 1) snprintf(title, sizeof title, "Training run %s", r->run[0].name);
     else snprintf(title, sizeof title, "%d training runs", r->runs);
-    html_begin(r->f, r->title ? r->title : title, html_style, svg_style, report_style, NULL);
+    html_begin(r->f, r->title ? r->title : title, styles);
     fputs("<h1>", r->f);
     html_print(r->f, "%s", r->title ? r->title : title);
     fputs("</h1>\n<p class=\"lead\">", r->f);

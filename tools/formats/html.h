@@ -2,7 +2,8 @@
  * Content-Security-Policy in its head tells the browser so, too. Light or dark as the reader's system is, one column
  * from 320 pixels on, dark ink on paper.
  *
- *     html_begin(f, "Title", html_style, svg_style, NULL);
+ *     static const char *const *const styles[] = {html_style, svg_style, NULL};
+ *     html_begin(f, "Title", styles);
  *     fputs("<h1>", f);
  *     html_text(f, bytes, n);             any bytes: escaped, and what is no character is replaced
  *     html_print(f, "%s: %d", name, n);   the same of a formatted text
@@ -51,10 +52,10 @@ static inline void html_text(FILE *f, const char *text, size_t n) {
     }
 }
 
-/* Up to `limit` bytes of a text without the blank lines around it, and how much of it is left out. */
+/* Up to `limit` bytes of a text without the white space around it, and how much of it is left out. */
 static inline void html_excerpt(FILE *f, const char *text, size_t n, size_t limit) {
     size_t cut;
-    while (n && (text[0] == '\n' || text[0] == '\r')) {
+    while (n && (text[0] == '\n' || text[0] == '\r' || text[0] == ' ')) {
         text++;
         n--;
     }
@@ -81,61 +82,70 @@ HTML_PRINTF static inline void html_print(FILE *f, const char *format, ...) {
 /* ---- the page --------------------------------------------------------------------------------------------------- */
 
 /* Colours are variables, set for light, dark and paper; everything else uses them. */
+/* clang-format off */
 static const char *const html_style[] = {
-    ":root{color-scheme:light "
-    "dark;--bg:#fff;--ink:#1c1d21;--soft:#5a5d66;--line:#dfe0e4;--tint:#f5f5f7;--warn:#8a4b00}",
-    "@media screen and (prefers-color-scheme:dark){:root{--bg:#15171a;--ink:#e6e6e9;--soft:#a2a5ae;--line:#33363d;",
-    "--tint:#1e2125;--warn:#f2b566}}", "*{box-sizing:border-box}",
+    ":root{color-scheme:light dark;--bg:#fff;--ink:#1c1d21;--soft:#5a5d66;--line:#dfe0e4;--warn:#8a4b00}",
+    "@media screen and (prefers-color-scheme:dark){",
+    ":root{--bg:#15171a;--ink:#e6e6e9;--soft:#a2a5ae;--line:#33363d;--warn:#f2b566}}",
+    "*{box-sizing:border-box}",
     "html{-webkit-text-size-adjust:100%;text-size-adjust:100%}",
-    "body{margin:0;background:var(--bg);color:var(--ink);font:1rem/1.55 system-ui,-apple-system,\"Segoe UI\",Roboto,",
-    "\"Noto Sans\",\"DejaVu Sans\",sans-serif}", "main{max-width:50rem;margin:0 auto;padding:2.5rem 1.25rem 4rem}",
-    "h1{font-size:1.6rem;line-height:1.25;font-weight:650;margin:0 0 1rem;letter-spacing:-.01em}",
+    "body{margin:0;background:var(--bg);color:var(--ink);line-height:1.55;",
+    "font-family:system-ui,-apple-system,\"Segoe UI\",Roboto,\"Noto Sans\",\"DejaVu Sans\",sans-serif}",
+    "main{max-width:51rem;margin:0 auto;padding:2.5rem 1.25rem 4rem}",
+    "h1{font-size:1.6rem;line-height:1.25;font-weight:650;margin:0 0 1rem;letter-spacing:-.01em;overflow-wrap:anywhere}",
     "h2{font-size:1.1rem;line-height:1.35;font-weight:650;margin:0 0 .25rem}",
-    "h3{font-size:.85rem;font-weight:600;margin:0 0 .25rem}", "p{margin:0 0 .75rem;max-width:42rem}",
-    ".lead{font-size:1.1rem;line-height:1.5}", "small,.soft,figcaption{color:var(--soft);font-size:.85rem}",
-    "section,figure{margin:2.5rem 0 0}", "table+p{margin-top:.6rem}",
-    "figcaption{margin:.5rem 0 0;line-height:1.5;max-width:42rem}",
+    "h3{font-size:.85rem;font-weight:600;margin:0 0 .25rem;overflow-wrap:anywhere}",
+    "p{margin:0 0 .75rem;max-width:42rem;overflow-wrap:anywhere}",
+    ".lead{font-size:1.1rem;line-height:1.5}",
+    "small,.soft,figcaption{color:var(--soft);font-size:.85rem}",
+    "section,figure{margin:2.5rem 0 0}",
+    "figcaption{margin:.5rem 0 0;line-height:1.5}figcaption p{margin:0}",
     ".warn{border-left:3px solid var(--warn);padding:.1rem 0 .1rem .9rem;margin:1.5rem 0 0;font-size:.9rem}",
-    ".warn h2{font-size:.95rem;color:var(--warn)}", ".warn ul{margin:.25rem 0 0;padding-left:1.1rem}",
+    ".warn h2{font-size:.95rem;color:var(--warn)}",
+    ".warn ul{margin:.25rem 0 0;padding-left:1.1rem;overflow-wrap:anywhere}",
     "table{border-collapse:collapse;width:100%;font-size:.85rem;line-height:1.4;font-variant-numeric:tabular-nums}",
+    "table+p,.scroll+p{margin-top:.6rem}",
     "th{text-align:left;font-weight:600;color:var(--soft);vertical-align:bottom}",
-    "th,td{padding:.4rem .75rem .4rem 0;border-bottom:1px solid var(--line)}",
-    "td{vertical-align:top}tbody th{color:var(--ink)}", "th:last-child,td:last-child{padding-right:0}",
-    "td,th{overflow-wrap:anywhere}td small{white-space:nowrap;font-size:.95em}", ".n{text-align:right}",
-    "details{margin:.5rem 0 0;font-size:.85rem}", "summary{cursor:pointer;color:var(--soft);width:fit-content}",
+    "td{vertical-align:top}",
+    "tbody th{color:var(--ink);overflow-wrap:anywhere;min-width:7.25rem}",
+    "th,td{padding:.4rem .8rem .4rem 0;border-bottom:1px solid var(--line)}",
+    "th:last-child,td:last-child{padding-right:0}",
+    ".n{text-align:right}td.n{white-space:nowrap}",
+    "details{margin:.5rem 0 0;font-size:.85rem}",
+    "summary{cursor:pointer;color:var(--soft);width:fit-content}",
     "details[open]>summary{margin-bottom:.5rem}",
-    ".scroll{overflow-x:auto;max-width:100%}.scroll td,.scroll th{overflow-wrap:normal}",
-    ".cols{display:grid;grid-template-columns:repeat(auto-fit,minmax(13.5rem,1fr));gap:1rem 1.75rem}",
+    ".scroll{overflow-x:auto;max-width:100%}",
+    ".cols{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(13.5rem,100%),1fr));gap:1rem 1.75rem}",
     ".text{white-space:pre-wrap;overflow-wrap:anywhere;unicode-bidi:isolate;font-size:.9rem;line-height:1.5}",
     ".said{border-top:1px solid var(--line);padding:1rem 0 0;margin:1.25rem 0 0}",
-    ".said>.text{margin:0 0 .75rem;color:var(--soft)}",
-    /* a table that becomes a list of cards where it is narrow */
-    "@media (max-width:40rem){main{padding:1.5rem 1rem 3rem}",
+    ".said>.text{margin:0 0 .75rem}",
+    /* a table of class "cards" becomes a list where it is narrow */
+    "@media screen and (max-width:48rem){",
+    "main{padding:1.5rem 1rem 3rem}",
     ".cards thead{position:absolute;width:1px;height:1px;overflow:hidden;clip-path:inset(50%)}",
-    ".cards,.cards tbody,.cards tr,.cards td,.cards tbody th{display:block}",
+    ".cards,.cards tbody,.cards tr,.cards tbody th{display:block}",
     ".cards tr{border-bottom:1px solid var(--line);padding:.6rem 0}",
     ".cards td,.cards tbody th{border:0;padding:.1rem 0}",
     ".cards td{display:flex;justify-content:space-between;gap:1rem;text-align:right}",
     ".cards td::before{content:attr(data-name);color:var(--soft);text-align:left;flex:none}}",
-    "@media print{:root{color-scheme:light}body{font-size:10pt}main{max-width:none;padding:0}",
+    "@media print{",
+    ":root{color-scheme:light}body{font-size:10pt}main{max-width:none;padding:0}",
     "figure,tr,.said,.warn{break-inside:avoid}h2,h3{break-after:avoid}details:not([open]){display:none}",
-    ".swatch,.text span{-webkit-print-color-adjust:exact;print-color-adjust:exact}}", NULL};
+    ".swatch,.text span{-webkit-print-color-adjust:exact;print-color-adjust:exact}}",
+    NULL};
+/* clang-format on */
 
-/* Begins a page whose styles are lists of lines, the last of them NULL. */
-static inline void html_begin(FILE *f, const char *title, const char *const *style, ...) {
-    va_list more;
+/* Begins a page; styles are lists of lines that end with NULL, and so does the list of them. */
+static inline void html_begin(FILE *f, const char *title, const char *const *const *styles) {
+    int i;
     fputs("<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n"
           "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\n"
           "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n<title>",
           f);
     html_print(f, "%s", title);
     fputs("</title>\n<style>\n", f);
-    va_start(more, style);
-    for (; style; style = va_arg(more, const char *const *)) {
-        int i;
-        for (i = 0; style[i]; i++) fprintf(f, "%s\n", style[i]);
-    }
-    va_end(more);
+    for (; *styles; styles++)
+        for (i = 0; (*styles)[i]; i++) fprintf(f, "%s\n", (*styles)[i]);
     fputs("</style>\n</head>\n<body>\n<main>\n", f);
 }
 

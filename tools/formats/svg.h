@@ -44,6 +44,7 @@ typedef struct svg_chart {
     const svg_series *series;
     int count;
     int height;             /* of the plot, pixels */
+    int x_ticks;            /* about so many */
     int log_y;              /* what is not above 0 is a gap */
     int direct;             /* names stand beside the ends of the lines, unless the page is narrow */
     int room;               /* pixels for them; charts that have the same are as wide as each other */
@@ -61,6 +62,7 @@ static inline svg_chart svg_chart_start(const char *id, const char *title) {
     c.title = title;
     c.x_name = "";
     c.height = 240;
+    c.x_ticks = 6;
     c.base = c.y_low = c.y_high = c.x_low = c.x_high = NAN;
     c.lowest = -INFINITY;
     c.highest = INFINITY;
@@ -103,9 +105,9 @@ static inline svg_axis svg_axis_linear(double low, double high, int want, int wi
         high += room;
     }
     a.step = svg_nice((high - low) / want);
-    if (widen) {
-        low = a.step * floor(low / a.step + 1e-9);
-        high = a.step * ceil(high / a.step - 1e-9);
+    if (widen) { /* what is hardly beyond a tick needs no other one */
+        low = a.step * floor(low / a.step + 0.05);
+        high = a.step * ceil(high / a.step - 0.05);
     }
     a.low = low;
     a.high = high;
@@ -115,11 +117,11 @@ static inline svg_axis svg_axis_linear(double low, double high, int want, int wi
     return a;
 }
 
-/* Ticks at powers of ten, and at 2 and 5 times them where these are few. */
+/* Ticks at powers of ten, and where these are few at 2 and 5 times them; then the axis begins and ends at ticks. */
 static inline svg_axis svg_axis_log(double low, double high) {
     static const double part[3] = {1, 2, 5};
     svg_axis a;
-    int from, to, every, i, k, dense;
+    int from, to, every, parts, i, k;
     memset(&a, 0, sizeof a);
     a.log = 1;
     if (low < 1e-100) low = 1e-100; /* below it powers of ten become subnormal */
@@ -127,16 +129,22 @@ static inline svg_axis svg_axis_log(double low, double high) {
         low /= 1.5;
         high *= 1.5;
     }
-    a.low = low;
-    a.high = high;
     from = (int)floor(log10(low));
     to = (int)ceil(log10(high));
-    dense = to - from <= 3;
+    parts = to - from <= 3 ? 3 : 1;
     every = (to - from) / 6 + 1;
-    for (i = from; i <= to; i += every)
-        for (k = 0; k < (dense ? 3 : 1); k++) {
+    a.low = low;
+    a.high = high;
+    for (i = from; parts == 3 && i <= to; i++)
+        for (k = 0; k < parts; k++) {
             double v = pow(10, i) * part[k];
-            if (v >= low * 0.999 && v <= high * 1.001 && a.ticks < SVG_TICKS) a.tick[a.ticks++] = v;
+            if (v <= low) a.low = v;
+            if (v >= high && !(a.high > high)) a.high = v;
+        }
+    for (i = from; i <= to; i += every)
+        for (k = 0; k < parts; k++) {
+            double v = pow(10, i) * part[k];
+            if (v >= a.low * 0.999 && v <= a.high * 1.001 && a.ticks < SVG_TICKS) a.tick[a.ticks++] = v;
         }
     return a;
 }
@@ -245,11 +253,15 @@ typedef struct svg_plot {
 
 static inline int svg_shown(const svg_plot *p, double y) { return svg_finite(y) && (!p->y.log || y > 0); }
 
-static inline int svg_x(const svg_plot *p, double x) { return (int)(svg_along(&p->x, x) * SVG_WIDE + 0.5); }
+static inline int svg_x(const svg_plot *p, double x) { return (int)floor(svg_along(&p->x, x) * SVG_WIDE + 0.5); }
 
-static inline int svg_y(const svg_plot *p, double y) { /* downwards, never beyond the edges */
+/* How far beyond the ends of its axis a value may be drawn. */
+#define SVG_BEYOND 0.03
+
+static inline int svg_y(const svg_plot *p, double y) { /* downwards */
     double v = svg_along(&p->y, y);
-    return (int)((1 - (v < 0 ? 0 : v > 1 ? 1 : v)) * SVG_HIGH + 0.5);
+    v = v < -SVG_BEYOND ? -SVG_BEYOND : v > 1 + SVG_BEYOND ? 1 + SVG_BEYOND : v;
+    return (int)floor((1 - v) * SVG_HIGH + 0.5);
 }
 
 static inline void svg_class(const svg_plot *p, const char *what, const svg_series *s) {
@@ -263,7 +275,7 @@ static inline void svg_class(const svg_plot *p, const char *what, const svg_seri
 static inline void svg_dot(svg_plot *p, const svg_point *q) {
     double v = svg_along(&p->y, q->y);
     if (!svg_shown(p, q->y)) return;
-    if (v < -1e-9 || v > 1 + 1e-9) p->c->outside++;
+    if (v < -SVG_BEYOND || v > 1 + SVG_BEYOND) p->c->outside++;
     fprintf(p->f, "M%d %dh0", svg_x(p, q->x), svg_y(p, q->y));
 }
 
@@ -412,7 +424,7 @@ static inline void svg_labels(svg_plot *p) {
         if (label[i].y > label[i + 1].y - SVG_LABEL) label[i].y = label[i + 1].y - SVG_LABEL;
     for (i = 0; i < n; i++) {
         const svg_series *s = &p->c->series[label[i].series];
-        fprintf(p->f, "<text class=\"name f%d\" x=\"100%%\" dx=\"10\" y=\"%.1f\">", s->color % SVG_COLORS,
+        fprintf(p->f, "<text class=\"name s%d\" x=\"100%%\" dx=\"10\" y=\"%.1f\">", s->color % SVG_COLORS,
                 label[i].y + 4);
         html_print(p->f, "%s", s->name);
         fputs("</text>\n", p->f);
@@ -446,7 +458,7 @@ static inline void svg_ranges(svg_plot *p) {
     svg_extent_x(c->series, c->count, &left, &right);
     svg_cover(c->base, &low, &high);
     if (!svg_finite(low)) low = high = c->log_y ? 1 : 0;
-    p->x = svg_axis_linear(svg_finite(left) ? left : 0, svg_finite(right) ? right : 1, 6, 0);
+    p->x = svg_axis_linear(svg_finite(left) ? left : 0, svg_finite(right) ? right : 1, c->x_ticks, 0);
     p->y = c->log_y ? svg_axis_log(low, high) : svg_axis_linear(low, high, 5, 1);
     if (p->y.low < c->lowest) p->y.low = c->lowest;
     if (p->y.high > c->highest) p->y.high = c->highest;
@@ -506,38 +518,41 @@ static inline void svg_key(FILE *f, const svg_chart *c) {
     fputs("</ul>\n", f);
 }
 
+/* clang-format off */
 static const char *const svg_style[] = {
     ":root{--c0:#1648ab;--c1:#a11d00;--c2:#0ca88a;--c3:#670064;--c4:#aa9017;--c5:#0e7b9c;--c6:#9786e6;--c7:#986661}",
-    "@media screen and (prefers-color-scheme:dark){:root{--c0:#67a4ff;--c1:#eb7700;--c2:#78ffd8;--c3:#a65b85;",
-    "--c4:#fbe97d;--c5:#1283b7;--c6:#d1bbff;--c7:#ffac94}}",
+    "@media screen and (prefers-color-scheme:dark){",
+    ":root{--c0:#67a4ff;--c1:#eb7700;--c2:#78ffd8;--c3:#a65b85;--c4:#fbe97d;--c5:#1283b7;--c6:#d1bbff;--c7:#ffac94}}",
+    ".s0,.b0{--c:var(--c0)}.s1,.b1{--c:var(--c1)}.s2,.b2{--c:var(--c2)}.s3,.b3{--c:var(--c3)}",
+    ".s4,.b4{--c:var(--c4)}.s5,.b5{--c:var(--c5)}.s6,.b6{--c:var(--c6)}.s7,.b7{--c:var(--c7)}",
     ".plot{padding:.75rem 1rem 2.6rem 3.1rem}",
     ".plot.roomy{padding-right:var(--room)}",
     ".plot svg{display:block;overflow:visible}",
     ".plot text{font-size:12px;fill:var(--soft);font-variant-numeric:tabular-nums}",
-    ".plot .end{text-anchor:end}.plot .mid{text-anchor:middle}",
-    ".plot .name{font-weight:600}",
+    ".plot .end{text-anchor:end}",
+    ".plot .mid{text-anchor:middle}",
+    ".plot .name{font-weight:600;fill:var(--c)}",
     ".plot line{stroke:var(--line);stroke-width:1px;shape-rendering:crispEdges}",
-    ".plot .axis{stroke:var(--soft)}.plot .base{stroke:var(--soft);stroke-dasharray:2 3}",
-    ".plot path{fill:none;vector-effect:non-scaling-stroke;stroke-linecap:round;stroke-linejoin:round}",
-    ".plot .line{stroke-width:2px}.plot .thin{stroke-width:1.25px;stroke-opacity:.75}",
+    ".plot .axis{stroke:var(--soft)}",
+    ".plot .base{stroke:var(--soft);stroke-dasharray:2 3}",
+    ".plot path{fill:none;stroke:var(--c);vector-effect:non-scaling-stroke;stroke-linecap:round;stroke-linejoin:round}",
+    ".plot .line{stroke-width:2px}",
+    ".plot .thin{stroke-width:1.25px;stroke-opacity:.75}",
+    ".plot .line.dash,.plot .thin.dash{stroke-dasharray:7 5}",
+    ".plot .line.dots,.plot .thin.dots{stroke-dasharray:1 5}",
     ".plot .raw{stroke-width:3px;stroke-opacity:.22}",
-    ".plot .band{stroke:none;fill-opacity:.13}.plot .bar{stroke-width:1.5px;stroke-opacity:.6}",
-    ".plot .mark{stroke-width:8px}.plot .hole{stroke:var(--bg);stroke-width:4px}",
-    ".plot .line.dash,.plot .thin.dash{stroke-dasharray:7 5}.plot .line.dots,.plot .thin.dots{stroke-dasharray:1 5}",
-    ".s0{stroke:var(--c0)}.s1{stroke:var(--c1)}.s2{stroke:var(--c2)}.s3{stroke:var(--c3)}",
-    ".s4{stroke:var(--c4)}.s5{stroke:var(--c5)}.s6{stroke:var(--c6)}.s7{stroke:var(--c7)}",
-    ".band.s0,.plot .f0{fill:var(--c0)}.band.s1,.plot .f1{fill:var(--c1)}.band.s2,.plot .f2{fill:var(--c2)}",
-    ".band.s3,.plot .f3{fill:var(--c3)}.band.s4,.plot .f4{fill:var(--c4)}.band.s5,.plot .f5{fill:var(--c5)}",
-    ".band.s6,.plot .f6{fill:var(--c6)}.band.s7,.plot .f7{fill:var(--c7)}",
-    ".b0{color:var(--c0)}.b1{color:var(--c1)}.b2{color:var(--c2)}.b3{color:var(--c3)}",
-    ".b4{color:var(--c4)}.b5{color:var(--c5)}.b6{color:var(--c6)}.b7{color:var(--c7)}",
-    ".swatch{display:inline-block;width:1.1em;border-top:3px solid "
-    "currentColor;vertical-align:.28em;margin-right:.45em}",
+    ".plot .band{stroke:none;fill:var(--c);fill-opacity:.13}",
+    ".plot .bar{stroke-width:1.5px;stroke-opacity:.6}",
+    ".plot .mark{stroke-width:8px}",
+    ".plot .hole{stroke:var(--bg);stroke-width:4px}",
+    ".swatch{display:inline-block;width:1.1em;margin-right:.45em;vertical-align:.28em;border-top:3px solid var(--c)}",
     ".swatch.dash{border-top-style:dashed}.swatch.dots{border-top-style:dotted}",
-    ".key{list-style:none;padding:0;margin:.25rem 0 0;font-size:.85rem;display:flex;flex-wrap:wrap;gap:.1rem 1.25rem}",
+    ".key{list-style:none;padding:0;margin:.25rem 0 .5rem;font-size:.85rem;display:flex;flex-wrap:wrap;gap:.1rem 1.25rem}",
+    ".key li{overflow-wrap:anywhere}",
     ".key.narrow{display:none}",
-    "@media screen and (max-width:40rem){.plot.roomy{padding-right:1rem}.plot "
-    ".name{display:none}.key.narrow{display:flex}}",
+    "@media screen and (max-width:40rem){",
+    ".plot.roomy{padding-right:1rem}.plot .name{display:none}.key.narrow{display:flex}}",
     NULL};
+/* clang-format on */
 
 #endif /* TOOLS_SVG_H */
