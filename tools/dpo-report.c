@@ -71,17 +71,17 @@ typedef struct row_list {
     int64_t n, cap;
 } row_list;
 
-typedef struct text {
+typedef struct text_copy {
     char *s;
     size_t n;
-} text;
+} text_copy;
 
 typedef struct option {
     char name[64], value[256];
 } option;
 
 typedef struct sample {
-    text prompt, policy, reference, chosen;
+    text_copy prompt, policy, reference, chosen;
 } sample;
 
 /* What was wrong with a file's lines. */
@@ -106,9 +106,9 @@ typedef struct run {
 } run;
 
 typedef struct token_row {
-    text prompt, answer, run;
+    text_copy prompt, answer, run;
     int64_t n, left_out;
-    text *token;
+    text_copy *token;
     double *ratio;
 } token_row;
 
@@ -128,8 +128,8 @@ typedef struct report {
     int notes;
     double x_low, x_high; /* of all charts */
     int room;             /* beside them, for names */
-    void **scratch;       /* of the figure being drawn */
-    int scratch_count;
+    void **drawing;       /* of the figure being drawn */
+    int drawing_count;
     FILE *f;
 } report;
 
@@ -141,15 +141,15 @@ static void *get(void *old, size_t count, size_t size) {
     exit(1);
 }
 
-static void *scratch(report *r, int64_t count, size_t size) {
+static void *drawing_get(report *r, int64_t count, size_t size) {
     void *p = get(NULL, (size_t)count, size);
-    r->scratch = (void **)get(r->scratch, (size_t)r->scratch_count + 1, sizeof *r->scratch);
-    r->scratch[r->scratch_count++] = p;
+    r->drawing = (void **)get(r->drawing, (size_t)r->drawing_count + 1, sizeof *r->drawing);
+    r->drawing[r->drawing_count++] = p;
     return p;
 }
 
-static void scratch_clear(report *r) {
-    while (r->scratch_count) free(r->scratch[--r->scratch_count]);
+static void drawing_clear(report *r) {
+    while (r->drawing_count) free(r->drawing[--r->drawing_count]);
 }
 
 /* A sentence for stderr and for the page. */
@@ -245,9 +245,9 @@ static void note_lines(report *r, const char *path, const trouble *t, int64_t la
 }
 
 /* A node's text on the heap; empty if it is none. */
-static text get_text(const report *r, int64_t node) {
+static text_copy get_text(const report *r, int64_t node) {
     int64_t n = dpo_json_string(r->json, node, NULL, 0);
-    text t;
+    text_copy t;
     t.n = n > 0 ? (size_t)n : 0;
     t.s = (char *)get(NULL, t.n + 1, 1);
     if (t.n) dpo_json_string(r->json, node, t.s, t.n + 1);
@@ -352,7 +352,7 @@ static void note_rows(report *r, const run *u, const char *path, const trouble *
         note(r, "%s: %s %s no metric that is known here", path, cli_count((uint64_t)t->other),
              plural(t->other, "line holds", "lines hold"));
     if (t->unplaced)
-        note(r, "%s: %s without a step %s left out", path, cli_count((uint64_t)t->unplaced),
+        note(r, "%s: %s %s without a step left out", path, cli_count((uint64_t)t->unplaced),
              plural(t->unplaced, "line", "lines"));
     if (unplaced)
         note(r, "%s: %s %s no \"%s\" and %s on no chart; --x picks another axis", path, cli_count((uint64_t)unplaced),
@@ -453,8 +453,8 @@ static void read_options(report *r, run *u, const char *path) {
         u->option_count++;
     }
     if (odd)
-        note(r, "%s: %s options are no plain values, or beyond %d, and left out", path, cli_count((uint64_t)odd),
-             OPTIONS);
+        note(r, "%s: %s %s no plain value, or beyond the first %d, and left out", path, cli_count((uint64_t)odd),
+             plural(odd, "option is", "options are"), OPTIONS);
 }
 
 static int read_description(report *r, run *u) {
@@ -641,7 +641,7 @@ static int read_samples(report *r, run *u) {
     free(l.s);
     note_lines(r, path, &t, l.number);
     if (t.other)
-        note(r, "%s: %s without step, prompt and policy %s left out", path, cli_count((uint64_t)t.other),
+        note(r, "%s: %s %s without step, prompt and policy left out", path, cli_count((uint64_t)t.other),
              plural(t.other, "line", "lines"));
     return 0;
 }
@@ -658,7 +658,7 @@ static int read_token_row(report *r, token_row *t) {
     memset(t, 0, sizeof *t);
     t->n = n < TOKENS ? n : TOKENS;
     t->left_out = n - t->n;
-    t->token = (text *)get(NULL, (size_t)t->n, sizeof *t->token);
+    t->token = (text_copy *)get(NULL, (size_t)t->n, sizeof *t->token);
     t->ratio = (double *)get(NULL, (size_t)t->n, sizeof *t->ratio);
     v = dpo_json_first(r->json, tokens);
     w = dpo_json_first(r->json, ratios);
@@ -695,7 +695,7 @@ static int read_tokens(report *r) {
     free(l.s);
     note_lines(r, r->tokens_file, &t, l.number);
     if (t.other)
-        note(r, "%s: %s without \"tokens\" and as many \"logratios\" %s left out", r->tokens_file,
+        note(r, "%s: %s %s without \"tokens\" and as many \"logratios\" left out", r->tokens_file,
              cli_count((uint64_t)t.other), plural(t.other, "line", "lines"));
     return 0;
 }
@@ -811,7 +811,7 @@ static svg_point point(double x, double y) {
 }
 
 static svg_points points_dots(report *r, const run *u, int metric) {
-    svg_point *at = (svg_point *)scratch(r, u->set[0].n, sizeof *at);
+    svg_point *at = (svg_point *)drawing_get(r, u->set[0].n, sizeof *at);
     svg_points p;
     int64_t i;
     p.at = at;
@@ -827,7 +827,7 @@ static svg_points points_dots(report *r, const run *u, int metric) {
  * binomial, of the pairs in the window. */
 static svg_points points_line(report *r, const run *u, int metric) {
     int64_t n = u->set[0].n, every = n / SVG_POINTS + 1, half = smooth_half(r, u), i;
-    svg_point *at = (svg_point *)scratch(r, n / every + 2, sizeof *at);
+    svg_point *at = (svg_point *)drawing_get(r, n / every + 2, sizeof *at);
     int band = metric == METRIC_ACCURACIES && !has_metric(u, 1, metric);
     const row *first = u->set[0].at, *last = first + n - 1;
     double batch = n > 1 ? (last->x[X_EXAMPLES] - first->x[X_EXAMPLES]) / (double)(n - 1) : NAN, weight;
@@ -847,7 +847,7 @@ static svg_points points_line(report *r, const run *u, int metric) {
 }
 
 static svg_points points_marks(report *r, const run *u, int metric) {
-    svg_point *at = (svg_point *)scratch(r, u->set[1].n, sizeof *at);
+    svg_point *at = (svg_point *)drawing_get(r, u->set[1].n, sizeof *at);
     svg_points p;
     int64_t i;
     p.at = at;
@@ -909,9 +909,10 @@ static void write_values(report *r, const svg_chart *charts, int count) {
     int c, i, kind;
     int64_t k;
     fprintf(r->f,
-            "<details><summary>Values</summary><div class=\"scroll\"><table><thead><tr><th>%s</th><th class=\"n\">%s"
-            "</th><th class=\"n\">value</th><th class=\"n\">95&nbsp;%% interval</th></tr></thead><tbody>\n",
-            "series", x_name[r->x]);
+            "<details><summary>Values</summary><div class=\"scroll\"><table><thead><tr><th scope=\"col\">series</th>"
+            "<th scope=\"col\" class=\"n\">%s</th><th scope=\"col\" class=\"n\">value</th>"
+            "<th scope=\"col\" class=\"n\">95&nbsp;%% interval</th></tr></thead><tbody>\n",
+            x_name[r->x]);
     for (c = 0; c < count; c++)
         for (i = 0; i < charts[c].count; i++)
             for (kind = 0; kind < 2; kind++) {
@@ -1100,7 +1101,7 @@ static void write_figures(report *r) {
         if (both && r->runs > 1) write_pair(r, g);
         else write_single(r, g);
         fputs("</figure>\n", r->f);
-        scratch_clear(r);
+        drawing_clear(r);
     }
 }
 
@@ -1258,11 +1259,11 @@ static void write_table(const report *r, const char *title, const table *t) {
     for (i = 0; i < r->runs; i++)
         for (k = 0; k < COLUMNS; k++) shown[k] |= t->cell[i][k][0] != 0;
     fprintf(r->f, "<section><h2>%s</h2>\n<div class=\"scroll\"><table class=\"cards\"><thead><tr>%s", title,
-            r->runs > 1 ? "<th>run</th>" : "");
+            r->runs > 1 ? "<th scope=\"col\">run</th>" : "");
     for (k = 0; k < COLUMNS; k++) {
         size_t first = strcspn(t->heads[k], "/"); /* long names may be broken behind it */
         if (!shown[k]) continue;
-        fprintf(r->f, "<th class=\"n\">%.*s", (int)first, t->heads[k]);
+        fprintf(r->f, "<th scope=\"col\" class=\"n\">%.*s", (int)first, t->heads[k]);
         if (t->heads[k][first]) fprintf(r->f, "/%s%s", first > 6 ? "<wbr>" : "", t->heads[k] + first + 1);
         fputs("</th>", r->f);
     }
@@ -1270,7 +1271,7 @@ static void write_table(const report *r, const char *title, const table *t) {
     for (i = 0; i < r->runs; i++) {
         fputs("<tr>", r->f);
         if (r->runs > 1) {
-            fputs("<th>", r->f);
+            fputs("<th scope=\"row\">", r->f);
             swatch(r, &r->run[i]);
             html_print(r->f, "%s", r->run[i].name);
             fputs("</th>", r->f);
@@ -1355,9 +1356,9 @@ static void write_training(report *r) {
 /* Options: those that differ open, all of them behind a click. */
 static void write_option_table(const report *r, int differing) {
     int i, k, m;
-    fputs("<div class=\"scroll\"><table><thead><tr><th>option</th>", r->f);
+    fputs("<div class=\"scroll\"><table><thead><tr><th scope=\"col\">option</th>", r->f);
     for (i = 0; i < r->runs; i++) {
-        fputs("<th>", r->f);
+        fputs("<th scope=\"col\">", r->f);
         swatch(r, &r->run[i]);
         html_print(r->f, "%s", r->run[i].name);
         fputs("</th>", r->f);
@@ -1373,9 +1374,9 @@ static void write_option_table(const report *r, int differing) {
             }
             for (m = 0; m < r->differ_count; m++) differs |= !strcmp(r->differ[m].name, name);
             if (told || (differing && !differs)) continue;
-            fputs("<tr><td>", r->f);
+            fputs("<tr><th scope=\"row\">", r->f);
             html_print(r->f, "%s", name);
-            fputs("</td>", r->f);
+            fputs("</th>", r->f);
             for (m = 0; m < r->runs; m++) {
                 fputs("<td>", r->f);
                 html_print(r->f, "%s", option_of(&r->run[m], name));
@@ -1408,16 +1409,16 @@ static void write_runs(report *r) {
 
 /* ---- samples ---------------------------------------------------------------------------------------------------- */
 
-static int same_text(const text *a, const text *b) { return a->n == b->n && !memcmp(a->s, b->s, a->n); }
+static int same_text(const text_copy *a, const text_copy *b) { return a->n == b->n && !memcmp(a->s, b->s, a->n); }
 
-static const sample *sample_of(const run *u, const text *prompt) {
+static const sample *sample_of(const run *u, const text_copy *prompt) {
     int i;
     for (i = 0; i < u->sample_count; i++)
         if (same_text(&u->samples[i].prompt, prompt)) return &u->samples[i];
     return NULL;
 }
 
-static void write_answer(const report *r, const run *u, const char *what, const text *t) {
+static void write_answer(const report *r, const run *u, const char *what, const text_copy *t) {
     fputs("<div><h3>", r->f);
     if (u) swatch(r, u);
     html_print(r->f, "%s", what);
@@ -1624,7 +1625,7 @@ static int write_report(report *r) {
     return failed;
 }
 
-static void free_text(text t) { free(t.s); }
+static void free_text(text_copy t) { free(t.s); }
 
 static void report_free(report *r) {
     int i;
@@ -1647,8 +1648,8 @@ static void report_free(report *r) {
     free(r->tokens);
     for (i = 0; i < r->notes; i++) free(r->note[i]);
     free(r->note);
-    scratch_clear(r);
-    free(r->scratch);
+    drawing_clear(r);
+    free(r->drawing);
     dpo_close(r->c);
 }
 

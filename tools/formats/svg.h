@@ -155,7 +155,8 @@ static inline const char *svg_tick_text(const svg_axis *a, double v, char *s, si
     const char *suffix = "";
     int decimals;
     if (top >= 1e13 || step < 1e-6) {
-        snprintf(s, cap, "%.3g", v);
+        int digits = (int)ceil(log10(top / step) + 0.5) + 1; /* what tells two ticks apart */
+        snprintf(s, cap, "%.*g", digits > 17 ? 17 : digits < 3 ? 3 : digits, fabs(v) < step * 1e-6 ? 0 : v);
     } else {
         if (top >= 1e10) unit = 1e9, suffix = "G";
         else if (top >= 1e7 || (top >= 1e6 && step >= 1e5)) unit = 1e6, suffix = "M";
