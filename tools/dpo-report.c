@@ -126,9 +126,8 @@ typedef struct report {
     int64_t tokens_left_out;
     char **note;
     int notes;
-    double x_low, x_high; /* of all charts */
-    int room;             /* beside them, for names */
-    void **drawing;       /* of the figure being drawn */
+    int room;       /* beside charts, for names */
+    void **drawing; /* of the figure being drawn */
     int drawing_count;
     FILE *f;
 } report;
@@ -938,23 +937,26 @@ static void write_values(report *r, const svg_chart *charts, int count) {
 
 static void write_caption(report *r, const figure *g, const svg_chart *charts, int count) {
     int64_t outside = 0, zero = 0, i;
-    int k, c, unknown = 0;
+    int k, c, known = 0, unknown = 0;
     for (c = 0; c < count; c++) outside += charts[c].outside;
     for (k = 0; k < r->runs; k++) {
         const run *u = &r->run[k];
         const row *last = last_row(u, 1, g->metric);
         for (i = 0; g->log_y && i < u->set[0].n; i++) zero += u->set[0].at[i].value[g->metric] <= 0;
-        unknown += g->chance && last && !svg_finite(evaluated(r, u, last));
+        if (!g->chance || !last) continue;
+        if (svg_finite(evaluated(r, u, last))) known++;
+        else unknown++;
     }
     fprintf(r->f, "%s", g->caption);
+    if (known) fputs(" Shaded: 95&nbsp;% intervals (Wilson).", r->f);
+    if (known > 1) fputs(" Runs that are evaluated on the same pairs differ less by chance than these say.", r->f);
     if (unknown)
         fprintf(r->f,
-                " How many pairs an evaluation of %s has is not in its files, so there are no intervals; --eval-size N "
-                "tells it.",
-                r->runs == 1 ? "this run" : "some of these runs");
-    else if (g->chance) fputs(" Shaded: 95&nbsp;% intervals (Wilson).", r->f);
-    if (g->chance && r->runs > 1 && !unknown)
-        fputs(" Runs that are evaluated on the same pairs differ less by chance than these intervals say.", r->f);
+                " How many pairs an evaluation of %s has is not in the files, so there %s; --eval-size N tells it.",
+                known          ? "some runs"
+                : r->runs == 1 ? "this run"
+                               : "these runs",
+                known ? "is no interval of theirs" : "are no intervals");
     if (outside)
         fprintf(r->f, " %s %s beyond the axis and %s drawn at its edge.", cli_count((uint64_t)outside),
                 plural(outside, "dot lies", "dots lie"), plural(outside, "is", "are"));
@@ -996,18 +998,24 @@ static void chart_names(svg_chart *c) {
     for (i = 0; i < c->count; i++) c->direct &= strlen(c->series[i].name) <= NAME_BESIDE && c->series[i].name[0];
 }
 
-/* What all charts have in common, so that they can be read one above the other. */
-static void chart_frame(report *r) {
+/* Room for names beside all charts, so that they can be read one above the other. */
+static void chart_room(report *r) {
+    int i;
+    r->room = r->runs == 1 ? svg_room("held-out") : 0;
+    for (i = 0; r->runs > 1 && i < r->runs; i++)
+        if (strlen(r->run[i].name) <= NAME_BESIDE && svg_room(r->run[i].name) > r->room)
+            r->room = svg_room(r->run[i].name);
+}
+
+/* From the beginning to the end of the runs that a figure shows, whatever of them it shows. */
+static void chart_width(const report *r, const figure *g, svg_chart *c) {
     int i, set;
     int64_t k;
-    r->x_low = r->x_high = NAN;
-    r->room = r->runs == 1 ? svg_room("held-out") : 0;
     for (i = 0; i < r->runs; i++) {
-        if (r->runs > 1 && strlen(r->run[i].name) <= NAME_BESIDE && svg_room(r->run[i].name) > r->room)
-            r->room = svg_room(r->run[i].name);
+        const run *u = &r->run[i];
+        if (!has_metric(u, 0, g->metric) && !has_metric(u, 1, g->metric)) continue;
         for (set = 0; set < 2; set++)
-            for (k = 0; k < r->run[i].set[set].n; k++)
-                svg_cover(r->run[i].set[set].at[k].x[r->x], &r->x_low, &r->x_high);
+            for (k = 0; k < u->set[set].n; k++) svg_cover(u->set[set].at[k].x[r->x], &c->x_low, &c->x_high);
     }
 }
 
@@ -1019,8 +1027,7 @@ static svg_chart chart_of(const report *r, const figure *g, const char *id, cons
     c.count = n;
     c.log_y = g->log_y;
     c.room = r->room;
-    c.x_low = r->x_low;
-    c.x_high = r->x_high;
+    chart_width(r, g, &c);
     if (g->chance) {
         c.base = 0.5;
         c.lowest = 0;
@@ -1074,19 +1081,23 @@ static void write_single(report *r, const figure *g) {
 }
 
 static void write_figures(report *r) {
-    int64_t longest = 0;
-    int i, k, evaluations = 0, training = 0;
-    chart_frame(r);
+    int64_t least = INT64_MAX, most = 0;
+    int i, k, evaluations = 0;
+    chart_room(r);
     for (k = 0; k < r->runs; k++) {
-        if (smooth_half(r, &r->run[k]) > longest) longest = smooth_half(r, &r->run[k]);
+        int64_t half = smooth_half(r, &r->run[k]);
+        if (r->run[k].set[0].n && half < least) least = half;
+        if (r->run[k].set[0].n && half > most) most = half;
         evaluations |= r->run[k].set[1].n > 0;
-        training |= r->run[k].set[0].n > 0;
     }
     fprintf(r->f, "<section><h2>Charts</h2><p class=\"soft\">From left to right: %s.",
             r->x == X_STEP ? "updates" : x_name[r->x]);
-    if (training && longest)
-        fprintf(r->f, " %s lines: updates, smoothed over %s of them.%s", evaluations ? "Thin" : "The",
-                cli_count((uint64_t)(2 * longest + 1)), r->runs <= 2 ? " Faint dots: single updates." : "");
+    if (most) {
+        fprintf(r->f, " %s lines: updates, smoothed over %s", evaluations ? "Thin" : "The",
+                cli_count((uint64_t)(2 * least + 1)));
+        if (least < most) fprintf(r->f, " to %s", cli_count((uint64_t)(2 * most + 1)));
+        fprintf(r->f, " of them.%s", r->runs <= 2 ? " Faint dots: single updates." : "");
+    }
     if (evaluations) fputs(" Rings: evaluations on held-out data.", r->f);
     fputs(" A value that is no number is a gap.</p></section>\n", r->f);
     for (i = 0; i < (int)(sizeof figures / sizeof figures[0]); i++) {
@@ -1206,11 +1217,13 @@ static void lead_several(report *r) {
             overlap += b >= low;
         }
     if (others == 1)
-        html_print(r->f, "; the other run's 95\xC2\xA0%% interval %s it", overlap ? "reaches into" : "lies below");
-    else if (others && overlap == others) fputs("; the 95&nbsp;% intervals of all other runs reach into it", r->f);
-    else if (others && overlap)
-        html_print(r->f, "; the 95\xC2\xA0%% intervals of %d of the %d other runs reach into it", overlap, others);
-    else if (others) html_print(r->f, "; the 95\xC2\xA0%% intervals of the %d other runs lie below it", others);
+        html_print(r->f, "; the one other 95\xC2\xA0%% interval %s into it", overlap ? "reaches" : "does not reach");
+    else if (others)
+        html_print(r->f, "; of the %d other 95\xC2\xA0%% intervals %s into it", others,
+                   !overlap            ? "none reaches"
+                   : overlap == others ? "all reach"
+                   : overlap == 1      ? "one reaches"
+                                       : "some reach");
     fputs(".", r->f);
 }
 
@@ -1575,7 +1588,7 @@ static const char *const report_style[] = {
 static void write_notes(report *r) {
     int i;
     if (!r->notes) return;
-    fputs("<div class=\"warn\"><h2>To be known</h2><ul>\n", r->f);
+    fputs("<div class=\"warn\"><h2>Please note</h2><ul>\n", r->f);
     for (i = 0; i < r->notes; i++) {
         fputs("<li>", r->f);
         html_text(r->f, r->note[i], strlen(r->note[i]));

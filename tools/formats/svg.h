@@ -388,13 +388,18 @@ static inline void svg_axes(svg_plot *p) {
 }
 
 typedef struct svg_label {
-    double y; /* pixels */
+    double x, y; /* percent, pixels */
     int series;
 } svg_label;
 
 static inline int svg_label_order(const void *a, const void *b) {
     const svg_label *x = (const svg_label *)a, *y = (const svg_label *)b;
     return x->y != y->y ? (x->y > y->y) - (x->y < y->y) : x->series - y->series;
+}
+
+/* Would they be one over the other, or the upper one below? Those that end far from each other along x do not meet. */
+static inline int svg_labels_meet(const svg_label *upper, const svg_label *lower) {
+    return fabs(upper->x - lower->x) < 25 && lower->y < upper->y + SVG_LABEL;
 }
 
 /* Where a series ends: its last mark, else the last of its line. NULL: it shows nothing. */
@@ -410,22 +415,26 @@ static inline const svg_point *svg_last(const svg_plot *p, const svg_series *s) 
 /* Names beside the ends, moved apart so far that each can be read. */
 static inline void svg_labels(svg_plot *p) {
     svg_label label[SVG_SERIES];
-    int n = 0, i;
+    int n = 0, i, k;
     for (i = 0; i < p->c->count; i++) {
         const svg_point *end = svg_last(p, &p->c->series[i]);
         if (!end || !p->c->series[i].name[0]) continue;
+        label[n].x = 100 * svg_along(&p->x, end->x);
         label[n].y = (double)svg_y(p, end->y) * p->c->height / SVG_HIGH;
         label[n++].series = i;
     }
     qsort(label, (size_t)n, sizeof *label, svg_label_order);
     for (i = 1; i < n; i++)
-        if (label[i].y < label[i - 1].y + SVG_LABEL) label[i].y = label[i - 1].y + SVG_LABEL;
-    if (n && label[n - 1].y > p->c->height) label[n - 1].y = p->c->height;
-    for (i = n - 2; i >= 0; i--)
-        if (label[i].y > label[i + 1].y - SVG_LABEL) label[i].y = label[i + 1].y - SVG_LABEL;
+        for (k = 0; k < i; k++)
+            if (svg_labels_meet(&label[k], &label[i])) label[i].y = label[k].y + SVG_LABEL;
+    for (i = n - 1; i >= 0; i--) {
+        if (label[i].y > p->c->height) label[i].y = p->c->height;
+        for (k = i + 1; k < n; k++)
+            if (svg_labels_meet(&label[i], &label[k])) label[i].y = label[k].y - SVG_LABEL;
+    }
     for (i = 0; i < n; i++) {
         const svg_series *s = &p->c->series[label[i].series];
-        fprintf(p->f, "<text class=\"name s%d\" x=\"100%%\" dx=\"10\" y=\"%.1f\">", s->color % SVG_COLORS,
+        fprintf(p->f, "<text class=\"name s%d\" x=\"%.2f%%\" dx=\"10\" y=\"%.1f\">", s->color % SVG_COLORS, label[i].x,
                 label[i].y + 4);
         html_print(p->f, "%s", s->name);
         fputs("</text>\n", p->f);
@@ -532,7 +541,7 @@ static const char *const svg_style[] = {
     ".plot text{font-size:12px;fill:var(--soft);font-variant-numeric:tabular-nums}",
     ".plot .end{text-anchor:end}",
     ".plot .mid{text-anchor:middle}",
-    ".plot .name{font-weight:600;fill:var(--c)}",
+    ".plot .name{font-weight:600;fill:var(--c);stroke:var(--bg);stroke-width:4px;paint-order:stroke;stroke-linejoin:round}",
     ".plot line{stroke:var(--line);stroke-width:1px;shape-rendering:crispEdges}",
     ".plot .axis{stroke:var(--soft)}",
     ".plot .base{stroke:var(--soft);stroke-dasharray:2 3}",
