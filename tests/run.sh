@@ -70,6 +70,15 @@ program "layout" sh tests/check_layout.sh
 program "translation units" sh tests/units.sh
 program "programs" sh tests/programs.sh $shared $out
 
+# A report of two runs that the programs' test has made: everything that dpo-train writes is known to it.
+if build/dpo-report $out/programs/dpo $out/programs/lora --output $out/report.html >$out/log 2>$out/said && ! [ -s $out/said ]; then
+    passed=$((passed + 1))
+else
+    failed=$((failed + 1))
+    echo "FAIL a report of dpo-train's runs"
+    cat $out/said
+fi
+
 # The examples end in a line that their first comment states.
 for e in hello sft dpo lora step own_loss own_data layers; do
     want=$(sed -n 's/^.*Last line: \(.*\) \*\/$/\1/p' examples/$e.c | head -n 1)

@@ -601,6 +601,9 @@ static void test_bad_metrics(void) {
     for (i = 0; i < sizeof notes / sizeof notes[0]; i++) CHECK_CASE(says(notes[i]) && shows(notes[i]), notes[i]);
     put_metrics("a", "{\"step\": 1, \"examples\": 8, \"loss\": 0.7}\n{\"step\": 2, \"exam", 57);
     CHECK(!report_on("@a") && says("the last line, 2, is broken") && shows("the last line, 2, is broken"));
+    put_metrics("b", "[1]\n7\n{\"step\": 1, \"loss\": 0.7}\n", 31);
+    CHECK(!report_on("@b --x step") &&
+          says("2 of 3 lines are no JSON object and left out, first line 1 (not an object)"));
     CHECK(!report_on("@a --x epoch") && says("1 line has no \"epoch\""));
     CHECK(shows("1 line has no &quot;epoch&quot; and is on no chart"));
 }

@@ -86,7 +86,7 @@ typedef struct sample {
 
 /* What was wrong with a file's lines. */
 typedef struct trouble {
-    int64_t lines, bad, first_bad, last_bad, too_long, other, unplaced, repeated, beyond;
+    int64_t lines, bad, first_bad, too_long, other, unplaced, repeated, beyond;
     const char *why;                           /* the first bad one is bad */
     int64_t null[2][METRICS], odd[2][METRICS]; /* of training, of evaluations: null; no number, or no usable one */
 } trouble;
@@ -199,33 +199,35 @@ static int next_line(line_reader *l) {
     return 1;
 }
 
-/* Parses a line as an object. 0: it is one; blank lines are passed over by the caller. */
-static int parse_line(report *r, const line_reader *l, trouble *t) {
-    const char *why = "not an object";
-    int bad = dpo_json_parse(r->json, l->s, l->n, &why, NULL) || dpo_json_type(r->json, 0) != '{';
+/* Parses a text that must be an object; NULL, or why it is none. */
+static const char *parse_object(report *r, const char *s, size_t n) {
+    const char *why = "";
+    int bad = dpo_json_parse(r->json, s, n, &why, NULL) != DPO_OK;
     if (dpo_status(r->c)) {
         cli_die("%s", dpo_error(r->c));
         exit(1);
     }
-    if (!bad) return 0;
-    if (!t->bad++) {
-        t->first_bad = l->number;
-        t->why = why;
-    }
-    t->last_bad = l->number;
-    return 1;
+    return bad ? why : dpo_json_type(r->json, 0) != '{' ? "not an object" : NULL;
 }
 
 /* One after the other the lines that are objects; counts the others. 0 at the end. */
 static int next_object(report *r, line_reader *l, trouble *t) {
     while (next_line(l)) {
+        const char *why;
         size_t i;
         for (i = 0; i < l->n && row_blank(l->s[i]); i++) {
         }
         if (i == l->n && !l->too_long) continue;
         t->lines++;
-        if (l->too_long) t->too_long++;
-        else if (!parse_line(r, l, t)) return 1;
+        if (l->too_long) {
+            t->too_long++;
+            continue;
+        }
+        why = parse_object(r, l->s, l->n);
+        if (!why) return 1;
+        if (t->bad++) continue;
+        t->first_bad = l->number;
+        t->why = why;
     }
     return 0;
 }
@@ -458,14 +460,15 @@ static void read_options(report *r, run *u, const char *path) {
 
 static int read_description(report *r, run *u) {
     char path[4096], *bytes;
-    const char *why = "not an object";
+    const char *why;
     size_t n;
     u->train_n = u->eval_n = u->seconds = NAN;
     if (!holds(u->dir, "run.json")) return 0;
     if (path_join(path, sizeof path, u->dir, "run.json")) return 1;
     bytes = is_dir(path) ? NULL : read_file(path, LINE, &n);
     if (!bytes) return is_dir(path) ? cli_die("%s is a directory", path) : 1;
-    if (dpo_json_parse(r->json, bytes, n, &why, NULL) || dpo_json_type(r->json, 0) != '{') {
+    why = parse_object(r, bytes, n);
+    if (why) {
         note(r, "%s is no JSON object (%s); the run is named by its directory", path, why);
     } else {
         u->described = 1;
