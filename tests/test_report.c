@@ -562,11 +562,16 @@ static void test_comparison(void) {
     make_run("b", 50, 0.3, 0.875);
     put_in("a", "run.json", "{\"options\": {\"train\": \"x\"}, \"train_hash\": \"1\", \"eval_hash\": \"1\"}");
     put_in("b", "run.json", "{\"options\": {\"train\": \"y\"}, \"train_hash\": \"1\", \"eval_hash\": \"1\"}");
-    CHECK(!report_on("@a @b") && !says("data")); /* the same data by another name */
+    CHECK(!report_on("@a @b") && !*said()); /* the same data by another name */
     put_in("b", "run.json", "{\"train_hash\": \"2\", \"eval_hash\": \"2\"}");
     CHECK(!report_on("@a @b"));
     CHECK(says("not trained on the same data") && says("not evaluated on the same data"));
     CHECK(shows("not trained on the same data") && shows("not evaluated on the same data"));
+    put_in("a", "run.json", "{\"options\": {\"train\": \"x\", \"eval\": \"z\"}}");
+    put_in("b", "run.json", "{\"options\": {\"train\": \"y\", \"eval\": \"z\"}}");
+    CHECK(!report_on("@a @b") && says("not trained on the same data") && !strstr(said(), "not evaluated"));
+    put_in("b", "run.json", "{\"options\": {\"train\": \"x\"}}");
+    CHECK(!report_on("@a @b") && says("not evaluated on the same data") && !strstr(said(), "not trained"));
     put_metrics("sft", "{\"step\": 1, \"examples\": 8, \"epoch\": 0.5, \"loss\": 3}\n", 52);
     remove(FOLDER "/a/run.json");
     CHECK(!report_on("@a @sft"));

@@ -573,17 +573,19 @@ static int is_preference(const run *u) {
 static int unlike(const char *a, const char *b) { return *a && *b && strcmp(a, b); }
 
 static void note_comparison(report *r) {
-    int i, train = 0, eval = 0, objective = 0, size = 0;
+    int i, other, train = 0, eval = 0, objective = 0, size = 0;
     const run *a = &r->run[0];
     for (i = 1; i < r->runs; i++) {
         const run *b = &r->run[i];
         objective |= is_preference(a) != is_preference(b);
-        size |= fabs(data_size(a) - data_size(b)) > 0.5;
-        train |= a->train_hash[0] && b->train_hash[0] ? unlike(a->train_hash, b->train_hash)
-                                                      : unlike(option_of(a, "train"), option_of(b, "train"));
-        eval |= a->eval_hash[0] && b->eval_hash[0]
-                    ? unlike(a->eval_hash, b->eval_hash)
-                    : fabs(a->eval_n - b->eval_n) > 0.5 || unlike(option_of(a, "eval"), option_of(b, "eval"));
+        size |= fabs(data_size(a) - data_size(b)) > 0.5 + 1e-6 * data_size(a); /* epochs have nine digits */
+        other = unlike(option_of(a, "train"), option_of(b, "train"));
+        train |= a->train_hash[0] && b->train_hash[0] ? unlike(a->train_hash, b->train_hash) : other;
+        if (a->eval_hash[0] && b->eval_hash[0]) eval |= unlike(a->eval_hash, b->eval_hash);
+        else if (*option_of(a, "eval") || *option_of(b, "eval"))
+            eval |= strcmp(option_of(a, "eval"), option_of(b, "eval")) != 0;
+        else eval |= other; /* a part of the training data is held out */
+        eval |= fabs(a->eval_n - b->eval_n) > 0.5;
     }
     if (objective)
         note(r, "Some of these runs learn from preferences and some do not: their losses are different quantities");
@@ -1561,8 +1563,7 @@ static void write_tokens(report *r) {
           "each "
           "token, <span class=\"t d4\">lowered</span> or <span class=\"t u4\">raised</span>; ",
           r->f);
-    html_print(r->f, "the colours are full at %.2g nats and beyond, and from a third of that on a line is below.",
-               scale);
+    html_print(r->f, "the colours are full at %.2g nats and beyond, and the stronger ones have a line below.", scale);
     fputs("</p>\n", r->f);
     for (i = 0; i < r->token_count; i++) write_token_row(r, &r->tokens[i], i ? &r->tokens[i - 1] : NULL, scale);
     if (r->tokens_left_out)
@@ -1577,7 +1578,7 @@ static void write_tokens(report *r) {
 static const char *const report_style[] = {
     ":root{--up:22,72,171;--down:193,74,0}",
     "@media screen and (prefers-color-scheme:dark){:root{--up:103,164,255;--down:235,119,0}}",
-    ".t{border-radius:2px}.tokens{line-height:1.9}.said.more{border:0;padding:0;margin:.75rem 0 0}",
+    ".t{border-radius:2px;color:var(--ink)}.tokens{line-height:1.9}.said.more{border:0;padding:0;margin:.75rem 0 0}",
     ".u1{background:rgba(var(--up),.1)}.u2{background:rgba(var(--up),.2)}",
     ".u3{background:rgba(var(--up),.32)}.u4{background:rgba(var(--up),.45)}",
     ".d1{background:rgba(var(--down),.1)}.d2{background:rgba(var(--down),.2)}",

@@ -550,7 +550,7 @@ static const char *const svg_style[] = {
     ".plot .thin{stroke-width:1.25px;stroke-opacity:.75}",
     ".plot .line.dash,.plot .thin.dash{stroke-dasharray:7 5}",
     ".plot .line.dots,.plot .thin.dots{stroke-dasharray:1 5}",
-    ".plot .raw{stroke-width:3px;stroke-opacity:.22}",
+    ".plot .raw{stroke-width:3px;stroke-opacity:.3}",
     ".plot .band{stroke:none;fill:var(--c);fill-opacity:.13}",
     ".plot .bar{stroke-width:1.5px;stroke-opacity:.6}",
     ".plot .mark{stroke-width:8px}",

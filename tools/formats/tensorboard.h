@@ -129,7 +129,7 @@ static inline tensorboard *tensorboard_open(const char *dir, char *err, size_t c
         if (!t->file && errno != EEXIST) break;
     }
     if (!t->file) {
-        snprintf(err, cap, "cannot write %s: %s", path, strerror(errno));
+        snprintf(err, cap, "cannot write %.200s: %s", path, strerror(errno));
         free(t);
         return NULL;
     }
