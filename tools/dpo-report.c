@@ -963,8 +963,8 @@ static void write_caption(report *r, const figure *g, const svg_chart *charts, i
                                : "these runs",
                 known ? "is no interval of theirs" : "are no intervals");
     if (outside)
-        fprintf(r->f, " %s %s beyond the axis and %s drawn at its edge.", cli_count((uint64_t)outside),
-                plural(outside, "dot lies", "dots lie"), plural(outside, "is", "are"));
+        fprintf(r->f, " %s %s beyond the axis: %s at its edge.", cli_count((uint64_t)outside),
+                plural(outside, "update lies", "updates lie"), plural(outside, "a dot", "dots"));
     if (zero)
         fprintf(r->f, " %s %s not above 0 and %s no place here.", cli_count((uint64_t)zero),
                 plural(zero, "value is", "values are"), plural(zero, "has", "have"));
@@ -1086,11 +1086,12 @@ static void write_single(report *r, const figure *g) {
 }
 
 static void write_figures(report *r) {
-    int64_t least = INT64_MAX, most = 0;
+    int64_t least = INT64_MAX, most = 0, longest = 0;
     int i, k, evaluations = 0;
     chart_room(r);
     for (k = 0; k < r->runs; k++) {
         int64_t half = smooth_half(r, &r->run[k]);
+        if (r->run[k].set[0].n > longest) longest = r->run[k].set[0].n;
         if (r->run[k].set[0].n && half < least) least = half;
         if (r->run[k].set[0].n && half > most) most = half;
         evaluations |= r->run[k].set[1].n > 0;
@@ -1101,7 +1102,11 @@ static void write_figures(report *r) {
         fprintf(r->f, " %s lines: updates, smoothed over %s", evaluations ? "Thin" : "The",
                 cli_count((uint64_t)(2 * least + 1)));
         if (least < most) fprintf(r->f, " to %s", cli_count((uint64_t)(2 * most + 1)));
-        fprintf(r->f, " of them.%s", r->runs <= 2 ? " Faint dots: single updates." : "");
+        fputs(" of them.", r->f);
+        if (r->runs <= 2) fputs(" Faint dots: single updates", r->f);
+        if (r->runs <= 2 && svg_dots_every(longest) > 1)
+            fprintf(r->f, ", one in %s", cli_count((uint64_t)svg_dots_every(longest)));
+        if (r->runs <= 2) fputs(".", r->f);
     }
     if (evaluations) fputs(" Rings: evaluations on held-out data.", r->f);
     fputs(" A value that is no number is a gap.</p></section>\n", r->f);
@@ -1138,17 +1143,24 @@ static const row *final_row(const run *u) {
     return !t || (e && e->x[X_STEP] > t->x[X_STEP]) ? e : t;
 }
 
-/* Of held-out data if there is any; begun: a sentence goes on. */
+/* Of held-out data if there are any, else of the last updates; begun: a sentence goes on. */
 static void lead_losses(report *r, const run *u, int begun) {
-    int set = has_metric(u, 1, METRIC_LOSS);
-    const row *first = first_row(u, set, METRIC_LOSS), *last = last_row(u, set, METRIC_LOSS);
-    if (!last) return;
-    html_print(r->f, "%s %s loss is %.4g", begun ? " the" : " The", set ? "held-out" : "training",
-               last->value[METRIC_LOSS]);
+    const row *first = first_row(u, 1, METRIC_LOSS), *last = last_row(u, 1, METRIC_LOSS);
+    double mean, half;
+    int64_t n = last_tenth(u, METRIC_LOSS, &mean, &half);
+    fputs(begun ? " the " : " The ", r->f);
+    if (!last) {
+        if (n)
+            html_print(r->f, "training loss is %.4g, the mean of the last %s %s.", mean, cli_count((uint64_t)n),
+                       plural(n, "update", "updates"));
+        else fputs("training loss is not known.", r->f);
+        return;
+    }
+    html_print(r->f, "held-out loss is %.4g", last->value[METRIC_LOSS]);
     if (first != last && first->x[X_STEP] < 1)
         html_print(r->f, "; it was %.4g before the first update", first->value[METRIC_LOSS]);
     else if (first != last)
-        html_print(r->f, "; it was %.4g after %s updates", first->value[METRIC_LOSS], whole(first->x[X_STEP]));
+        html_print(r->f, "; it was %.4g at update %s", first->value[METRIC_LOSS], whole(first->x[X_STEP]));
     fputs(".", r->f);
 }
 

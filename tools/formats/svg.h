@@ -18,7 +18,7 @@ enum {
     SVG_TICKS = 24,   /* most on one axis */
     SVG_WIDE = 4000,  /* units of the inner drawing */
     SVG_HIGH = 2000,  /* whatever its size in pixels */
-    SVG_POINTS = 500, /* of a line; longer ones are thinned, dots by what is least and most */
+    SVG_POINTS = 500, /* of a line; longer ones are thinned, and so are dots */
     SVG_LABEL = 16    /* pixels between two labels */
 };
 
@@ -52,7 +52,7 @@ typedef struct svg_chart {
     double lowest, highest; /* the axis never goes beyond; infinite: it may */
     double y_low, y_high;   /* the least range that the axis shows, so that charts can share one; NaN: none */
     double x_low, x_high;   /* the same */
-    int64_t outside;        /* set by svg_chart_write: dots beyond the axis, which lie on its edge */
+    int64_t outside;        /* set by svg_chart_write: dots beyond the axis; those drawn lie at its edge */
 } svg_chart;
 
 static inline svg_chart svg_chart_start(const char *id, const char *title) {
@@ -272,29 +272,20 @@ static inline void svg_class(const svg_plot *p, const char *what, const svg_seri
                                         : " dots");
 }
 
-/* A dot is a line of no length with round ends, so it stays round however the drawing is stretched. */
-static inline void svg_dot(svg_plot *p, const svg_point *q) {
-    double v = svg_along(&p->y, q->y);
-    if (!svg_shown(p, q->y)) return;
-    if (v < -SVG_BEYOND || v > 1 + SVG_BEYOND) p->c->outside++;
-    fprintf(p->f, "M%d %dh0", svg_x(p, q->x), svg_y(p, q->y));
-}
+/* Of so many dots one in how many is drawn. */
+static inline int64_t svg_dots_every(int64_t n) { return n / (2 * SVG_POINTS) + 1; }
 
-/* All dots, or the lowest and the highest of each run of neighbours. */
+/* A dot is a line of no length with round ends, so it stays round however the drawing is stretched. */
 static inline void svg_dots(svg_plot *p, const svg_series *s) {
-    int64_t every = s->dots.n / SVG_POINTS + 1, i, k;
+    int64_t every = svg_dots_every(s->dots.n), i;
     if (!s->dots.n) return;
     svg_class(p, "raw", s);
-    for (i = 0; i < s->dots.n; i += every) {
-        const svg_point *least = NULL, *most = NULL;
-        for (k = i; k < s->dots.n && k < i + every; k++) {
-            const svg_point *q = &s->dots.at[k];
-            if (!svg_shown(p, q->y)) continue;
-            if (!least || q->y < least->y) least = q;
-            if (!most || q->y > most->y) most = q;
-        }
-        if (least) svg_dot(p, least);
-        if (most && most != least) svg_dot(p, most);
+    for (i = 0; i < s->dots.n; i++) {
+        const svg_point *q = &s->dots.at[i];
+        double v = svg_along(&p->y, q->y);
+        if (!svg_shown(p, q->y)) continue;
+        if (v < -SVG_BEYOND || v > 1 + SVG_BEYOND) p->c->outside++;
+        if (i % every == 0) fprintf(p->f, "M%d %dh0", svg_x(p, q->x), svg_y(p, q->y));
     }
     fputs("\"/>\n", p->f);
 }
@@ -466,6 +457,7 @@ static inline void svg_ranges(svg_plot *p) {
     double low = c->y_low, high = c->y_high, left = c->x_low, right = c->x_high;
     svg_extent(c->series, c->count, c->log_y, &low, &high);
     svg_extent_x(c->series, c->count, &left, &right);
+    if (left > 0 && left < 0.05 * right) left = 0;
     svg_cover(c->base, &low, &high);
     if (!svg_finite(low)) low = high = c->log_y ? 1 : 0;
     p->x = svg_axis_linear(svg_finite(left) ? left : 0, svg_finite(right) ? right : 1, c->x_ticks, 0);
