@@ -1536,8 +1536,12 @@ static void write_token_row(const report *r, const token_row *t, const token_row
     int more = before && same_text(&before->prompt, &t->prompt);
     char total[400];
     double sum = 0;
-    int64_t k;
-    for (k = 0; k < t->n; k++) sum += svg_finite(t->ratio[k]) ? t->ratio[k] : 0;
+    int64_t known = 0, k;
+    for (k = 0; k < t->n; k++) {
+        if (!svg_finite(t->ratio[k])) continue;
+        sum += t->ratio[k];
+        known++;
+    }
     snprintf(total, sizeof total, "%.3f", sum);
     fprintf(r->f, "<div class=\"said%s\">", more ? " more" : "");
     if (t->prompt.n && !more) {
@@ -1553,7 +1557,7 @@ static void write_token_row(const report *r, const token_row *t, const token_row
     }
     fprintf(r->f, "%s<span class=\"soft\">", t->answer.n || t->run.n ? ": " : "");
     svg_number_write(r->f, total);
-    fprintf(r->f, " over %s tokens</span></h3>\n<div class=\"text tokens\">", cli_count((uint64_t)t->n));
+    fprintf(r->f, " over %s tokens</span></h3>\n<div class=\"text tokens\">", cli_count((uint64_t)known));
     for (k = 0; k < t->n; k++) {
         fprintf(r->f, "<span class=\"t %s\" title=\"", token_class(t->ratio[k], scale));
         if (svg_finite(t->ratio[k])) html_print(r->f, "%+.3f", t->ratio[k]);
