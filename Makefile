@@ -9,7 +9,8 @@ LIBS = -lm -lpthread
 B = build
 T = $(B)/tests
 EXAMPLES = hello sft dpo lora step own_loss own_data layers
-PROGRAMS = $(B)/dpo-train $(B)/dpo-tokenize $(B)/dpo-chat $(B)/dpo-convert $(B)/dpo-judge $(B)/dpo-bench
+PROGRAMS = $(B)/dpo-train $(B)/dpo-tokenize $(B)/dpo-chat $(B)/dpo-convert $(B)/dpo-judge \
+    $(B)/dpo-report $(B)/dpo-bench
 FORMATS = $(wildcard tools/*.h tools/formats/*.h)
 
 all: $(PROGRAMS) $(EXAMPLES:%=$(B)/%)
@@ -27,13 +28,16 @@ $(B)/%: examples/%.c $(B)/dpo.o examples/world.h $(FORMATS)
 demo: $(B)/demo
 	$(B)/demo
 
+FORMAT_TESTS = $(T)/formats $(T)/tokenizers $(T)/torch $(T)/gguf $(T)/tensorboard $(T)/report
+
 # --- tests -------------------------------------------------------------------------------------------
 $(T)/golden $(T)/badinput $(T)/stories: $(T)/%: tests/%.c $(B)/dpo.o $(wildcard tests/*.h) $(FORMATS)
 	@mkdir -p $(T)
 	$(CC) $(STD) $(CFLAGS) $(WARN) -o $@ $< $(B)/dpo.o $(LIBS)
-$(T)/formats $(T)/tokenizers $(T)/torch $(T)/gguf: $(T)/%: tests/test_%.c $(B)/dpo.o $(wildcard tests/*.h) $(FORMATS)
+$(FORMAT_TESTS): $(T)/%: tests/test_%.c $(B)/dpo.o $(wildcard tests/*.h) $(FORMATS)
 	@mkdir -p $(T)
 	$(CC) $(STD) $(CFLAGS) $(WARN) -o $@ $< $(B)/dpo.o $(LIBS)
+$(T)/report: tools/dpo-report.c
 $(T)/resume: tests/resume.c
 	@mkdir -p $(T)
 	$(CC) $(STD) $(CFLAGS) $(WARN) -o $@ $<
@@ -41,7 +45,7 @@ $(T)/test: tests/test.c dpo.h $(wildcard tests/*.h) tools/checkpoint.h
 	@mkdir -p $(T)
 	$(CC) $(STD) $(CFLAGS) $(WARN) -o $@ $< $(LIBS)
 
-test: all $(B)/demo $(T)/golden $(T)/test $(T)/badinput $(T)/formats $(T)/tokenizers $(T)/torch $(T)/gguf $(T)/stories $(T)/resume
+test: all $(B)/demo $(T)/golden $(T)/test $(T)/badinput $(FORMAT_TESTS) $(T)/stories $(T)/resume
 	sh tests/run.sh
 
 # Files of PyTorch read, files for PyTorch written, where PyTorch is there.

@@ -102,7 +102,7 @@ check "sanitizer build of test ($testcc)" $testcc $san tests/test.c -o $out/test
 check "unit tests under ASan and UBSan" $out/test
 check "hostile input under ASan and UBSan" $out/badinput
 check "golden cases under ASan and UBSan" $out/golden tests/golden/*/
-for t in formats tokenizers torch gguf; do
+for t in formats tokenizers torch gguf tensorboard report; do
     check "sanitizer build of $t" $sancc $san tests/test_$t.c $out/san.o -o $out/$t -lm -lpthread
     check "$t under ASan and UBSan" $out/$t
 done

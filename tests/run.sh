@@ -41,6 +41,8 @@ program "hostile input" build/tests/badinput
 program "formats" build/tests/formats
 program "torch files" build/tests/torch
 program "GGUF and llama2.c" build/tests/gguf
+program "TensorBoard events" build/tests/tensorboard
+program "reports" build/tests/report
 # the official test of normal forms, where the system has it (Debian: unicode-data)
 nfc=
 for f in /usr/share/unicode/NormalizationTest.txt /usr/share/unicode/NormalizationTest.txt.bz2; do
@@ -71,6 +73,15 @@ program "translation units" sh tests/units.sh
 program "programs" sh tests/programs.sh $shared $out
 program "stopped runs" build/tests/resume build/dpo-train $out/resume 60
 program "win rates" sh tests/test_judge.sh $out
+
+# A report of two runs that the programs' test has made: everything that dpo-train writes is known to it.
+if build/dpo-report $out/programs/dpo $out/programs/lora --output $out/report.html >$out/log 2>$out/said && ! [ -s $out/said ]; then
+    passed=$((passed + 1))
+else
+    failed=$((failed + 1))
+    echo "FAIL a report of dpo-train's runs"
+    cat $out/said
+fi
 
 # The examples end in a line that their first comment states.
 for e in hello sft dpo lora step own_loss own_data layers; do
