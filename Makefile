@@ -9,7 +9,7 @@ LIBS = -lm -lpthread
 B = build
 T = $(B)/tests
 EXAMPLES = hello sft dpo lora step own_loss own_data layers
-PROGRAMS = $(B)/dpo-train $(B)/dpo-tokenize $(B)/dpo-chat $(B)/dpo-bench
+PROGRAMS = $(B)/dpo-train $(B)/dpo-tokenize $(B)/dpo-chat $(B)/dpo-bench $(B)/dpo-eval
 FORMATS = $(wildcard tools/*.h tools/formats/*.h)
 
 all: $(PROGRAMS) $(EXAMPLES:%=$(B)/%)
