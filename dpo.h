@@ -937,7 +937,7 @@ typedef struct dpo_score {
 
 typedef struct dpo_token_score { /* of one scored id */
     double logp, reference_logp, kl;
-    int32_t likeliest;
+    int64_t likeliest; /* id */
 } dpo_token_score;
 
 typedef struct dpo_score_config {
@@ -958,15 +958,16 @@ DPO_API dpo_result dpo_score_sequences(dpo_model *m, const dpo_sequence *s, int6
 /* dpo_mean - the mean of n numbers; *error (or NULL): its standard error, sample deviation / sqrt(n), NaN for n < 2. */
 DPO_API double dpo_mean(const double *x, int64_t n, double *error);
 
-/* dpo_wilson - 95 % interval of a rate, by Wilson's score. successes may be fractional (a tie is a half); n 0: 0 to 1. */
+/* dpo_wilson - 95 % interval of a rate, by Wilson's score. successes may be fractional (a tie is a half); n 0: 0 to
+   1. */
 DPO_API void dpo_wilson(double successes, double n, double *low, double *high);
 
 /* dpo_mcnemar - exact two-sided p that two models are equally often right, given that on b items only the first was and
    on c only the second: a fair coin's b + c throws. */
 DPO_API double dpo_mcnemar(int64_t b, int64_t c);
 
-/* dpo_bootstrap_mean - 95 % percentile interval of the mean of n numbers, resampled `draws` times (10000 is usual; 40 to
-   40000). Of paired differences it compares two models. A function of x, seed and draws alone.
+/* dpo_bootstrap_mean - 95 % percentile interval of the mean of n numbers, resampled `draws` times (10000 is usual; 40
+   to 40000). Of paired differences it compares two models. A function of x, seed and draws alone.
  *   errors  DPO_E_ARG (n < 1, draws), the outputs are NaN then */
 DPO_API dpo_result dpo_bootstrap_mean(const double *x, int64_t n, uint64_t seed, int64_t draws, double *low,
                                       double *high);
@@ -14547,7 +14548,7 @@ static void dpo__score_rows(void *arg, int64_t first, int64_t last, int worker) 
         t->kl = s->reference ? dpo__score_kl(&s->head, &s->reference_head, i) : 0.0;
         t->likeliest = 0;
         for (v = 1; v < s->head.vocab; v++)
-            if (z[v] > z[t->likeliest]) t->likeliest = (int32_t)v;
+            if (z[v] > z[t->likeliest]) t->likeliest = v;
     }
 }
 /* The model, or the same without its adapters, does the work of its run: all of it, or a tile of n targets from i. */

@@ -63,6 +63,11 @@ if [ -d $shared/data/stories260K ]; then
 else
     echo "skipped: no $shared/data/stories260K beside the checkout"
 fi
+if [ -f $out/stories/model.safetensors ]; then
+    program "evaluation" build/tests/eval $shared/data $out/stories
+else
+    program "evaluation" build/tests/eval
+fi
 program "symbols" sh tests/symbols.sh "${CC:-cc}"
 program "layout" sh tests/check_layout.sh
 program "translation units" sh tests/units.sh
