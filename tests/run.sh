@@ -64,7 +64,7 @@ else
     echo "skipped: no $shared/data/stories260K beside the checkout"
 fi
 if [ -f $out/stories/model.safetensors ]; then
-    program "evaluation" build/tests/eval $shared/data $out/stories
+    program "evaluation" build/tests/eval $shared/data $out/stories "${EVAL_ITEMS:-20}" # of each task, up to 570
 else
     program "evaluation" build/tests/eval
 fi

@@ -51,7 +51,8 @@ static int settings_parse(settings *s, cli_program *p, int argc, char **argv) {
         CLI_STRING("log", &s->log, "FILE", "", "each pair, document or item as a JSON line"),
         CLI_HEADING("rewards, loss, logprobs"),
         CLI_STRING("data", &s->data, "FILE", "eval eval_file",
-                   "pairs (rewards); documents, plain, .jsonl or .json with {\"text\"} (loss); lines of {\"text\"}, "
+                   "pairs (rewards); documents: lines of {\"text\"}, an array of them or of strings, or plain text, "
+                   "which is one (loss); lines of {\"text\"}, "
                    "{\"prompt\", \"response\"} or {\"ids\"}, - for standard input (logprobs). All of them also .gz"),
         CLI_HEADING("rewards"),
         CLI_DOUBLE("beta", &s->beta, CLI_ABOVE_0, 1e6, "", "rewards are beta * (log p - log p of the reference)"),
@@ -483,27 +484,58 @@ static int text_document(const eval *e, text_set *x, const char *text, size_t by
     x->n_ids += n;
     return text_add(e, x, at, n);
 }
-static int text_rows(const eval *e, text_set *x, row_data *r, const char *text, size_t size, int64_t most) {
-    row_source s = row_source_start(text, size);
+/* The text of a row, {"text": ...} or a mere string: r->text; *own is to be freed. */
+static int text_of(const eval *e, row_data *r, const char *json, size_t bytes, char **own) {
+    const char *why = "no JSON";
+    int64_t n;
+    *own = NULL;
+    if (json[0] != '"') return row_start(r, json, bytes) || text_row(r, &e->s.d.row);
+    if (dpo_json_parse(r->json, json, bytes, &why, NULL)) return row_bad(r, "bad JSON: %s", why);
+    n = dpo_json_string(r->json, 0, NULL, 0);
+    *own = n < 0 ? NULL : (char *)malloc((size_t)n + 1);
+    if (!*own) return row_memory(r);
+    dpo_json_string(r->json, 0, *own, (size_t)n + 1);
+    r->text = *own;
+    r->text_bytes = (size_t)n;
+    return 0;
+}
+static int text_rows(const eval *e, text_set *x, row_data *r, row_source s, int64_t most) {
     const char *json;
     size_t bytes;
-    while ((!e->s.limit || x->read < e->s.limit) && row_next(&s, &json, &bytes)) {
-        if (row_start(r, json, bytes) || text_row(r, &e->s.d.row)) {
+    int failed = 0;
+    while (!failed && (!e->s.limit || x->read < e->s.limit) && row_next(&s, &json, &bytes)) {
+        char *own;
+        if (text_of(e, r, json, bytes, &own)) {
             if (!x->bad++) {
                 x->first_bad = s.line;
                 snprintf(x->why, sizeof x->why, "%s", r->why);
             }
-        } else if (text_document(e, x, r->text, r->text_bytes, most)) return 1;
+        } else failed = text_document(e, x, r->text, r->text_bytes, most);
+        free(own);
     }
-    return 0;
+    return failed;
+}
+/* The rows of a file of documents: JSON lines, or an array of objects or strings; 0: it is plain text. */
+static int text_source(row_data *r, const char *text, size_t size, row_source *out) {
+    row_source s = row_source_start(text, size);
+    const char *json;
+    size_t bytes, i = 0;
+    *out = s;
+    if (s.array) return 1;
+    while (i < size && row_blank(text[i])) i++;
+    if (i < size && text[i] == '[') {
+        for (out->at = ++i; i < size && row_blank(text[i]); i++) {
+        }
+        out->array = i < size && text[i] == '"';
+        return out->array;
+    }
+    return row_next(&s, &json, &bytes) && !row_start(r, json, bytes);
 }
 static int text_read(const eval *e, text_set *x, int64_t most) {
     char *text, err[1200];
     size_t size;
     row_source s;
     row_data r;
-    const char *json;
-    size_t bytes;
     int failed;
     memset(&r, 0, sizeof r);
     if (gzip_read_file(e->s.data, (size_t)1 << 34, &text, &size, err, sizeof err)) return cli_die("%s", err);
@@ -512,10 +544,8 @@ static int text_read(const eval *e, text_set *x, int64_t most) {
         free(text);
         return fail(e);
     }
-    s = row_source_start(text, size);
-    if (s.array || (row_next(&s, &json, &bytes) && !row_start(&r, json, bytes)))
-        failed = text_rows(e, x, &r, text, size, most);
-    else failed = text_document(e, x, text, size, most); /* plain text is one document */
+    if (text_source(&r, text, size, &s)) failed = text_rows(e, x, &r, s, most);
+    else failed = text_document(e, x, text, size, most);
     row_free(&r);
     free(text);
     if (failed) return 1;
@@ -560,7 +590,7 @@ static void loss_line(const eval *e, const char *text, const char *key, const do
     char name[64];
     if (!e->s.json) {
         printf("  %-22s %.6f +- %.6f   %.6f +- %.6f\n", text, by_token, token_error, mean, error);
-        return;
+        return; /* of a single document the error is not known: nan */
     }
     json_key(stdout, key, by_token);
     snprintf(name, sizeof name, "%s_stderr", key);
