@@ -11,9 +11,9 @@
    It reads Hugging Face model directories (GPT-NeoX/Pythia, BTLM and muP Cerebras-GPT, GPT-2,
    Llama, Qwen2; F32, F16, BF16 safetensors, sharded too; tokenizer.json as it is), trains the models
    whole or through LoRA adapters with supervised fine-tuning (SFT) and Direct Preference
-   Optimization (DPO and its relatives), talks to them, and writes them back. The result of a run is
-   a function of weights, data, options and seed alone: the same bits for any number of threads, any
-   micro-batch split, any SIMD path.
+   Optimization (DPO and its relatives), talks to them, measures them, and writes them back. The
+   result of a run is a function of weights, data, options and seed alone: the same bits for any
+   number of threads, any micro-batch split, any SIMD path.
 
    QUICK START
 
@@ -48,7 +48,8 @@
 
    THREE LEVELS, each usable alone
 
-   1. Files: dpo_model_load, dpo_data_read, dpo_train, dpo_generate_text (examples/sft.c, dpo.c).
+   1. Files: dpo_model_load, dpo_data_read, dpo_train, dpo_generate_text (examples/sft.c, dpo.c);
+      dpo_score_sequences: log-probs of any ids, and how far they are from a reference's.
    2. The step: your loop, your batches, your loss: dpo_trainer_forward, dpo_trainer_backward,
       dpo_trainer_update (examples/step.c, own_loss.c).
    3. Tensors and layers: each layer's forward and backward on plain arrays (examples/layers.c).

@@ -209,6 +209,11 @@ static void json_key(FILE *f, const char *key, double v) {
     cli_json_number(f, v);
 }
 
+static void json_text(FILE *f, const char *key, const char *text) {
+    fprintf(f, ", \"%s\": ", key);
+    cli_json_string(f, text, strlen(text));
+}
+
 /* ---- rewards ---------------------------------------------------------------------------------------------------- */
 
 typedef struct pair_result {                       /* of one policy, all of it for each pair scored */
@@ -898,7 +903,7 @@ static void task_log(const eval *e, const char *name, const task_set *s, int64_t
     if (!e->log) return;
     fprintf(e->log, "{\"task\": \"%s\", \"index\": %lld, \"line\": %lld, \"gold\": %d, \"pick\": %d, \"pick_norm\": %d",
             name, (long long)i, (long long)it->line, it->gold, pick, pick_norm);
-    if (s->subject[it->subject].name[0]) fprintf(e->log, ", \"subject\": \"%s\"", s->subject[it->subject].name);
+    if (s->subject[it->subject].name[0]) json_text(e->log, "subject", s->subject[it->subject].name);
     for (fprintf(e->log, ", \"logps\": ["), k = 0; k < it->n; k++) {
         if (k) fprintf(e->log, ", ");
         cli_json_number(e->log, request_logp(q, r + k));
@@ -971,7 +976,7 @@ static void task_print(const eval *e, const char *name, const task_set *s, const
         }
     if (e->s.json) printf("{\"command\": \"tasks\", \"task\": \"%s\"", name);
     else printf("%-16s", subject < 0 ? name : s->subject[subject].name);
-    if (e->s.json && subject >= 0) printf(", \"subject\": \"%s\"", s->subject[subject].name);
+    if (e->s.json && subject >= 0) json_text(stdout, "subject", s->subject[subject].name);
     if (e->s.json) json_key(stdout, "n", (double)n);
     else printf(" n %-6s", cli_count((uint64_t)n));
     mean = dpo_mean(extra, n, &error);

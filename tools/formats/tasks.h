@@ -985,35 +985,35 @@ static inline int task_csv_subject(task_set *s, const char *path) {
     }
     return task_subject_of(s, name, n);
 }
+static inline void task_csv_row(task_set *s, const char *path, const task_field *field, int n, int subject,
+                                int64_t line) {
+    int64_t first = s->n_requests;
+    s->rows++;
+    s->row.why[0] = 0;
+    if (n < 0) row_bad(&s->row, "a quote that is opened is never closed");
+    else if (n != 6) row_bad(&s->row, "it has %d columns; expected question, four choices, answer", n);
+    else if (field[5].n != 1 || field[5].s[0] < 'A' || field[5].s[0] > 'D')
+        row_bad(&s->row, "the answer '%.*s' is none of A to D", (int)(field[5].n < 20 ? field[5].n : 20), field[5].s);
+    if (s->row.why[0]) {
+        task_drop(s, path, "line", line);
+        return;
+    }
+    (void)task_letters(s, field[0], field + 1);
+    if (!s->no_memory) task_keep(s, first, field[5].s[0] - 'A', subject, line);
+}
 static inline int task_csv(task_set *s, const char *path, const char *text, size_t size, char *err, size_t cap) {
     char *out = (char *)malloc(size + 1);
     task_field field[6];
-    size_t at = 0;
-    int n, subject = task_csv_subject(s, path);
-    int64_t line = 1, counted = 0;
+    size_t at = 0, counted = 0;
+    int n = 0, subject = task_csv_subject(s, path);
+    int64_t line = 1;
     if (!out || s->no_memory || subject < 0) {
         free(out);
         return task_error(err, cap, path, subject < 0 && out ? "there are more subjects than 256" : "no memory");
     }
-    while ((n = task_csv_record(text, size, &at, out, field, 6)) != 0 && !s->no_memory) {
-        int64_t first = s->n_requests;
-        if (n == 1 && !field[0].n) goto next; /* an empty line */
-        s->rows++;
-        s->row.why[0] = 0;
-        if (n < 0) row_bad(&s->row, "a quote that is opened is never closed");
-        else if (n != 6) row_bad(&s->row, "it has %d columns; expected question, four choices, answer", n);
-        else if (field[5].n != 1 || field[5].s[0] < 'A' || field[5].s[0] > 'D')
-            row_bad(&s->row, "the answer '%.*s' is none of A to D", (int)(field[5].n < 20 ? field[5].n : 20),
-                    field[5].s);
-        if (s->row.why[0]) {
-            task_drop(s, path, "line", line);
-            if (n < 0) break;
-        } else {
-            (void)task_letters(s, field[0], field + 1);
-            if (!s->no_memory) task_keep(s, first, field[5].s[0] - 'A', subject, line);
-        }
-    next:
-        for (; counted < (int64_t)at; counted++) line += text[counted] == '\n';
+    while (n >= 0 && !s->no_memory && (n = task_csv_record(text, size, &at, out, field, 6)) != 0) {
+        if (n != 1 || field[0].n) task_csv_row(s, path, field, n, subject, line); /* else it is an empty line */
+        for (; counted < at; counted++) line += text[counted] == '\n';
     }
     free(out);
     return s->no_memory ? task_error(err, cap, path, "no memory for its rows") : 0;
