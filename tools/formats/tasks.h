@@ -349,20 +349,19 @@ static inline void task_choice(task_set *s, task_text context, const char *betwe
 
 /* A whole number, as such or as a string of digits; 1 after r->why. */
 static inline int task_integer(task_set *s, const char *name, int low, int high, int *out) {
-    int64_t node = row_field(&s->row, name);
+    const dpo_json *j = s->row.json;
+    int64_t node = row_field(&s->row, name), n;
+    char text[16];
     double v = 0;
-    char text[16], *end;
-    int64_t n;
+    int ok;
     if (node < 0) return row_bad(&s->row, "%.60s is missing", name);
-    n = dpo_json_string(s->row.json, node, text, sizeof text);
-    if (n > 0 && n < (int64_t)sizeof text) {
-        long x = strtol(text, &end, 10);
-        if (*end || text[0] == ' ') n = -2;
-        v = (double)x;
-    } else if (n < 0 && !dpo_json_number(s->row.json, node, &v)) n = -2; /* else a string that is no number */
-    else if (n >= 0) n = -2;
-    if (n == -2 || dpo_json_type(s->row.json, node) == 't' || dpo_json_type(s->row.json, node) == 'f')
-        return row_bad(&s->row, "%.60s is not a whole number from %d to %d", name, low, high);
+    n = dpo_json_string(j, node, text, sizeof text);
+    if (n < 0) ok = dpo_json_type(j, node) == '0' && dpo_json_number(j, node, &v);
+    else {
+        ok = n > 0 && n < 10 && strspn(text, "0123456789") == (size_t)n;
+        if (ok) v = (double)strtol(text, NULL, 10);
+    }
+    if (!ok) return row_bad(&s->row, "%.60s is not a whole number from %d to %d", name, low, high);
     if (!(v >= low && v <= high) || v != (double)(int)v)
         return row_bad(&s->row, "%.60s is %g; expected %d to %d", name, v, low, high);
     *out = (int)v;
