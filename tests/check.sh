@@ -97,14 +97,14 @@ check "sanitizer build of test ($testcc)" $testcc $san tests/test.c -o $out/test
 check "unit tests under ASan and UBSan" $out/test
 check "hostile input under ASan and UBSan" $out/badinput
 check "golden cases under ASan and UBSan" $out/golden tests/golden/v*/
-for t in formats tokenizers; do
+for t in formats tokenizers eval; do
     check "sanitizer build of $t" $sancc $san tests/test_$t.c $out/san.o -o $out/$t -lm -lpthread
     check "$t under ASan and UBSan" $out/$t
 done
-for t in dpo-train dpo-tokenize dpo-chat dpo-bench; do check "sanitizer build of $t" $sancc $san tools/$t.c $out/san.o -o $out/$t -lm -lpthread; done
+for t in dpo-train dpo-tokenize dpo-chat dpo-bench dpo-eval; do check "sanitizer build of $t" $sancc $san tools/$t.c $out/san.o -o $out/$t -lm -lpthread; done
 mkdir -p $out/tree/build
 for d in tests tools examples; do [ -e $out/tree/$d ] || ln -s "$(pwd)/$d" $out/tree/$d; done
-cp $out/dpo-train $out/dpo-tokenize $out/dpo-chat $out/dpo-bench $out/tree/build/
+cp $out/dpo-train $out/dpo-tokenize $out/dpo-chat $out/dpo-bench $out/dpo-eval $out/tree/build/
 check "programs under ASan and UBSan" sh -c "cd $out/tree && sh tests/programs.sh none build"
 
 if has valgrind; then
