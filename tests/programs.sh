@@ -278,6 +278,9 @@ gzip -c "$out/text.jsonl" >"$out/text.jsonl.gz" 2>/dev/null && works "loss of a 
 [ "$(echo '{"prompt": "a", "response": "b"}' | $eval logprobs $e --data - --precision mixed | grep -c '"logprobs": \[-[0-9.e-]*\], "sum": ')" = 1 ] &&
     ok || bad "logprobs from standard input"
 $eval --help | grep -q "truthfulqa_mc1" && ok || bad "--help names the tasks"
+sed 's/"label": [a-z0-9]*/"label": true/; s/"answer": [a-z]*/"answer": true/' $golden/boolq.jsonl >"$out/onesided.jsonl"
+works "labels that are all the same" $eval tasks $e --tasks "$out/onesided.jsonl"
+grep -q "right answer of all 8 items is number 2" "$out/err" && ok || bad "are said to be"
 refuses "eval: no command" "rewards, loss, tasks" $eval
 refuses "eval: another command" "got 'los'" $eval los $e
 refuses "eval: no model" "expected --model" $eval loss --data "$out/text.jsonl"

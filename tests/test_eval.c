@@ -11,7 +11,7 @@
 #include "../tools/formats/tasks.h"
 #include "check.h"
 
-#define FLOOR  22 /* so many tests there are at least */
+#define FLOOR  24 /* so many tests there are at least */
 #define FOLDER "build/tests/eval.out"
 #define GOLDEN "tests/golden/tasks/"
 
@@ -364,6 +364,45 @@ static void test_score_errors(void) {
     dpo_model_free(m);
 }
 
+/* Each allocation fails in turn: an error, nothing lost, and the same scores when there is memory again. */
+static void test_score_allocation(void) {
+    static const int32_t ids[2][5] = {{1, 2, 3, 4, 5}, {1, 2, 9, 8, 7}};
+    dpo_sequence s[2] = {{ids[0], 5, 2}, {ids[1], 5, 2}};
+    heap h;
+    dpo_desc desc;
+    dpo_context *c;
+    dpo_model *m, *r;
+    dpo_score_config k;
+    dpo_score want[2], got[2];
+    int64_t live, n, i;
+    memset(&h, 0, sizeof h);
+    memset(&desc, 0, sizeof desc);
+    memset(&k, 0, sizeof k);
+    desc.alloc = heap_alloc;
+    desc.release = heap_release;
+    desc.user = &h;
+    desc.n_threads = 1;
+    c = dpo_open(&desc);
+    m = dpo_model_create_from(c, FOLDER "/small.json", 1);
+    r = dpo_model_create_from(c, FOLDER "/small.json", 2);
+    k.reference = r;
+    live = h.live;
+    n = h.calls;
+    CHECK_OK(c, dpo_score_sequences(m, s, 2, &k, want, NULL));
+    n = h.calls - n;
+    CHECK(n >= 4 && h.live == live);
+    for (i = 1; i <= n; i++) {
+        h.fail_at = h.calls + i;
+        CHECK(dpo_score_sequences(m, s, 2, &k, got, NULL) == DPO_E_MEMORY && h.live == live);
+        dpo_clear(c);
+    }
+    h.fail_at = 0;
+    CHECK_OK(c, dpo_score_sequences(m, s, 2, &k, got, NULL));
+    CHECK_SAME(got, want, sizeof want);
+    dpo_close(c);
+    CHECK(h.live == 0);
+}
+
 /* ---- texts of tasks --------------------------------------------------------------------------------------------- */
 
 typedef struct text_file { /* a task's file, or one of expected texts */
@@ -467,6 +506,19 @@ static void test_few_shot(void) {
     check_shots("mmlu", GOLDEN "mmlu_test", GOLDEN "mmlu_dev", 2, GOLDEN "mmlu.fewshot.expected.jsonl");
     check_shots("winogrande", GOLDEN "winogrande.jsonl", GOLDEN "winogrande.shots.jsonl", 2,
                 GOLDEN "winogrande.fewshot.expected.jsonl");
+}
+/* As the corpus lies: a file an article. */
+static void test_race_directory(void) {
+    text_file t;
+    mkdir(FOLDER "/race", 0777);
+    put_file(FOLDER "/race/2.txt",
+             "{\"article\": \"B.\", \"questions\": [\"b?\"], \"options\": [[\"x\", \"y\"]], \"answers\": [\"B\"]}");
+    put_file(FOLDER "/race/1.txt",
+             "{\"article\": \"A.\", \"questions\": [\"a?\"], \"options\": [[\"x\", \"y\"]], \"answers\": [\"A\"]}");
+    t = read_task("auto", FOLDER "/race", NULL);
+    CHECK_CASE(!t.failed, t.err);
+    CHECK(t.s.kind == TASK_RACE && t.s.n_items == 2 && t.s.item[0].gold == 0 && t.s.item[1].gold == 1);
+    close_task(&t);
 }
 static void test_truthful_labels(void) {
     text_file t = read_task("truthfulqa_mc2", GOLDEN "truthfulqa.json", NULL);
@@ -1315,8 +1367,10 @@ static const struct {
              T(adapter_reference),
              T(deep),
              T(score_errors),
+             T(score_allocation),
              T(texts),
              T(few_shot),
+             T(race_directory),
              T(truthful_labels),
              T(sha),
              T(real_texts),
