@@ -10,7 +10,7 @@ B = build
 T = $(B)/tests
 EXAMPLES = hello sft dpo lora step own_loss own_data layers
 PROGRAMS = $(B)/dpo-train $(B)/dpo-tokenize $(B)/dpo-chat $(B)/dpo-convert $(B)/dpo-judge \
-    $(B)/dpo-report $(B)/dpo-bench
+    $(B)/dpo-report $(B)/dpo-eval $(B)/dpo-bench
 FORMATS = $(wildcard tools/*.h tools/formats/*.h)
 
 all: $(PROGRAMS) $(EXAMPLES:%=$(B)/%)
@@ -28,7 +28,8 @@ $(B)/%: examples/%.c $(B)/dpo.o examples/world.h $(FORMATS)
 demo: $(B)/demo
 	$(B)/demo
 
-FORMAT_TESTS = $(T)/formats $(T)/tokenizers $(T)/torch $(T)/gguf $(T)/tensorboard $(T)/report
+FORMAT_TESTS = $(T)/formats $(T)/tokenizers $(T)/torch $(T)/gguf $(T)/tensorboard $(T)/report \
+    $(T)/eval
 
 # --- tests -------------------------------------------------------------------------------------------
 $(T)/golden $(T)/badinput $(T)/stories: $(T)/%: tests/%.c $(B)/dpo.o $(wildcard tests/*.h) $(FORMATS)

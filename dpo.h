@@ -11,9 +11,9 @@
    It reads Hugging Face model directories (GPT-NeoX/Pythia, BTLM and muP Cerebras-GPT, GPT-2,
    Llama, Qwen2; F32, F16, BF16 safetensors, sharded too; tokenizer.json as it is), trains the models
    whole or through LoRA adapters with supervised fine-tuning (SFT) and Direct Preference
-   Optimization (DPO and its relatives), talks to them, and writes them back. The result of a run is
-   a function of weights, data, options and seed alone: the same bits for any number of threads, any
-   micro-batch split, any SIMD path.
+   Optimization (DPO and its relatives), talks to them, measures them, and writes them back. The
+   result of a run is a function of weights, data, options and seed alone: the same bits for any
+   number of threads, any micro-batch split, any SIMD path.
 
    QUICK START
 
@@ -47,7 +47,8 @@
 
    THREE LEVELS, each usable alone
 
-   1. Files: dpo_model_load, dpo_data_read, dpo_train, dpo_generate_text (examples/sft.c, dpo.c).
+   1. Files: dpo_model_load, dpo_data_read, dpo_train, dpo_generate_text (examples/sft.c, dpo.c);
+      dpo_score_sequences: log-probs of any ids, and how far they are from a reference's.
    2. The step: your loop, your batches, your loss: dpo_trainer_forward, dpo_trainer_backward,
       dpo_trainer_update (examples/step.c, own_loss.c).
    3. Tensors and layers: each layer's forward and backward on plain arrays (examples/layers.c).
@@ -956,7 +957,7 @@ typedef struct dpo_score {
 
 typedef struct dpo_token_score { /* of one scored id */
     double logp, reference_logp, kl;
-    int32_t likeliest;
+    int64_t likeliest; /* id */
 } dpo_token_score;
 
 typedef struct dpo_score_config {
@@ -15250,7 +15251,7 @@ static void dpo__score_rows(void *arg, int64_t first, int64_t last, int worker) 
         t->kl = s->reference ? dpo__score_kl(&s->head, &s->reference_head, i) : 0.0;
         t->likeliest = 0;
         for (v = 1; v < s->head.vocab; v++)
-            if (z[v] > z[t->likeliest]) t->likeliest = (int32_t)v;
+            if (z[v] > z[t->likeliest]) t->likeliest = v;
     }
 }
 /* The model, or the same without its adapters, does the work of its run: all of it, or a tile of n targets from i. */

@@ -101,17 +101,19 @@ if has gcc; then testcc=gcc; fi
 check "sanitizer build of test ($testcc)" $testcc $san tests/test.c -o $out/test -lm -lpthread
 check "unit tests under ASan and UBSan" $out/test
 check "hostile input under ASan and UBSan" $out/badinput
-check "golden cases under ASan and UBSan" $out/golden tests/golden/*/
-for t in formats tokenizers torch gguf tensorboard report; do
+check "golden cases under ASan and UBSan" $out/golden tests/golden/v*/
+for t in formats tokenizers torch gguf tensorboard report eval; do
     check "sanitizer build of $t" $sancc $san tests/test_$t.c $out/san.o -o $out/$t -lm -lpthread
     check "$t under ASan and UBSan" $out/$t
 done
-for t in dpo-train dpo-tokenize dpo-chat dpo-bench; do check "sanitizer build of $t" $sancc $san tools/$t.c $out/san.o -o $out/$t -lm -lpthread; done
+programs="dpo-train dpo-tokenize dpo-chat dpo-convert dpo-judge dpo-report dpo-eval dpo-bench"
+for t in $programs; do check "sanitizer build of $t" $sancc $san tools/$t.c $out/san.o -o $out/$t -lm -lpthread; done
 mkdir -p $out/tree/build
 for d in tests tools examples; do [ -e $out/tree/$d ] || ln -s "$(pwd)/$d" $out/tree/$d; done
-cp $out/dpo-train $out/dpo-tokenize $out/dpo-chat $out/dpo-bench $out/tree/build/
+for t in $programs; do cp $out/$t $out/tree/build/; done
 check "processes killed under ASan and UBSan" build/tests/resume $out/dpo-train $out/killed 60
 check "programs under ASan and UBSan" sh -c "cd $out/tree && sh tests/programs.sh none build"
+check "win rates under ASan and UBSan" sh -c "cd $out/tree && sh tests/test_judge.sh build"
 
 if has valgrind; then
     cat >$out/tiny.json <<'J'

@@ -288,6 +288,64 @@ works "to what one run gives" $train sft --init "$out/tiny.json" --output "$out/
 refuses "one checkpoint" "keep 1 keeps no checkpoint" $train sft --init "$out/tiny.json" --output "$out/x" $o --keep 1
 refuses "resuming without" "keep 0" $train sft --init "$out/tiny.json" --output "$out/x" $o --keep 0 --resume
 
+# dpo-eval
+eval=build/dpo-eval
+golden=tests/golden/tasks
+e="--model $out/dpo"
+works "rewards" $eval rewards $e --reference "$out/sft" --data "$out/pairs.jsonl" --beta 0.2 --json --log "$out/eval.log"
+grep -q '"n": 40, "rewards/accuracies": [0-9.]*, "low": ' "$out/log" && [ "$(wc -l <"$out/eval.log")" = 40 ] && ok || bad "rewards of 40 pairs"
+works "rewards of an adapter, against its base" $eval rewards --model "$out/sft" --adapter "$out/lora/adapter" --data "$out/pairs.jsonl" \
+    --compare "$out/dpo"
+grep -q "McNemar" "$out/log" && ok || bad "two policies are compared"
+all="$eval tasks $e --tasks $golden/hellaswag.jsonl,piqa=$golden/piqa.jsonl:$golden/piqa.labels.lst,$golden/sciq.json,arc_easy=$golden/arc_easy.jsonl"
+works "tasks" $all --json --log "$out/eval1" --threads 1
+cp "$out/log" "$out/eval.json"
+grep -q '"task": "piqa", "n": 8, "acc": ' "$out/log" && [ "$(wc -l <"$out/log")" = 4 ] && ok || bad "four tasks"
+works "three threads, scalar, few rows" $all --json --log "$out/eval2" --threads 3 --simd scalar --batch-rows 50
+cmp -s "$out/eval1" "$out/eval2" && cmp -s "$out/eval.json" "$out/log" && ok || bad "threads, kernels and batches change no bit of an evaluation"
+works "contexts computed again" $all --json --log "$out/eval2" --separate
+cmp -s "$out/eval1" "$out/eval2" && ok || bad "shared contexts change no bit"
+works "requests without a model" $eval tasks --tasks winogrande=$golden/winogrande.jsonl --dump-requests "$out/requests"
+[ "$(head -n 1 "$out/requests")" = '{"task": "winogrande", "index": 0, "choice": 0, "gold": 1, "context": "Ann gave Bea the book because Ann", "continuation": " wanted to read it."}' ] &&
+    ok || bad "requests are written"
+works "loss against a reference" $eval loss $e --reference "$out/sft" --data "$out/text.jsonl" --mode packed
+grep -q "KL(reference" "$out/log" && grep -q "bits per byte" "$out/log" && ok || bad "loss, KL and bits per byte"
+gzip -c "$out/text.jsonl" >"$out/text.jsonl.gz" 2>/dev/null && works "loss of a .gz" $eval loss $e --data "$out/text.jsonl.gz"
+[ "$(echo '{"prompt": "a", "response": "b"}' | $eval logprobs $e --data - --precision mixed | grep -c '"logprobs": \[-[0-9.e-]*\], "sum": ')" = 1 ] &&
+    ok || bad "logprobs from standard input"
+$eval --help | grep -q "truthfulqa_mc1" && ok || bad "--help names the tasks"
+sed 's/"label": [a-z0-9]*/"label": true/; s/"answer": [a-z]*/"answer": true/' $golden/boolq.jsonl >"$out/onesided.jsonl"
+works "labels that are all the same" $eval tasks $e --tasks "$out/onesided.jsonl"
+grep -q "right answer of all 8 items is number 2" "$out/err" && ok || bad "are said to be"
+refuses "eval: no command" "rewards, loss, tasks" $eval
+refuses "eval: another command" "got 'los'" $eval los $e
+refuses "eval: no model" "expected --model" $eval loss --data "$out/text.jsonl"
+refuses "eval: no data" "needs --data" $eval loss $e
+refuses "eval: no reference" "needs --reference" $eval rewards $e --data "$out/pairs.jsonl"
+refuses "eval: no tasks" "needs --tasks" $eval tasks $e
+refuses "eval: an unknown task" "'arcs' is no task" $eval tasks $e --tasks arcs=$golden/arc_easy.jsonl
+refuses "eval: a file that is not there" "nowhere" $eval tasks $e --tasks arc=$golden/nowhere
+refuses "eval: two tasks with the same fields" "name the task" $eval tasks $e --tasks $golden/arc_easy.jsonl
+echo 0 >"$out/one.lst"
+refuses "eval: too few labels" "more rows than the labels" $eval tasks $e --tasks "piqa=$golden/piqa.jsonl:$out/one.lst"
+refuses "eval: examples without their file" "belong together" $eval tasks $e --tasks arc=$golden/arc_challenge.jsonl --num-fewshot 2
+refuses "eval: examples from the evaluated file" "their own examples" $eval tasks $e --tasks $golden/arc_challenge.jsonl --num-fewshot 2 \
+    --fewshot-file $golden/arc_challenge.jsonl
+printf x >"$out/short.txt"
+refuses "eval: a text too short" "at least two tokens" $eval loss $e --data "$out/short.txt"
+refuses "eval: a log that cannot be written" "cannot write" $eval tasks $e --tasks $golden/sciq.json --log "$out/pairs.jsonl/x"
+i=0
+while [ $i -lt 4000 ]; do cat $golden/winogrande.jsonl; i=$((i + 40)); done >"$out/many.jsonl"
+$eval tasks $e --tasks "$out/many.jsonl" --log "$out/stopped" --json --batch-rows 64 --threads 1 >"$out/log" 2>"$out/err" </dev/null &
+pid=$!
+n=0
+while [ $n -lt 100 ] && ! [ -s "$out/stopped" ]; do sleep 0.05; n=$((n + 1)); done
+kill -INT $pid
+wait $pid
+status=$?
+{ [ $status = 130 ] && grep -q '"complete": false' "$out/log" && grep -q "until then" "$out/err"; } ||
+    { [ $status = 0 ] && grep -q '"n": 800,' "$out/log"; } && ok || bad "an interrupted evaluation says what it has (status $status)"
+
 if [ -f "$shared/data/hh/harmless-base.test.jsonl.gz" ]; then
     mkdir -p "$out/pythia"
     sed -e 's/"vocab_size": 257/"vocab_size": 50304/' -e 's/"eos_token_id": 256, "dpo_tokenizer": "bytes"/"eos_token_id": 0/' \

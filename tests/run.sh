@@ -52,8 +52,8 @@ for f in /usr/share/unicode/NormalizationTest.txt /usr/share/unicode/Normalizati
     esac
 done
 program "tokenizers" build/tests/tokenizers "$([ -d $shared/data ] && echo $shared/data)" $nfc
-program "golden cases" build/tests/golden tests/golden/*/
-program "golden cases in mixed precision" build/tests/golden --precision mixed tests/golden/*/
+program "golden cases" build/tests/golden tests/golden/v*/
+program "golden cases in mixed precision" build/tests/golden --precision mixed tests/golden/v*/
 if [ -d $shared/golden ]; then
     program "golden cases beside the checkout" build/tests/golden $shared/golden/*/
     program "the same in mixed precision" build/tests/golden --precision mixed $shared/golden/*/
@@ -66,6 +66,11 @@ if [ -d $shared/data/stories260K ]; then
     program "a pretrained model's published text" build/tests/stories $shared/data/stories260K $out/stories
 else
     echo "skipped: no $shared/data/stories260K beside the checkout"
+fi
+if [ -f $out/stories/model.safetensors ]; then
+    program "evaluation" build/tests/eval $shared/data $out/stories "${EVAL_ITEMS:-20}" # of each task, up to 570
+else
+    program "evaluation" build/tests/eval
 fi
 program "symbols" sh tests/symbols.sh "${CC:-cc}"
 program "layout" sh tests/check_layout.sh
