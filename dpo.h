@@ -14894,7 +14894,8 @@ DPO_API size_t dpo_metrics_json(const dpo_metrics *m, char *out, size_t cap) {
     if (m->has_rewards || !pairs_only) at = dpo__metric(out, cap, at, p, name, m->member);
     DPO__MEANS(X)
 #undef X
-    if (!m->is_eval) {
+    if (m->is_eval) at = dpo__append(out, cap, at, ", \"eval_examples\": %lld", (long long)m->batch_examples);
+    else {
         at = dpo__metric(out, cap, at, "", "grad_norm", m->grad_norm);
         at = dpo__metric(out, cap, at, "", "learning_rate", m->learning_rate);
     }

@@ -263,6 +263,9 @@ works "the same, cut short" $train dpo --model "$out/sft" --output "$out/over2" 
 works "and gone on with" $train dpo --model "$out/sft" --output "$out/over2" $stop --resume
 [ "$over" = "$(hash_of "$out/log")" ] && ok || bad "ends in the same model, too"
 cmp -s "$out/over/metrics.jsonl" "$out/over2/metrics.jsonl" && ok || bad "with the same lines of metrics"
+works "events for TensorBoard" $train dpo --model "$out/sft" --output "$out/board" $o --max-steps 2 --tensorboard "$out/board/events"
+grep -q "train/loss" "$out"/board/events/events.out.tfevents.* && grep -q "eval/rewards/accuracies" "$out"/board/events/events.out.tfevents.* && ok ||
+    bad "hold the metrics under TRL's names"
 refuses "accuracies of sft" "is for dpo" $train sft --model "$out/sft" --output "$out/x" $o --stop-metric rewards/accuracies
 refuses "no checkpoints to stop at" "needs checkpoints" $train dpo --model "$out/sft" --output "$out/x" $o --stop-metric loss --keep 0
 grep -q '"beta": 0.1' "$out/over/run.json" && grep -q '"command": "dpo"' "$out/over/run.json" && ok || bad "run.json says what the run was"

@@ -24,6 +24,7 @@
 #include "../dpo.h"
 #include "files.h"
 #include "formats/html.h"
+#include "formats/row.h"
 #include <math.h>
 #include "formats/svg.h"
 

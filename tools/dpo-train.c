@@ -11,6 +11,7 @@
 #include "../dpo.h"
 #include "dataset.h"
 #include "files.h"
+#include "formats/tensorboard.h"
 #include <math.h>
 #include "checkpoint.h"
 #include <sys/stat.h>
@@ -24,7 +25,7 @@ enum { RECIPE_REF, RECIPE_PAPER, RECIPE_TRL };
 enum { STOP_NEVER, STOP_ACCURACIES, STOP_MARGINS, STOP_LOSS };
 
 typedef struct settings {
-    const char *model, *init, *output, *train, *eval, *tokenizer, *adapter, *reference_file, *targets;
+    const char *model, *init, *output, *train, *eval, *tokenizer, *adapter, *reference_file, *targets, *tensorboard;
     double lora_alpha, sample_temperature, stop_min_delta;
     int stop_metric, stop_patience, stop_min_steps;
     int recipe, loss, precision, optimizer_dtype;
@@ -188,6 +189,8 @@ static int settings_parse(settings *s, cli_program *p, int argc, char **argv) {
         CLI_FLAG("recompute", &t->recompute, "gradient_checkpointing", "less memory, more work"),
         CLI_FLAG("verify", &s->verify, "", "compare the checksums in the model's files before they are used"),
         CLI_FLAG("mmap", &s->map, "", "map the weights below adapters; --no-mmap reads them into memory"),
+        CLI_STRING("tensorboard", &s->tensorboard, "DIR", "logging_dir",
+                   "write the metrics as TensorBoard's events, too"),
         CLI_FLAG("plan", &s->plan, "", "print memory and work, then stop"),
         CLI_FLAG("quiet", &s->quiet, "", "print the result only"),
     };
@@ -254,6 +257,7 @@ typedef struct run {
     dpo_trainer *t;
     dpo_plan plan;
     FILE *metrics;
+    tensorboard *board;    /* NULL: not asked for */
     int lost;              /* errno of a line that could not be written */
     const char *lost_file; /* the file that lacks it */
     int training;          /* steps have a live line of their own */
@@ -590,6 +594,22 @@ static void lose(run *u, const char *file) {
     u->lost_file = file;
 }
 
+/* The same numbers for TensorBoard, under the same names. */
+static void write_events(run *u, const char *line) {
+    dpo_json *j = dpo_json_create(u->c);
+    int64_t v, i, n;
+    if (!j || dpo_json_parse(j, line, strlen(line), NULL, NULL)) n = 0;
+    else n = dpo_json_count(j, 0);
+    for (i = 0, v = dpo_json_first(j, 0); i < n; i++, v = dpo_json_next(j, v + 1)) {
+        char name[80];
+        double x;
+        if (dpo_json_string(j, v, name, sizeof name) >= (int64_t)sizeof name) continue;
+        if (strcmp(name, "step") && dpo_json_number(j, v + 1, &x))
+            tensorboard_metric(u->board, name, u->last.step, (double)time(NULL), x);
+    }
+    dpo_json_free(j);
+}
+
 /* A line of metrics.jsonl, there at once for whoever watches. */
 static void write_metrics(run *u, const dpo_metrics *m) {
     char line[2048];
@@ -598,6 +618,7 @@ static void write_metrics(run *u, const dpo_metrics *m) {
         snprintf(line + n - 1, 64, ", \"eval_sampled_length\": %s}", cli_number(u->samples.length));
     errno = 0;
     if (fprintf(u->metrics, "%s\n", line) < 0 || fflush(u->metrics)) lose(u, "metrics.jsonl");
+    if (u->board) write_events(u, line);
 }
 
 /* 64 bits over names and values of the adapters (FNV-1a): dpo_model_hash leaves them out. */
@@ -1181,6 +1202,12 @@ static int begin(run *u) {
         u->samples.file = open_log(u, "samples.jsonl", log[1]);
         if (!u->samples.file) return 1;
     }
+    if (u->s.tensorboard) {
+        char why[512];
+        if (make_dirs(u->s.tensorboard, "--tensorboard")) return 1;
+        u->board = tensorboard_open(u->s.tensorboard, why, sizeof why);
+        if (!u->board) return cli_die("%s", why);
+    }
     (void)checkpoint_posix_sync_dir(NULL, u->s.output); /* their names, and that of the directory of checkpoints */
     return 0;
 }
@@ -1253,6 +1280,8 @@ int main(int argc, char **argv) {
     if (!u.s.quiet) print_settings(&u);
     code = run_all(&u);
     if (u.metrics) fclose(u.metrics);
+    if (tensorboard_close(u.board) && !code)
+        code = cli_die("%s: TensorBoard's events could not all be written; all else is there", u.s.tensorboard);
     samples_free(&u.samples);
     checkpoint_free(&u.set);
     dataset_free(&u.d);
