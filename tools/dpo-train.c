@@ -1105,7 +1105,7 @@ static int take_best(run *u) {
     static const char *const names[] = {"", "rewards/accuracies", "rewards/margins", "loss"};
     const char *name = names[u->s.stop_metric];
     if (u->set.best < 0) return 0;
-    if (u->set.best != u->last.step && (checkpoint_path(&u->set, u->set.best) || dpo_trainer_load(u->t, u->set.path)))
+    if (u->set.best != u->last.step && (!checkpoint_path(&u->set, u->set.best) || dpo_trainer_load(u->t, u->set.path)))
         return cli_die("the best checkpoint, %s, cannot be taken: %s", u->set.path, dpo_error(u->c));
     if (!u->s.quiet)
         printf(
