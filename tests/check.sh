@@ -89,7 +89,7 @@ cat $out/distinct
 # Stopped runs: every stop of every kind of run, and a thousand dead processes.
 check "the unit tests' program" make -s build/tests/test build/tests/resume
 check "training goes on from each of 59 stops in 12 kinds of runs" env DPO_TEST_LONG=1 build/tests/test checkpoint_resume
-check "a thousand processes killed, none lost" build/tests/resume build/dpo-train $out/killed 1000
+check "four hundred processes killed, none lost" build/tests/resume build/dpo-train $out/killed 400
 
 # Sanitizers over everything that `make test` runs.
 san="-std=c99 -O1 -g0 -fsanitize=address,undefined -fno-sanitize-recover=all"
