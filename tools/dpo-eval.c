@@ -489,6 +489,15 @@ static int text_document(const eval *e, text_set *x, const char *text, size_t by
     x->n_ids += n;
     return text_add(e, x, at, n);
 }
+/* Packed documents in windows, one behind the other. */
+static int text_windows(const eval *e, text_set *x, int64_t most) {
+    int64_t at, n;
+    for (at = 0; at < x->n_ids; at += n) {
+        n = x->n_ids - at < most ? x->n_ids - at : most;
+        if (text_add(e, x, at, n)) return 1;
+    }
+    return 0;
+}
 /* The text of a row, {"text": ...} or a mere string: r->text; *own is to be freed. */
 static int text_of(const eval *e, row_data *r, const char *json, size_t bytes, char **own) {
     const char *why = "no JSON";
@@ -557,13 +566,7 @@ static int text_read(const eval *e, text_set *x, int64_t most) {
     if (x->bad)
         cli_note("%s of %s rows are not used: the first (line %lld): %s", cli_count((uint64_t)x->bad),
                  cli_count((uint64_t)(x->bad + x->read)), (long long)x->first_bad, x->why);
-    for (; e->s.mode == MODE_PACKED && size; size = 0) { /* windows, one behind the other */
-        int64_t at, n;
-        for (at = 0; at < x->n_ids; at += n) {
-            n = x->n_ids - at < most ? x->n_ids - at : most;
-            if (text_add(e, x, at, n)) return 1;
-        }
-    }
+    if (e->s.mode == MODE_PACKED && text_windows(e, x, most)) return 1;
     if (x->short_ones)
         cli_note("%s of fewer than two tokens have no loss and are left out", cli_count((uint64_t)x->short_ones));
     return x->n_docs ? 0 : cli_die("%s holds no document of at least two tokens", e->s.data);
