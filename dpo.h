@@ -31,7 +31,8 @@
 
    No GPU, no autograd, no quantised training, no fp16 arithmetic, no dropout, no losses that couple
    the pairs of a batch (KTO, AOT). Tokenizers are byte-pair encodings: no Unigram, no WordPiece, no
-   chat templates in Jinja. It never prints, exits or aborts.
+   chat templates in Jinja. Other programs' formats (PyTorch's .bin, GGUF, llama2.c) are the work of
+   tools/dpo-convert. It never prints, exits or aborts.
 
    CONTENTS: search for ">>NAME"
 
@@ -6305,7 +6306,7 @@ static dpo_result dpo__st_put(dpo_context *c, const char *path, const dpo__st_it
     }
     for (at = 0; at < elements && !(w && w->result); at += (uint64_t)n) {
         const uint8_t *from = data + at * dpo__st_size(t->from);
-        n = (int64_t)(elements - at < PIECE ? elements - at : PIECE);
+        n = elements - at < (uint64_t)PIECE ? (int64_t)(elements - at) : PIECE;
         if (t->from == t->dtype) memcpy(piece, from, (size_t)n * size);
         else (void)dpo__st_convert(c, piece, t->dtype, from, t->from, n);
         dpo__st_swap(piece, (uint64_t)n, size);
