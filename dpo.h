@@ -6306,7 +6306,7 @@ static dpo_result dpo__st_put(dpo_context *c, const char *path, const dpo__st_it
     }
     for (at = 0; at < elements && !(w && w->result); at += (uint64_t)n) {
         const uint8_t *from = data + at * dpo__st_size(t->from);
-        n = elements - at < (uint64_t)PIECE ? (int64_t)(elements - at) : PIECE;
+        n = elements - at < (uint64_t)PIECE ? (int64_t)(elements - at) : (int64_t)PIECE;
         if (t->from == t->dtype) memcpy(piece, from, (size_t)n * size);
         else (void)dpo__st_convert(c, piece, t->dtype, from, t->from, n);
         dpo__st_swap(piece, (uint64_t)n, size);

@@ -150,8 +150,8 @@ static inline int source_check_index(const source *s, const dpo_json *j, int64_t
                     ? (const char *)bsearch(&key, names, (size_t)s->count, sizeof *names, source_by_name)
                     : NULL;
         if (!found) {
-            snprintf(err, cap, "%.400s: names tensor %.300s, which none of its files holds; download them again",
-                     index, name);
+            snprintf(err, cap, "%.400s: names tensor %.300s, which none of its files holds; download them again", index,
+                     name);
             bad = 1;
         }
     }
