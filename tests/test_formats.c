@@ -580,10 +580,10 @@ static void test_report(void) {
     CHECK(l.rejected.total == 11 && l.whole.most == 7);
     CHECK(dpo_data_report_of(set.train).chosen_longer == 1 && dpo_data_report_of(set.train).same_length == 2);
     CHECK(dpo_data_repeats(set.train, NULL, 0) == 1 && dpo_data_repeats(set.train, NULL, 1) == 2);
-    dataset_wilson(50, 100, &low, &high); /* the textbook's */
+    dpo_wilson(50, 100, &low, &high); /* the textbook's */
     CHECK_NEAR(low, 0.4038315, 1e-6);
     CHECK_NEAR(high, 0.5961685, 1e-6);
-    dataset_wilson(0, 10, &low, &high);
+    dpo_wilson(0, 10, &low, &high);
     CHECK_NEAR(low, 0, 1e-12);
     CHECK_NEAR(high, 0.2775328, 1e-6);
     opts.data.max_length = 6;
