@@ -6321,7 +6321,7 @@ static dpo_result dpo__st_put(dpo_context *c, const char *path, const dpo__st_it
 
 #define DPO__ST_SUMS     "dpo_checksums"
 #define DPO__ST_SUM      "dpo_header_checksum"
-#define DPO__ST_SUM_TEXT "\"" DPO__ST_SUM "\":\"" /* no string of JSON can hold this */
+#define DPO__ST_SUM_TEXT "\"" DPO__ST_SUM "\":\"" /* after '{' or ',': within a string its quotes had a backslash */
 
 static void dpo__st_digits(char *out, uint64_t x) { /* 16, no final zero */
     int i;
@@ -6333,7 +6333,8 @@ static char *dpo__st_own_sum(char *text, size_t size) {
     char *at = text, *end = text + size;
     while ((at = (char *)memchr(at, '"', (size_t)(end - at))) != NULL) {
         if ((size_t)(end - at) < key + 17) return NULL;
-        if (!memcmp(at, DPO__ST_SUM_TEXT, key)) return at[key + 16] == '"' ? at + key : NULL;
+        if (!memcmp(at, DPO__ST_SUM_TEXT, key) && at > text && (at[-1] == '{' || at[-1] == ','))
+            return at[key + 16] == '"' ? at + key : NULL;
         at++;
     }
     return NULL;
@@ -7506,6 +7507,33 @@ static dpo_result dpo__model_take(dpo__loader *l, const dpo__st_entry *e) {
         dpo__log(c, DPO_LOG_WARNING, "%s: tensor %s is not used by this model", path, e->name);
     return DPO_OK;
 }
+/* A tied model's head that the file holds all the same is left out; so says Hugging Face, too. Should it be another
+   matrix than the embedding, that is worth a word. */
+static dpo_result dpo__model_check_tied(const dpo__loader *l) {
+    static const char *const names[2] = {"lm_head.weight", "embed_out.weight"};
+    const dpo_model *m = l->m;
+    dpo_context *c = m->c;
+    const dpo__st_entry *head = NULL, *embedding;
+    uint64_t sums[2];
+    uint8_t *buffer;
+    int i;
+    dpo_result r;
+    if (!m->config.tie_word_embeddings) return DPO_OK;
+    for (i = 0; i < 2 && !head; i++) head = dpo__st_find(&l->st, names[i]);
+    embedding =
+        dpo__st_find(&l->st, dpo__model_file_name(m, dpo__model_param(m, m->config.num_hidden_layers, DPO__EMBED)));
+    if (!head || !embedding || head->dtype != embedding->dtype) return DPO_OK;
+    buffer = (uint8_t *)dpo__get(c, DPO__FILE_BUFFER, "a file buffer");
+    if (!buffer) return DPO_E_MEMORY;
+    r = dpo__st_sum_of(&l->st, head, buffer, &sums[0]);
+    if (!r) r = dpo__st_sum_of(&l->st, embedding, buffer, &sums[1]);
+    dpo__put(c, buffer);
+    if (!r && sums[0] != sums[1])
+        dpo__log(c, DPO_LOG_WARNING,
+                 "%.400s: config.json ties the output head to the embedding, but %s is another matrix; it is not used",
+                 l->st.path, head->name);
+    return r;
+}
 static dpo_result dpo__model_take_file(dpo__loader *l, const char *name) {
     char path[4096];
     int64_t i;
@@ -7521,6 +7549,7 @@ static dpo_result dpo__model_take_file(dpo__loader *l, const char *name) {
     l->map = NULL;
     /* GPT-2's original files leave the prefix out. */
     if (dpo__st_find(&l->st, "wte.weight")) l->m->no_prefix = 1;
+    r = dpo__model_check_tied(l);
     for (i = 0; i < l->st.count && !r; i++) r = dpo__model_take(l, &l->st.entries[i]);
     dpo__st_close(&l->st);
     return r;
@@ -7842,7 +7871,9 @@ static dpo_result dpo__model_save_config(const dpo_model *m, const char *path, i
     dpo__file_writer w;
     char made[4096];
     const char *text = m->config_text;
-    size_t n, from = 0, to = 0;
+    size_t n, from = 0;
+    dpo__json j;
+    int i;
     if (!text) { /* made in a program: config.json must be able to say all of it */
         dpo_model_config back;
         const dpo_model_config *k = &m->config;
@@ -7859,23 +7890,19 @@ static dpo_result dpo__model_save_config(const dpo_model *m, const char *path, i
         text = made;
     }
     n = strlen(text);
-    {
-        dpo__json j;
-        int64_t at;
-        memset(&j, 0, sizeof j);
-        if (dpo__json_parse(c, path, text, n, &j)) return c->error.code;
-        at = dpo__json_find(&j, 0, "torch_dtype");
-        if (at < 0) at = dpo__json_find(&j, 0, "dtype");
-        if (at >= 0) {
-            from = j.nodes[at].begin;
-            to = j.nodes[at].end;
-        }
-        dpo__json_free(c, &j);
-    }
+    memset(&j, 0, sizeof j);
+    if (dpo__json_parse(c, path, text, n, &j)) return c->error.code;
     dpo__file_create(c, path, &w);
-    dpo__file_write(&w, text, from);
-    if (to) dpo__file_write(&w, names[dtype], strlen(names[dtype]));
-    dpo__file_write(&w, text + to, n - to);
+    for (i = 0; i < 2; i++) { /* the older key, the newer one: either, both, in any order */
+        int64_t at = dpo__json_find(&j, 0, "torch_dtype"), other = dpo__json_find(&j, 0, "dtype");
+        if (at < 0 || (other >= 0 && (j.nodes[other].begin < j.nodes[at].begin) == !i)) at = other;
+        if (at < 0 || j.nodes[at].begin < from) continue;
+        dpo__file_write(&w, text + from, j.nodes[at].begin - from);
+        dpo__file_write(&w, names[dtype], strlen(names[dtype]));
+        from = j.nodes[at].end;
+    }
+    dpo__json_free(c, &j);
+    dpo__file_write(&w, text + from, n - from);
     return dpo__file_commit(&w);
 }
 

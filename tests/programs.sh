@@ -267,6 +267,11 @@ works "events for TensorBoard" $train dpo --model "$out/sft" --output "$out/boar
 grep -q "train/loss" "$out"/board/events/events.out.tfevents.* && grep -q "eval/rewards/accuracies" "$out"/board/events/events.out.tfevents.* && ok ||
     bad "hold the metrics under TRL's names"
 refuses "accuracies of sft" "is for dpo" $train sft --model "$out/sft" --output "$out/x" $o --stop-metric rewards/accuracies
+refuses "no data to stop by" "needs evaluation data" $train dpo --model "$out/sft" --output "$out/x" $o --eval-fraction 0 --stop-metric loss
+cp -r "$out/over" "$out/over3"
+rm "$(printf "%s/over3/checkpoints/step-%08d.safetensors" "$out" "$best")" "$out/over3/model.safetensors"
+works "the best checkpoint gone" $train dpo --model "$out/sft" --output "$out/over3" $stop --resume
+has "the last model is written" "$out/over3/model.safetensors"
 refuses "no checkpoints to stop at" "needs checkpoints" $train dpo --model "$out/sft" --output "$out/x" $o --stop-metric loss --keep 0
 grep -q '"beta": 0.1' "$out/over/run.json" && grep -q '"command": "dpo"' "$out/over/run.json" && ok || bad "run.json says what the run was"
 
@@ -423,6 +428,11 @@ ls "$out" | grep -q '\.part[0-9]$' && bad "directories that were made on the way
 refuses "nothing to convert" "expected IN" $convert
 refuses "nowhere to go" "expected OUT" $convert "$sft"
 refuses "IN that is not there" "nowhere" $convert "$out/nowhere" "$out/c-x"
+works "OUT with a slash" $convert "$sft" "$out/c-slash/"
+refuses "OUT that is a dot" "no name" $convert "$sft" .
+refuses "a pipe" "no ordinary file" $convert "$out/fifo" "$out/c-x.safetensors"
+refuses "shards of a merge" "shard-size" $convert "$sft" "$out/c-x" --merge "$out/lora/adapter" --shard-size 20k
+refuses "a tokenizer that is not there" "nowhere.json" $convert "$sft" "$out/c-x" --tokenizer "$out/nowhere.json"
 refuses "OUT that is there" "is there already" $convert "$sft" "$out/c-same"
 refuses "a type nobody knows" "dtype expects one of" $convert "$sft" "$out/c-x" --dtype int8
 refuses "a cut file" "cut/model.safetensors" $convert "$out/cut" "$out/c-x"

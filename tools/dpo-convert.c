@@ -40,7 +40,7 @@ static int settings_parse(settings *s, cli_program *p, int argc, char **argv) {
     cli_option options[] = {
         CLI_STRING("merge", &s->merge, "DIR", "adapter", "fold this PEFT adapter into the weights, in fp32"),
         CLI_WORD("dtype", &s->dtype, "stored|f32|bf16|f16", "outtype torch_dtype",
-                 "of what is written, rounded to nearest even; stored: as it was (F64 becomes F32)"),
+                 "of what is written, rounded to nearest even; stored: as it was (a model's F64 becomes F32)"),
         CLI_BYTES("shard-size", &s->shard_size, "max_shard_size", "most bytes in one file of a directory; 0: one file"),
         CLI_STRING("config", &s->config, "JSON", "", "config.json of weights that lie in a file alone"),
         CLI_STRING("tokenizer", &s->tokenizer, "PATH", "tokenizer_name",
@@ -75,13 +75,13 @@ typedef struct plan {
     int has_config;
     int64_t kept, values;
     uint64_t bytes;
-    int64_t overflowed; /* numbers that became infinite */
-    const char *overflowed_in;
-    void *converted; /* of the tensor written last */
+    int64_t overflowed, wild;       /* numbers that became infinite; that are NaN or infinite already */
+    int64_t overflowed_in, wild_in; /* the first tensors that hold such */
+    void *converted;                /* of the tensor written last */
     size_t room;
     convert *u;
-    int64_t *order; /* source tensors of the file being written */
-    int64_t written, passes;
+    int64_t *order;                  /* source tensors of the file being written */
+    int64_t written, asked, in_file; /* tensors written; asked for, and all that hold something, of the file at hand */
     char err[1024];
 } plan;
 
@@ -140,17 +140,16 @@ static const dpo_tensor *fate_find(const dpo_tensor *expected, int64_t n, const 
 }
 
 /* A tied model's second copy of its embedding must be one. */
-static int check_tied(plan *p, int64_t head) {
-    const char *names[] = {"transformer.wte.weight", "wte.weight", "model.embed_tokens.weight",
-                           "gpt_neox.embed_in.weight"};
+static int check_tied(plan *p, int64_t head, const char *embedding) {
     const dpo_tensor *h = &p->src.tensor[head];
-    int64_t at = -1;
-    size_t i, bytes = source_bytes(h);
+    int64_t at;
+    size_t bytes = source_bytes(h);
     const void *x;
     void *copy;
     int same;
-    for (i = 0; i < 4 && at < 0; i++) at = source_find(&p->src, names[i]);
-    if (at < 0) return 0; /* said as missing later */
+    for (at = 0; at < p->src.count; at++)
+        if (p->fates[at].name && !strcmp(p->fates[at].name, embedding)) break;
+    if (at == p->src.count) return 0; /* said as missing */
     if (source_bytes(&p->src.tensor[at]) != bytes || p->src.tensor[at].dtype != h->dtype)
         return cli_die("%s: config.json ties the output head to the embedding, but %s and %s differ in shape or type",
                        p->u->s.in, h->name, p->src.tensor[at].name);
@@ -159,8 +158,9 @@ static int check_tied(plan *p, int64_t head) {
     if (x) memcpy(copy, x, bytes);
     if (x) x = source_read(&p->src, head, p->err, sizeof p->err);
     same = x && !memcmp(copy, x, bytes);
+    if (!x && !copy) snprintf(p->err, sizeof p->err, "no memory to compare the output head with the embedding");
     free(copy);
-    if (!x) return cli_die("%s", copy ? p->err : "no memory to compare the output head with the embedding");
+    if (!x) return cli_die("%s", p->err);
     if (same) return 0;
     return cli_die("%s: config.json ties the output head to the embedding, but %s is another matrix than %s; set "
                    "tie_word_embeddings to false in config.json",
@@ -183,7 +183,7 @@ static int check_shape(const plan *p, const dpo_tensor *t, const dpo_tensor *wan
 /* Everything of the source against what the configuration asks for. */
 static int plan_model(plan *p) {
     dpo_tensor *expected;
-    int64_t n, i;
+    int64_t n, i, head = -1;
     char *seen;
     int bad = 0;
     if (dpo_model_tensors_of(p->u->c, &p->config, &expected, &n)) return run_fail(p->u);
@@ -200,12 +200,14 @@ static int plan_model(plan *p) {
         if (!f->why && p->config.tie_word_embeddings &&
             (ends_in(t->name, "lm_head.weight") || ends_in(t->name, "embed_out.weight"))) {
             f->why = "a copy of the embedding";
-            bad = bad || (!p->u->s.info && check_tied(p, i));
+            head = i;
         }
         if (!f->why) f->why = "not used by this model";
     }
     for (i = 0; i < n && !bad; i++)
         if (!seen[i]) bad = cli_die("%s: tensor %s is missing; config.json asks for it", p->u->s.in, expected[i].name);
+    if (!bad && head >= 0 && !p->u->s.info)
+        bad = check_tied(p, head, expected[0].name); /* the first is the embedding */
     free(seen);
     dpo_tensors_free(p->u->c, expected);
     return bad;
@@ -257,25 +259,57 @@ static void plan_keep_all(plan *p) {
 static void show_progress(plan *p, const char *name) {
     char line[256];
     if (p->u->s.quiet || cli_clock() - p->u->began < 1) return;
-    snprintf(line, sizeof line, "%s of %s tensors, %.120s", cli_count((uint64_t)p->written / 2),
+    snprintf(line, sizeof line, "%s of %s tensors, %.120s", cli_count((uint64_t)p->written),
              cli_count((uint64_t)p->kept), name);
     cli_live(line);
 }
 
-/* Elements of the k-th tensor of the file at hand, as they are to be written; asked for twice, counted once. */
+/* How many of the numbers are NaN or infinite. */
+static int64_t count_wild(const void *x, int dtype, int64_t n) {
+    int64_t i, count = 0;
+    if (dtype == DPO_F32)
+        for (i = 0; i < n; i++) count += (((const uint32_t *)x)[i] & 0x7f800000u) == 0x7f800000u;
+    else if (dtype == DPO_F64)
+        for (i = 0; i < n; i++) count += (((const uint64_t *)x)[i] >> 52 & 0x7ff) == 0x7ff;
+    else if (dtype == DPO_BF16)
+        for (i = 0; i < n; i++) count += (((const uint16_t *)x)[i] & 0x7f80u) == 0x7f80u;
+    else if (dtype == DPO_F16)
+        for (i = 0; i < n; i++) count += (((const uint16_t *)x)[i] & 0x7c00u) == 0x7c00u;
+    return count;
+}
+
+/* Infinite weights are of no use to anybody: such a file is not written. */
+static int refuse_overflow(plan *p) {
+    const fate *f = &p->fates[p->overflowed_in];
+    if (!p->overflowed) return 0;
+    snprintf(p->err, sizeof p->err,
+             "%s: %s numbers are too large for %s, the first of them in %.300s; nothing was written%s", p->u->s.in,
+             cli_count((uint64_t)p->overflowed), dpo_dtype_name(f->dtype), p->src.tensor[p->overflowed_in].name,
+             f->dtype == DPO_F16 ? ": --dtype bf16 has fp32's range" : "");
+    return 1;
+}
+
+/* Elements of the k-th tensor of the file at hand, as they are to be written. Each is asked for twice, first all for
+ * their checksums, which is when they are looked at. */
 static const void *plan_fetch(void *user, int64_t k) {
     plan *p = (plan *)user;
     int64_t i = p->order[k], n = elements_of(&p->src.tensor[i]), over;
     const dpo_tensor *t = &p->src.tensor[i];
     size_t bytes = (size_t)n * dpo_dtype_size(p->fates[i].dtype);
+    int first = p->asked++ < p->in_file;
     const void *x;
-    p->written++;
+    if (!first && refuse_overflow(p)) return NULL;
+    p->written += !first;
     show_progress(p, t->name);
     if (cli_stopped()) {
         snprintf(p->err, sizeof p->err, "stopped; nothing was written");
         return NULL;
     }
     x = source_read(&p->src, i, p->err, sizeof p->err);
+    if (x && first && (over = count_wild(x, t->dtype, n)) > 0) {
+        if (!p->wild) p->wild_in = i;
+        p->wild += over;
+    }
     if (!x || p->fates[i].dtype == t->dtype) return x;
     if (bytes > p->room || !p->converted) {
         free(p->converted);
@@ -287,9 +321,9 @@ static const void *plan_fetch(void *user, int64_t k) {
         }
     }
     over = dpo_tensor_convert(p->u->c, p->converted, p->fates[i].dtype, x, t->dtype, n);
-    if (over > 0 && p->passes) {
+    if (over > 0 && first) {
+        if (!p->overflowed) p->overflowed_in = i;
         p->overflowed += over;
-        if (!p->overflowed_in) p->overflowed_in = t->name;
     }
     return p->converted;
 }
@@ -298,19 +332,19 @@ static const void *plan_fetch(void *user, int64_t k) {
 static int write_tensors(plan *p, const char *path, int64_t *order, int64_t n) {
     static const char *const pt[] = {"format", "pt", NULL};
     dpo_tensor *t = (dpo_tensor *)calloc((size_t)n + 1, sizeof *t);
-    int64_t i, before = p->overflowed;
+    int64_t i;
     dpo_result r;
     if (!t) return cli_die("no memory for a list of tensors");
+    p->asked = p->in_file = 0;
     for (i = 0; i < n; i++) {
         t[i] = p->src.tensor[order[i]];
         t[i].name = p->fates[order[i]].name;
         t[i].dtype = p->fates[order[i]].dtype;
+        p->in_file += elements_of(&t[i]) > 0;
     }
     p->order = order;
-    p->passes = 1;
     p->err[0] = 0;
     r = dpo_tensors_save_from(p->u->c, path, t, n, pt, plan_fetch, p);
-    p->overflowed = before + (p->overflowed - before) / 2; /* each tensor was converted twice */
     free(t);
     cli_live_clear();
     if (r && p->err[0]) return cli_die("%s", p->err);
@@ -390,6 +424,11 @@ static char *json_with(dpo_context *c, const char *text, size_t *n, const char *
                                   dpo_json_count(j, 0) ? ", " : "", text + to);
         } else {
             from = to = dpo_json_at(j, at);
+            if (strchr("{[", text[to])) { /* no value that can be replaced: the text stays */
+                memcpy(out, text, *n);
+                dpo_json_free(j);
+                return out;
+            }
             if (text[to] == '"')
                 for (to++; text[to] != '"'; to++) to += text[to] == '\\';
             else
@@ -432,13 +471,25 @@ static char *config_text(const convert *u, const source *src, const char *in, si
     return text;
 }
 
+static int json_has(dpo_context *c, const char *text, size_t n, const char *key) {
+    dpo_json *j = dpo_json_create(c);
+    int has = j && !dpo_json_parse(j, text, n, NULL, NULL) && dpo_json_find(j, 0, key) >= 0;
+    dpo_json_free(j);
+    return has;
+}
+
 /* config.json, with the type of what lies beside it. */
 static int write_config(const convert *u, const char *dir, const char *text, size_t n, int dtype) {
     static const char *const names[4] = {"", "\"float32\"", "\"bfloat16\"", "\"float16\""};
-    char path[4096], *changed = NULL;
+    char path[4096], *changed = NULL, *newer;
     int bad;
     if (path_join(path, sizeof path, dir, "config.json")) return 1;
     if (dtype >= DPO_F32 && dtype <= DPO_F16) changed = json_with(u->c, text, &n, "torch_dtype", names[dtype]);
+    if (changed && json_has(u->c, changed, n, "dtype")) { /* the newer name of the same */
+        newer = json_with(u->c, changed, &n, "dtype", names[dtype]);
+        free(changed);
+        changed = newer;
+    }
     bad = write_file(path, changed ? changed : text, n);
     free(changed);
     return bad;
@@ -458,8 +509,13 @@ static int write_llama2c_tokenizer(const char *from, const char *dir) {
         snprintf(err, sizeof err, "cannot write %.400s: %.200s", path, strerror(errno));
         bad = 1;
     }
-    fclose(f);
-    return bad ? cli_die("%s", err) : 0;
+    if (fclose(f) && !bad) {
+        snprintf(err, sizeof err, "cannot write %.400s: %.200s", path, strerror(errno));
+        bad = 1;
+    }
+    if (bad) return cli_die("%s", err);
+    return path_join(path, sizeof path, dir, "tokenizer_config.json") ||
+           write_file(path, LLAMA2C_TOKENIZER_CONFIG, sizeof LLAMA2C_TOKENIZER_CONFIG - 1);
 }
 
 /* The tokenizer's files and what else a model directory has besides its weights. */
@@ -470,9 +526,7 @@ static int write_companions(const convert *u, const char *in, const char *dir, i
     const char *from = u->s.tokenizer ? u->s.tokenizer : in, *slash = strrchr(from, '/');
     char parent[4096];
     size_t i;
-    if (u->s.tokenizer && !is_dir(from) && !ends_in(from, ".json")) {
-        return write_llama2c_tokenizer(from, dir);
-    }
+    if (u->s.tokenizer && !is_dir(from) && !ends_in(from, ".json")) return write_llama2c_tokenizer(from, dir);
     if (llama2c && !u->s.tokenizer) {
         cli_note(
             "the checkpoint names no tokenizer; give --tokenizer tok512.bin (or tokenizer.bin) to have one beside it");
@@ -480,8 +534,11 @@ static int write_companions(const convert *u, const char *in, const char *dir, i
     }
     if (!is_dir(from)) {
         snprintf(parent, sizeof parent, "%.*s", slash ? (int)(slash - from) + (slash == from) : 1, slash ? from : ".");
+        if (u->s.tokenizer) return copy_file(parent, slash ? slash + 1 : from, dir, "tokenizer.json");
         from = parent;
     }
+    if (u->s.tokenizer && !holds(from, "tokenizer.json") && !holds(from, "vocab.json"))
+        return cli_die("--tokenizer %s holds neither tokenizer.json nor vocab.json", from);
     for (i = 0; i < sizeof files / sizeof *files; i++)
         if (copy_file(from, files[i], dir, files[i])) return 1;
     return 0;
@@ -499,12 +556,10 @@ static int main_dtype(const plan *p) {
     return most;
 }
 
-/* Infinite weights are of no use to anybody. */
-static int refuse_overflow(const plan *p, int dtype) {
-    if (!p->overflowed) return 0;
-    return cli_die(
-        "%s numbers are too large for %s, the first of them in %s; nothing was written: bf16 has fp32's range",
-        cli_count((uint64_t)p->overflowed), dpo_dtype_name(dtype), p->overflowed_in);
+static void say_wild(const plan *p) {
+    if (p->wild)
+        cli_note("warning: %s numbers are NaN or infinite, the first of them in %s; they are written as they are",
+                 cli_count((uint64_t)p->wild), p->src.tensor[p->wild_in].name);
 }
 
 /* What was written opens as a model: names, shapes and configuration belong together. */
@@ -518,11 +573,24 @@ static int check_written(const convert *u, const char *dir) {
     return 0;
 }
 
+/* A directory beside OUT that nobody else has: only what was made here is removed again. */
 static int make_stage(convert *u, int which) {
-    int n = snprintf(u->stage[which], sizeof u->stage[which], "%s.part%d", u->s.out, which + 1);
-    if (n < 0 || (size_t)n >= sizeof u->stage[which]) return cli_die("the path %s is too long", u->s.out);
-    remove_dir(u->stage[which]); /* of a run that was killed */
-    return make_dirs(u->stage[which], "the directory");
+    char parent[4096], path[4096];
+    const char *slash = strrchr(u->s.out, '/');
+    int i, n;
+    snprintf(parent, sizeof parent, "%.*s", slash ? (int)(slash - u->s.out) + (slash == u->s.out) : 1,
+             slash ? u->s.out : ".");
+    if (make_dirs(parent, "the directory")) return 1;
+    for (i = 0; i < 100; i++) {
+        n = snprintf(path, sizeof path, "%s.part%d-%ld-%d", u->s.out, which + 1, (long)getpid(), i);
+        if (n < 0 || (size_t)n >= sizeof path) return cli_die("the path %s is too long", u->s.out);
+        if (!mkdir(path, 0777)) {
+            memcpy(u->stage[which], path, (size_t)n + 1);
+            return 0;
+        }
+        if (errno != EEXIST) break;
+    }
+    return cli_die("cannot make the directory %s: %s", path, strerror(errno));
 }
 
 /* Any source as a model directory. */
@@ -544,9 +612,11 @@ static int convert_model(convert *u, const char *in, int which, int dtype) {
     if (!bad) bad = plan_model(&p);
     if (!bad) {
         plan_types(&p, dtype);
-        bad = write_weights(&p, dir) || refuse_overflow(&p, dtype) || write_config(u, dir, text, n, main_dtype(&p)) ||
-              write_companions(u, in, dir, p.src.part[0].llama != NULL) || check_written(u, dir);
+        bad = write_weights(&p, dir) || write_config(u, dir, text, n, main_dtype(&p)) ||
+              write_companions(u, in, dir, p.src.part[0].llama != NULL) ||
+              (main_dtype(&p) != DPO_F16 && check_written(u, dir)); /* which would expand halves */
     }
+    if (!bad) say_wild(&p);
     free(text);
     plan_close(&p);
     return bad;
@@ -563,10 +633,7 @@ static int convert_tensors(convert *u) {
     order = (int64_t *)malloc((size_t)(p.src.count + 1) * sizeof *order);
     for (i = 0; order && i < p.src.count; i++) order[i] = i;
     bad = order ? write_tensors(&p, u->s.out, order, p.src.count) : cli_die("no memory for a list of tensors");
-    if (!bad && refuse_overflow(&p, u->s.dtype)) {
-        (void)remove(u->s.out);
-        bad = 1;
-    }
+    if (!bad) say_wild(&p);
     if (!bad && !u->s.quiet)
         printf("wrote %s: %s tensors, %s numbers, %s\n", u->s.out, cli_count((uint64_t)p.kept),
                cli_count((uint64_t)p.values), cli_bytes(p.bytes));
@@ -586,7 +653,8 @@ static int write_adapter_config(const convert *u, const char *dir) {
     int bad = 0, rslora = 0;
     if (path_join(path, sizeof path, u->s.in, "adapter_config.json")) return 1;
     text = read_file(path, (size_t)16 << 20, &n);
-    if (!text || !j) return 1;
+    if (!text) return 1;
+    if (!j) return run_fail(u);
     if (dpo_json_parse(j, text, n, NULL, NULL)) bad = cli_die("%s is no JSON; download it again", path);
     if (!bad) {
         rslora = dpo_json_type(j, dpo_json_find(j, 0, "use_rslora")) == 't';
@@ -594,6 +662,10 @@ static int write_adapter_config(const convert *u, const char *dir) {
             !dpo_json_number(j, dpo_json_find(j, 0, "lora_alpha"), &alpha) || !(r >= 1))
             bad = cli_die("%s: expected numbers \"r\" and \"lora_alpha\"", path);
     }
+    if (!bad && rslora && u->s.fold_rslora &&
+        (dpo_json_count(j, dpo_json_find(j, 0, "rank_pattern")) ||
+         dpo_json_count(j, dpo_json_find(j, 0, "alpha_pattern"))))
+        bad = cli_die("%s has ranks or alphas of single modules; --fold-rslora needs one of each for all", path);
     if (!bad && rslora && u->s.fold_rslora) {
         snprintf(value, sizeof value, "%.17g", alpha * sqrt(r));
         other = json_with(u->c, text, &n, "lora_alpha", value);
@@ -620,8 +692,8 @@ static int convert_adapter(convert *u) {
     order = (int64_t *)malloc((size_t)(p.src.count + 1) * sizeof *order);
     for (i = 0; order && i < p.src.count; i++) order[i] = i;
     bad = !order || path_join(path, sizeof path, u->stage[0], "adapter_model.safetensors") ||
-          write_tensors(&p, path, order, p.src.count) || refuse_overflow(&p, u->s.dtype) ||
-          write_adapter_config(u, u->stage[0]) || write_companions(u, u->s.in, u->stage[0], 0);
+          write_tensors(&p, path, order, p.src.count) || write_adapter_config(u, u->stage[0]) ||
+          write_companions(u, u->s.in, u->stage[0], 0);
     free(order);
     plan_close(&p);
     return bad;
@@ -670,6 +742,7 @@ static int compare_merged(const convert *u, const float *want, const char *dir, 
     dpo_model *m = dpo_model_load_as(u->c, dir, &how);
     float *got = m ? probe_logits(u, m, rows) : NULL;
     double worst = 0, worst_logp = 0, sum[2], d;
+    int wild = 0;
     int64_t v, vocab = m ? dpo_model_config_of(m)->vocab_size : 0;
     int32_t i;
     if (!m) return run_fail(u);
@@ -682,17 +755,20 @@ static int compare_merged(const convert *u, const float *want, const char *dir, 
         }
         for (v = 0; v < vocab; v++) {
             d = fabs((double)a[v] - (double)b[v]);
-            if (!(d <= worst)) worst = d;
+            wild |= d - d != 0;
+            if (d > worst) worst = d;
             d = fabs((double)a[v] - (double)a[0] - log(sum[0]) - ((double)b[v] - (double)b[0] - log(sum[1])));
-            if (!(d <= worst_logp)) worst_logp = d;
+            wild |= d - d != 0;
+            if (d > worst_logp) worst_logp = d;
         }
     }
-    if (got)
+    if (wild) cli_die("%s: the merged model computes NaN or infinity; nothing was written", u->s.in);
+    else if (got && !u->s.quiet)
         printf("merged, against base and adapter on %d tokens: logits differ by at most %.3g, log-probs by %.3g\n",
                (int)rows, worst, worst_logp);
     dpo_model_free(m);
     free(got);
-    return !got;
+    return !got || wild;
 }
 
 static int convert_merge(convert *u, const char *base) {
@@ -788,25 +864,35 @@ static int info_hash(const convert *u) {
     return 0;
 }
 
-static int is_ready(const char *in) {
-    return is_dir(in) && holds(in, "config.json") &&
-           (holds(in, "model.safetensors") || holds(in, "model.safetensors.index.json"));
-}
-
 /* What the weights are to be, where a configuration says so. */
 static int info_config(convert *u, plan *p) {
     char path[4096];
     if (config_path(u, u->s.in, path, sizeof path)) return 1;
     if (!path[0]) return 0;
-    if (dpo_model_config_read(u->c, path, &p->config)) return run_fail(u);
-    p->has_config = 1;
+    if (dpo_model_config_read(u->c, path, &p->config)) { /* what there is can be listed all the same */
+        cli_note("%s", dpo_error(u->c));
+        dpo_clear(u->c);
+    } else p->has_config = 1;
     return 0;
+}
+
+/* Can the library load the directory as it is: safetensors under the model's own names? */
+static int is_ready(convert *u, const char *in) {
+    source src;
+    char err[1024];
+    int64_t i;
+    int ready = is_dir(in) && holds(in, "config.json") &&
+                (holds(in, "model.safetensors") || holds(in, "model.safetensors.index.json"));
+    if (!ready || source_open(&src, u->c, in, err, sizeof err)) return 0; /* converting it says what is wrong */
+    for (i = 0; i < src.count; i++) ready &= !strcmp(without_prefix(src.tensor[i].name), src.tensor[i].name);
+    source_close(&src);
+    return ready;
 }
 
 static int print_info(convert *u) {
     plan p;
     int64_t i, left_out = 0;
-    int bad = plan_open(&p, u, u->s.in);
+    int known, bad = plan_open(&p, u, u->s.in);
     if (bad) return 1;
     if (!u->is_adapter) bad = info_config(u, &p);
     if (!bad && p.has_config) bad = plan_model(&p);
@@ -831,8 +917,9 @@ static int print_info(convert *u) {
     for (i = 0; i < p.src.parts && p.src.part[i].st; i++)
         if (!dpo_tensors_metadata(p.src.part[i].st, "dpo_checksums")) break;
     printf("checksums: %s\n", i < p.src.parts ? "none" : u->s.verify ? "all right" : "there (--verify compares them)");
+    known = p.has_config;
     plan_close(&p);
-    return is_ready(u->s.in) ? info_hash(u) : 0;
+    return known && is_ready(u, u->s.in) ? info_hash(u) : 0;
 }
 
 /* ---- the run ---------------------------------------------------------------------------------------------------- */
@@ -870,6 +957,9 @@ static int convert_all(convert *u) {
     const settings *s = &u->s;
     int gguf = ends_in(s->out, ".gguf"), more = gguf || s->merge;
     const char *dir = s->in;
+    if (s->shard_size && (more || u->is_adapter || ends_in(s->out, ".safetensors")))
+        return cli_die(
+            "--shard-size is for a model's directory that is only converted; convert what --merge wrote again");
     if (ends_in(s->out, ".safetensors")) {
         if (s->merge) return cli_die("--merge makes a model: name a directory or a .gguf file as OUT");
         return convert_tensors(u);
@@ -879,7 +969,7 @@ static int convert_all(convert *u) {
             return cli_die("%s is an adapter; give its base model as IN and the adapter as --merge", s->in);
         return convert_adapter(u) || publish(u, u->stage[0]);
     }
-    if (!more || !is_ready(s->in) || (s->tokenizer && !is_dir(s->tokenizer))) {
+    if (!more || s->config || (s->tokenizer && !is_dir(s->tokenizer)) || !is_ready(u, s->in)) {
         if (convert_model(u, s->in, 0, more ? AS_STORED : s->dtype)) return 1;
         dir = u->stage[0];
     }
@@ -906,6 +996,7 @@ int main(int argc, char **argv) {
                                      "sharded too), a .bin, .pt or .pth file, llama2.c's .bin, a PEFT adapter; to a "
                                      "Hugging Face directory, OUT.gguf, or OUT.safetensors. Pickles are read as data, "
                                      "nothing in them is run.");
+    static char out[4000];
     dpo_desc desc;
     int code, i;
     p.argument_max = 2;
@@ -914,8 +1005,20 @@ int main(int argc, char **argv) {
     if (settings_parse(&u.s, &p, argc, argv)) return p.exit_code;
     if (!u.s.in) return cli_die("expected IN, a checkpoint; usage: dpo-convert %s", p.usage);
     if (!u.s.out && !u.s.info) return cli_die("expected OUT after %s; usage: dpo-convert %s", u.s.in, p.usage);
+    if (u.s.out) {
+        size_t n = strlen(u.s.out);
+        while (n > 1 && u.s.out[n - 1] == '/') n--;
+        if (!n || n >= sizeof out) return cli_die("OUT '%s' is no name of a directory or file", u.s.out);
+        memcpy(out, u.s.out, n);
+        out[n] = 0;
+        u.s.out = out;
+        if (!strcmp(out, "/") || !strcmp(out, ".") || !strcmp(out, "..") || ends_in(out, "/.") || ends_in(out, "/.."))
+            return cli_die("OUT '%s' is no name of a new directory or file", out);
+    }
     if (u.s.info && u.s.out) return cli_die("--info writes nothing; leave %s out", u.s.out);
     if (access(u.s.in, R_OK)) return cli_die("cannot open %s: %s", u.s.in, strerror(errno));
+    if (u.s.tokenizer && access(u.s.tokenizer, R_OK))
+        return cli_die("cannot open --tokenizer %s: %s", u.s.tokenizer, strerror(errno));
     if (u.s.out && check_out(&u.s)) return 1;
     cli_catch_signals();
     memset(&desc, 0, sizeof desc);

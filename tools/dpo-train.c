@@ -220,6 +220,8 @@ static int settings_check(settings *s) {
     if (s->stop_metric && s->stop_metric != STOP_LOSS && s->t.objective == DPO_SFT)
         return cli_die("--stop-metric %s is for dpo; sft has loss",
                        s->stop_metric == STOP_ACCURACIES ? "rewards/accuracies" : "rewards/margins");
+    if (s->stop_metric && !s->eval_every && !s->eval_steps)
+        return cli_die("--stop-metric needs evaluations on the way: give --eval-steps or --eval-every");
     if (s->stop_metric && !s->keep)
         return cli_die("--stop-metric needs checkpoints, one of which becomes the model; leave --keep 0 out");
     s->t.loss = dpo_loss_by_name(dpo_loss_name(s->loss));
@@ -905,6 +907,18 @@ static double noted(const dpo_tensors_file *f, const char *key, double otherwise
     return text && cli_read_double(text, &x) && x > -9e15 && x < 9e15 ? x : otherwise;
 }
 
+/* The metric that --stop-metric names, else the one that tells the best model apart. */
+static int best_metric(const run *u) {
+    return u->s.stop_metric ? u->s.stop_metric : u->s.t.objective == DPO_PREFERENCE ? STOP_ACCURACIES : STOP_LOSS;
+}
+/* Is there a checkpoint of this step? */
+static int has_checkpoint(const run *u, long long step) {
+    size_t i;
+    for (i = 0; i < u->set.n; i++)
+        if (u->set.one[i].step == step && !u->set.one[i].damaged) return 1;
+    return 0;
+}
+
 /* Goes on from the newest checkpoint that is whole, if there is one; *log: bytes of metrics.jsonl and samples.jsonl. */
 static int resume(run *u, double log[2]) {
     dpo_tensors_file *f;
@@ -926,8 +940,11 @@ static int resume(run *u, double log[2]) {
     u->best = noted(f, "best_value", 0);
     u->stop_best = noted(f, "stop_best", 0);
     u->stop_count = (int)noted(f, "stop_count", -1);
-    log[0] = noted(f, "metrics_bytes", 0);
-    log[1] = noted(f, "samples_bytes", 0);
+    if ((int)noted(f, "best_metric", 0) != best_metric(u))
+        u->set.best = u->stop_count = -1; /* other values than ours */
+    if (!has_checkpoint(u, u->set.best)) u->set.best = -1;
+    log[0] = noted(f, "metrics_bytes", -1);
+    log[1] = noted(f, "samples_bytes", -1);
     dpo_tensors_close(f);
     if (!u->s.quiet) printf("resumed from %s, after update %s\n", u->set.path, cli_count((uint64_t)u->last.step));
     return 0;
@@ -944,7 +961,7 @@ static FILE *open_log(run *u, const char *name, double bytes) {
         if ((double)st.st_size < bytes)
             cli_note("warning: %s has %s bytes, it had %s when the checkpoint was written: lines are lost", path,
                      cli_count((uint64_t)st.st_size), cli_count((uint64_t)bytes));
-        else if (truncate(path, (off_t)bytes)) known = 0;
+        else if (bytes >= 0 && truncate(path, (off_t)bytes)) known = 0;
         if (known) f = fopen(path, "ab");
     } else {
         if (known && bytes > 0) cli_note("warning: %s is not there any more: it begins anew", path);
@@ -967,11 +984,11 @@ static long long sync_log(run *u, FILE *f, const char *name) {
 
 /* A checkpoint of the last whole update, unless there is one. If that fails, the run comes to its end. */
 static void save_checkpoint(run *u) {
-    char text[8][32];
-    const char *extra[17] = {
-        "evaluated", text[0], "evaluation_due", text[1], "metrics_bytes", text[2], "samples_bytes", text[3],
-        "best_step", text[4], "best_value",     text[5], "stop_best",     text[6], "stop_count",    text[7],
-        NULL};
+    char text[9][32];
+    const char *extra[19] = {"evaluated",  text[0],         "evaluation_due", text[1],     "metrics_bytes",
+                             text[2],      "samples_bytes", text[3],          "best_step", text[4],
+                             "best_value", text[5],         "stop_best",      text[6],     "stop_count",
+                             text[7],      "best_metric",   text[8],          NULL};
     if (!u->set.dir || !u->last.step || u->saved == u->last.step) return;
     snprintf(text[0], sizeof text[0], "%lld", (long long)u->evaluated);
     snprintf(text[1], sizeof text[1], "%d", u->due);
@@ -981,6 +998,7 @@ static void save_checkpoint(run *u) {
     snprintf(text[5], sizeof text[5], "%.17g", u->best);
     snprintf(text[6], sizeof text[6], "%.17g", u->stop_best);
     snprintf(text[7], sizeof text[7], "%d", u->stop_count);
+    snprintf(text[8], sizeof text[8], "%d", best_metric(u));
     if (u->lost) return;
     if (checkpoint_save(&u->set, u->t, u->last.step, extra)) {
         snprintf(u->unsaved, sizeof u->unsaved, "%s", u->set.error);
@@ -990,10 +1008,6 @@ static void save_checkpoint(run *u) {
 
 /* ---- evaluation and updates ------------------------------------------------------------------------------------- */
 
-/* The metric that --stop-metric names, else the one that tells the best model apart. */
-static int best_metric(const run *u, const dpo_metrics *m) {
-    return u->s.stop_metric ? u->s.stop_metric : m->has_rewards ? STOP_ACCURACIES : STOP_LOSS;
-}
 static double metric_value(const dpo_metrics *m, int metric) {
     return metric == STOP_ACCURACIES ? m->rewards_accuracies : metric == STOP_MARGINS ? m->rewards_margins : m->loss;
 }
@@ -1003,7 +1017,7 @@ static int improves(double x, double before, int metric, double delta) {
 
 /* The best so far has a checkpoint of its own, which stays; of equal ones the first. */
 static void note_best(run *u, const dpo_metrics *m) {
-    int metric = best_metric(u, m);
+    int metric = best_metric(u);
     double x = metric_value(m, metric);
     if (!u->last.step || (u->set.best >= 0 && !improves(x, u->best, metric, 0))) return;
     u->set.best = u->last.step;
@@ -1105,8 +1119,14 @@ static int take_best(run *u) {
     static const char *const names[] = {"", "rewards/accuracies", "rewards/margins", "loss"};
     const char *name = names[u->s.stop_metric];
     if (u->set.best < 0) return 0;
-    if (u->set.best != u->last.step && (!checkpoint_path(&u->set, u->set.best) || dpo_trainer_load(u->t, u->set.path)))
-        return cli_die("the best checkpoint, %s, cannot be taken: %s", u->set.path, dpo_error(u->c));
+    if (u->set.best != u->last.step &&
+        (!checkpoint_path(&u->set, u->set.best) || dpo_trainer_load(u->t, u->set.path))) {
+        cli_note("the best checkpoint, that after update %s, cannot be taken (%s); the model is the last one",
+                 cli_count((uint64_t)u->set.best), dpo_error(u->c));
+        dpo_clear(u->c);
+        if (!checkpoint_path(&u->set, u->last.step) || dpo_trainer_load(u->t, u->set.path)) return run_fail(u);
+        return 0;
+    }
     if (!u->s.quiet)
         printf(
             "stopped early: %s did not improve by %s in %d evaluations; the model is that after update %s, %s %.4f\n",
@@ -1207,6 +1227,7 @@ static int begin(run *u) {
         if (make_dirs(u->s.tensorboard, "--tensorboard")) return 1;
         u->board = tensorboard_open(u->s.tensorboard, why, sizeof why);
         if (!u->board) return cli_die("%s", why);
+        if (u->first.step) tensorboard_restart(u->board, u->first.step, (double)time(NULL));
     }
     (void)checkpoint_posix_sync_dir(NULL, u->s.output); /* their names, and that of the directory of checkpoints */
     return 0;
@@ -1217,6 +1238,8 @@ static int run_all(run *u) {
     if (read_config(u) || (!u->s.plan && find_checkpoints(u)) || read_data(u)) return 1;
     if (cli_stopped()) return cli_die("stopped while reading the data; nothing was written");
     if (u->s.adapter && load_model(u)) return 1; /* an adapter's rank is known once it is read */
+    if (u->s.stop_metric && !u->eval)
+        return cli_die("--stop-metric needs evaluation data: give --eval FILE or --eval-fraction above 0");
     if (make_plan(u)) return 1;
     if (u->s.plan) return 0;
     if (make_dirs(u->s.output, "--output") || open_checkpoints(u)) return 1;

@@ -19,6 +19,11 @@ static inline int is_dir(const char *path) {
     return !stat(path, &st) && S_ISDIR(st.st_mode);
 }
 
+static inline int is_file(const char *path) { /* an ordinary one: not a pipe, which would be waited for */
+    struct stat st;
+    return !stat(path, &st) && S_ISREG(st.st_mode);
+}
+
 /* Is there such a file in the directory? */
 static inline int holds(const char *dir, const char *name) {
     char path[4096];
@@ -90,6 +95,7 @@ static inline int copy_file(const char *from_dir, const char *name, const char *
     while (!bad && (n = fread(block, 1, sizeof block, in)) > 0) bad = fwrite(block, 1, n, out) != n;
     bad = bad || ferror(in);
     if (in) fclose(in);
+    if (!bad && (fflush(out) || fsync(fileno(out)))) bad = 1;
     if (out && fclose(out)) bad = 1;
     if (!bad && !rename(part, to)) return 0;
     bad = errno;

@@ -85,6 +85,8 @@ static inline int source_add(source *s, const char *path, char *err, size_t cap)
     source_part *p = &s->part[s->parts];
     int64_t n, i, total;
     void *more;
+    if (access(path, R_OK)) return source_fail(err, cap, path, "it cannot be opened; download the checkpoint again");
+    if (!is_file(path)) return source_fail(err, cap, path, "it is no ordinary file");
     if (s->parts == SOURCE_SHARDS) return source_fail(err, cap, path, "more than 1024 files in one checkpoint");
     memset(p, 0, sizeof *p);
     snprintf(p->path, sizeof p->path, "%s", path);
@@ -163,12 +165,15 @@ static inline int source_check_index(const source *s, const dpo_json *j, int64_t
 static inline int source_open_index(source *s, const char *dir, const char *index_name, char *err, size_t cap) {
     char index[4096], path[4096], name[256];
     size_t n;
-    char *text = path_join(index, sizeof index, dir, index_name) ? NULL : read_file(index, (size_t)64 << 20, &n);
-    dpo_json *j = text ? dpo_json_create(s->c) : NULL;
+    char *text = NULL;
+    dpo_json *j = NULL;
     const char *why = "";
     int64_t map, i, k, v, count;
     int bad = 0;
-    snprintf(err, cap, "%.400s cannot be read", index);
+    if ((size_t)snprintf(index, sizeof index, "%s/%s", dir, index_name) < sizeof index && is_file(index))
+        text = read_file(index, (size_t)64 << 20, &n);
+    if (text) j = dpo_json_create(s->c);
+    snprintf(err, cap, "%.400s cannot be read; it must be an ordinary file", index);
     if (!j || dpo_json_parse(j, text, n, &why, NULL)) {
         if (j) snprintf(err, cap, "%.400s is no JSON (%s); download it again", index, why);
         dpo_json_free(j);
@@ -185,7 +190,8 @@ static inline int source_open_index(source *s, const char *dir, const char *inde
             bad = source_fail(err, cap, index, "an entry of \"weight_map\" does not name a file beside it");
             break;
         }
-        bad = path_join(path, sizeof path, dir, name);
+        bad = (size_t)snprintf(path, sizeof path, "%s/%s", dir, name) >= sizeof path &&
+              source_fail(err, cap, index, "names a file whose path is too long");
         for (k = s->parts - 1; k >= 0 && !bad; k--)
             if (!strcmp(s->part[k].path, path)) break;
         if (!bad && k < 0) bad = source_add(s, path, err, cap);

@@ -158,6 +158,18 @@ static inline void tensorboard_scalar(tensorboard *t, const char *tag, int64_t s
     tensorboard_record(t, event, at);
 }
 
+/* A run goes on after this step: TensorBoard drops what earlier files say about later ones. (A SessionLog, its status
+ * START.) */
+static inline void tensorboard_restart(tensorboard *t, int64_t step, double wall_time) {
+    static const unsigned char start[] = {1 << 3, 1};
+    unsigned char event[64];
+    size_t at = tensorboard_event(event, wall_time);
+    at += tensorboard_varint(event + at, 2 << 3 | 0);
+    at += tensorboard_varint(event + at, (uint64_t)step + 1);
+    at += tensorboard_bytes(event + at, 7, start, sizeof start);
+    tensorboard_record(t, event, at);
+}
+
 /* One metric under the name that dpo_metrics_json gives it: "loss" is train/loss, "eval_loss" eval/loss. */
 static inline void tensorboard_metric(tensorboard *t, const char *name, int64_t step, double wall_time, double value) {
     char tag[TENSORBOARD_TAG + 1];
