@@ -140,7 +140,7 @@ static const dpo_tensor *fate_find(const dpo_tensor *expected, int64_t n, const 
 }
 
 /* A tied model's second copy of its embedding must be one. */
-static int check_tied(plan *p, int64_t head, const char *embedding) {
+static int check_tied(plan *p, int64_t head) {
     const dpo_tensor *h = &p->src.tensor[head];
     int64_t at;
     size_t bytes = source_bytes(h);
@@ -148,7 +148,10 @@ static int check_tied(plan *p, int64_t head, const char *embedding) {
     void *copy;
     int same;
     for (at = 0; at < p->src.count; at++)
-        if (p->fates[at].name && !strcmp(p->fates[at].name, embedding)) break;
+        if (p->fates[at].name &&
+            (ends_in(p->fates[at].name, "wte.weight") || ends_in(p->fates[at].name, "embed_tokens.weight") ||
+             ends_in(p->fates[at].name, "embed_in.weight")))
+            break;
     if (at == p->src.count) return 0; /* said as missing */
     if (source_bytes(&p->src.tensor[at]) != bytes || p->src.tensor[at].dtype != h->dtype)
         return cli_die("%s: config.json ties the output head to the embedding, but %s and %s differ in shape or type",
@@ -206,8 +209,7 @@ static int plan_model(plan *p) {
     }
     for (i = 0; i < n && !bad; i++)
         if (!seen[i]) bad = cli_die("%s: tensor %s is missing; config.json asks for it", p->u->s.in, expected[i].name);
-    if (!bad && head >= 0 && !p->u->s.info)
-        bad = check_tied(p, head, expected[0].name); /* the first is the embedding */
+    if (!bad && head >= 0 && !p->u->s.info) bad = check_tied(p, head);
     free(seen);
     dpo_tensors_free(p->u->c, expected);
     return bad;
