@@ -28,6 +28,11 @@ $(B)/%: examples/%.c $(B)/dpo.o examples/world.h $(FORMATS)
 demo: $(B)/demo
 	$(B)/demo
 
+# The whole study on the little world; make study QUICK=1 is a rehearsal. What is done already is not done again.
+study: $(B)/study
+	$(B)/study $(if $(QUICK),--quick)
+$(B)/study: examples/study_tables.h
+
 FORMAT_TESTS = $(T)/formats $(T)/tokenizers $(T)/torch $(T)/gguf $(T)/tensorboard $(T)/report \
     $(T)/eval
 
@@ -46,7 +51,7 @@ $(T)/test: tests/test.c dpo.h $(wildcard tests/*.h) tools/checkpoint.h
 	@mkdir -p $(T)
 	$(CC) $(STD) $(CFLAGS) $(WARN) -o $@ $< $(LIBS)
 
-test: all $(B)/demo $(T)/golden $(T)/test $(T)/badinput $(FORMAT_TESTS) $(T)/stories $(T)/resume
+test: all $(B)/demo $(B)/study $(T)/golden $(T)/test $(T)/badinput $(FORMAT_TESTS) $(T)/stories $(T)/resume
 	sh tests/run.sh
 
 # Files of PyTorch read, files for PyTorch written, where PyTorch is there.
@@ -68,5 +73,5 @@ install: all
 clean:
 	rm -rf $(B)
 
-.PHONY: all demo test interop check install clean
+.PHONY: all demo study test interop check install clean
 .SECONDARY:
