@@ -8,6 +8,7 @@ STD = -std=c99
 LIBS = -lm -lpthread
 B = build
 T = $(B)/tests
+STUDY = $(B)/study
 EXAMPLES = hello sft dpo lora step own_loss own_data layers
 PROGRAMS = $(B)/dpo-train $(B)/dpo-tokenize $(B)/dpo-chat $(B)/dpo-convert $(B)/dpo-judge \
     $(B)/dpo-report $(B)/dpo-eval $(B)/dpo-bench
@@ -28,10 +29,14 @@ $(B)/%: examples/%.c $(B)/dpo.o examples/world.h $(FORMATS)
 demo: $(B)/demo
 	$(B)/demo
 
-# The whole study on the little world; make study QUICK=1 is a rehearsal. What is done already is not done again.
-study: $(B)/study
-	$(B)/study $(if $(QUICK),--quick)
-$(B)/study: examples/study_tables.h
+# The whole study on the little world, or MODEL=dir DATA=dir; QUICK=1 is a rehearsal. What is done is not done again.
+study: $(STUDY)/study $(B)/dpo-report
+	$(STUDY)/study $(if $(QUICK),--quick) $(if $(MODEL),--model $(MODEL)) $(if $(DATA),--data $(DATA))
+	$(B)/dpo-report $(STUDY)/runs/dpo-*-beta-* $(STUDY)/runs/dpo-*-bf16* --study $(STUDY)/study.json \
+	    --output $(STUDY)/report.html
+$(STUDY)/study: examples/study.c examples/study_tables.h examples/world.h $(B)/dpo.o $(FORMATS)
+	@mkdir -p $(STUDY)
+	$(CC) $(STD) $(CFLAGS) $(WARN) -o $@ $< $(B)/dpo.o $(LIBS)
 
 FORMAT_TESTS = $(T)/formats $(T)/tokenizers $(T)/torch $(T)/gguf $(T)/tensorboard $(T)/report \
     $(T)/eval
@@ -51,7 +56,7 @@ $(T)/test: tests/test.c dpo.h $(wildcard tests/*.h) tools/checkpoint.h
 	@mkdir -p $(T)
 	$(CC) $(STD) $(CFLAGS) $(WARN) -o $@ $< $(LIBS)
 
-test: all $(B)/demo $(B)/study $(T)/golden $(T)/test $(T)/badinput $(FORMAT_TESTS) $(T)/stories $(T)/resume
+test: all $(B)/demo $(STUDY)/study $(T)/golden $(T)/test $(T)/badinput $(FORMAT_TESTS) $(T)/stories $(T)/resume
 	sh tests/run.sh
 
 # Files of PyTorch read, files for PyTorch written, where PyTorch is there.

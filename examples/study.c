@@ -1,6 +1,7 @@
 /* study.c - what `make study` runs: the whole study as one program, offline, on the little world of Puddle (world.h).
  *
- *     build/study [--quick] [--output build/study] [--plan]
+ *     build/study/study [--quick] [--output build/study] [--plan]
+ *     build/study/study --model DIR --data DIR [...]       a model of your own and real data instead
  *
  * A byte-level model of a million weights is pretrained, fine-tuned (SFT) on chats in HH's form, on forum posts in SHP's
  * and on instructions in Alpaca's, and from these by DPO: with each beta, in each precision, through adapters, on each
@@ -8,6 +9,9 @@
  * the loss on text, rewards/accuracies, multiple-choice tasks, and how the model's own answers fare against the chosen
  * ones when the village's rule judges. study_tables.h makes the study's tables and figures of them, beside the published
  * numbers, each with a sentence on whether the finding repeats here.
+ *
+ * With a given model nothing is pretrained, HH's helpful and harmless pairs take the places of HH and SHP, and nobody
+ * judges answers, so that there are no win rates. read_data says which files it looks for.
  *
  * The stages stand in one table (plan_stages). A stage's directory in OUTPUT/cache is named by a hash of everything that
  * its result depends on: options, data, the stage it starts from. What is there is not done again; a stage that was
@@ -26,15 +30,17 @@
 #include "../tools/formats/tasks.h"
 #include "world.h"
 
-enum { STAGES = 32, POINTS = 8, TEXTS = 256, PAIRS = 512, ITEMS = 1024, ANSWER_BYTES = 160, SEED = 1 };
+enum { STAGES = 32, POINTS = 8, TEXTS = 256, ITEMS = 1024, TASKS_MAX = 8, ANSWER_BYTES = 160, SEED = 1 };
 
 /* Sets of examples. CHATS and FORUM are of pairs, those after them for SFT. */
 enum { CHATS, FORUM, CHATS_SFT, FORUM_SFT, INSTRUCTIONS, TEXT, HELD_CHATS, HELD_FORUM, HELD_TEXT, SETS };
-static const char *const set_name[SETS] = {"HH", "SHP", "HH", "SHP", "Alpaca", "text", "HH", "SHP", "text"};
+static const char *const world_set_name[SETS] = {"HH", "SHP", "HH", "SHP", "Alpaca", "text", "HH", "SHP", "text"};
+static const char *const given_set_name[SETS] = {"helpful", "harmless", "helpful",  "harmless", "Alpaca",
+                                                 "text",    "helpful",  "harmless", "text"};
 
 /* What was measured after `step` updates. A string has a letter for each question: 1 yes, 0 no, h half (a tie). */
 enum { PREFERRED, TASKS, ANSWERS, OUTCOMES = ANSWERS + 2 }; /* ANSWERS + CHATS, ANSWERS + FORUM */
-static const char *const outcome_name[OUTCOMES] = {"preferred", "tasks", "answers_hh", "answers_shp"};
+static const char *const outcome_name[OUTCOMES] = {"preferred", "tasks", "answers_1", "answers_2"};
 
 typedef struct point {
     int64_t step, examples;
@@ -44,11 +50,11 @@ typedef struct point {
     char outcome[OUTCOMES][ITEMS + 1];
 } point;
 
-enum { PRETRAIN, SFT, DPO };
+enum { PRETRAIN, SFT, DPO, GIVEN };
 
 typedef struct stage {
-    char name[48];
-    int kind, from, set; /* from: the stage it starts from; set: what it learns */
+    char id[48], name[96]; /* name: the id with the names that the data have */
+    int kind, from, set;   /* from: the stage it starts from; set: what it learns */
     double beta;
     int precision, lora, epochs;
     int parts; /* measured at the end of each of so many equal parts; if more than one, at the start too */
@@ -64,17 +70,40 @@ typedef struct sizes {
 
 typedef struct study {
     dpo_context *c;
-    dpo_tokenizer *bytes;
-    const char *output;
-    int quick, plan_only, threads, training;
+    dpo_tokenizer *tokenizer;
+    dpo_model_config config;
+    const char *output, *model_dir, *data_dir; /* model_dir NULL: the little world */
+    const char *const *set_name;
+    double sft_learning_rate, learning_rate; /* of a given model; 0: by its width */
+    uint64_t model_hash;
+    int quick, smoke, plan_only, threads, training;
     sizes n;
     dpo_data *set[SETS];
     dpo_json *json;
-    task_set tasks[WORLD_KINDS];
+    task_set tasks[TASKS_MAX];
+    const char *task_name[TASKS_MAX];
+    int task_count;
     stage stage[STAGES];
     int stages;
     double began;
 } study;
+
+/* Items of a task that are asked, the first ones, and where their letters stand. */
+static int task_items(const study *s, int task) {
+    int64_t n = s->tasks[task].n_items;
+    return n < s->n.task_items ? (int)n : s->n.task_items;
+}
+
+static int task_first(const study *s, int task) {
+    int i, n = 0;
+    for (i = 0; i < task; i++) n += task_items(s, i);
+    return n;
+}
+
+/* Tokens of a row at most. */
+static int longest_row(const study *s) {
+    return s->config.max_position_embeddings < 512 ? s->config.max_position_embeddings : 512;
+}
 
 static int failed(const study *s) { return cli_die("%s", dpo_error(s->c)); }
 
@@ -142,7 +171,7 @@ static int make_set(study *s, int set, int rows) {
                                            "text", "hh-test", "shp-test", "text-test"};
     static const int format[SETS] = {DATASET_HH,   DATASET_SHP, DATASET_HH,  DATASET_SHP, DATASET_ALPACA,
                                      DATASET_TEXT, DATASET_HH,  DATASET_SHP, DATASET_TEXT};
-    dataset d = dataset_start(s->c, s->bytes, set >= CHATS_SFT && set <= TEXT);
+    dataset d = dataset_start(s->c, s->tokenizer, set >= CHATS_SFT && set <= TEXT);
     char path[4096], *text = NULL;
     size_t bytes = 0;
     int i, written = format[set] == DATASET_SHP ? 2 * rows : rows, bad;
@@ -163,11 +192,18 @@ static int make_set(study *s, int set, int rows) {
     return 0;
 }
 
+static int add_task(study *s, const char *name, int kind, const char *path) {
+    char error[2048];
+    s->tasks[s->task_count] = task_set_start(dpo_json_create(s->c)); /* which is the set's own */
+    s->task_name[s->task_count] = name;
+    return task_set_read(&s->tasks[s->task_count++], kind, path, NULL, error, sizeof error) ? cli_die("%s", error) : 0;
+}
+
 static int make_tasks(study *s) {
     static const char *const name[WORLD_KINDS] = {"home", "hat", "food", "trade"};
     int kind, i, k;
     for (kind = 0; kind < WORLD_KINDS; kind++) {
-        char path[4096], error[2048], *text = NULL;
+        char path[4096], *text = NULL;
         size_t bytes = 0;
         FILE *f = open_memstream(&text, &bytes);
         int bad;
@@ -186,9 +222,7 @@ static int make_tasks(study *s) {
         snprintf(path, sizeof path, "%s/data/task-%s.jsonl", s->output, name[kind]);
         bad = write_file(path, text, bytes);
         free(text);
-        if (bad) return 1;
-        s->tasks[kind] = task_set_start(s->json);
-        if (task_set_read(&s->tasks[kind], TASK_CUSTOM, path, NULL, error, sizeof error)) return cli_die("%s", error);
+        if (bad || add_task(s, name[kind], TASK_CUSTOM, path)) return 1;
     }
     return 0;
 }
@@ -202,6 +236,66 @@ static int make_data(study *s) {
     for (i = 0; i < SETS; i++)
         if (make_set(s, i, rows[i])) return 1;
     return make_tasks(s);
+}
+
+/* One file of real data as the set for SFT, or as a set of pairs with its held-out part. */
+static int read_set(study *s, const char *path, int format, int train, int held) {
+    dataset d = dataset_start(s->c, s->tokenizer, held < 0 || train < 0);
+    d.quiet = 1;
+    d.o.format = format;
+    d.o.data.max_length = longest_row(s);
+    d.o.eval_fraction = format == DATASET_HH ? 0.2 : 0; /* by the prompt's hash: the same prompts for SFT and for DPO */
+    d.o.max_rows = format != DATASET_HH ? s->n.held_documents : s->n.pairs;
+    if (train == INSTRUCTIONS) d.o.max_rows = s->n.instructions;
+    if (dataset_read(&d, path, 0)) return 1;
+    if (train < 0) s->set[held] = d.train;
+    else s->set[train] = d.train;
+    if (train < 0 || held < 0) return 0;
+    s->set[held] = d.eval;
+    return d.eval ? 0 : cli_die("%s: too few rows to hold some out", path);
+}
+
+/* The first of the named files that DATA has. */
+static int find_file(const study *s, const char *const *names, char *path, size_t cap) {
+    int i;
+    for (i = 0; names[i]; i++)
+        if (holds(s->data_dir, names[i])) return path_join(path, cap, s->data_dir, names[i]);
+    return cli_die("--data %s has no %s", s->data_dir, names[0]);
+}
+
+static int read_data(study *s) {
+    static const char *const helpful[] = {"hh/helpful-base.test.jsonl.gz", "helpful-base/test.jsonl.gz",
+                                          "hh/helpful-base.test.jsonl", NULL};
+    static const char *const harmless[] = {"hh/harmless-base.test.jsonl.gz", "harmless-base/test.jsonl.gz",
+                                           "hh/harmless-base.test.jsonl", NULL};
+    static const char *const alpaca[] = {"sft/alpaca_5000.json", "sft/alpaca_data.json", "alpaca_data.json", NULL};
+    static const char *const text[] = {"text/tinystories_1000.json", "text/slimpajama.jsonl", "text/c4_300.jsonl",
+                                       NULL};
+    static const struct {
+        const char *name, *file;
+        int kind;
+    } task[TASKS_MAX] = {{"ARC-e", "tasks/ai2_arc_ARC-Easy.validation.jsonl", TASK_ARC_EASY},
+                         {"PIQA", "tasks/piqa_plain_text.validation.jsonl", TASK_PIQA},
+                         {"SciQ", "tasks/sciq.validation.jsonl", TASK_SCIQ},
+                         {"WinoGrande", "tasks/winogrande_winogrande_xl.validation.jsonl", TASK_WINOGRANDE},
+                         {"ARC-c", "tasks/ai2_arc_ARC-Challenge.validation.jsonl", TASK_ARC_CHALLENGE},
+                         {"OpenBookQA", "tasks/openbookqa_main.validation.jsonl", TASK_OPENBOOKQA},
+                         {"SIQA", "tasks/social_i_qa.validation.jsonl", TASK_SOCIAL_IQA},
+                         {"BoolQ", "tasks/boolq.validation.600.jsonl", TASK_BOOLQ}};
+    char path[4096];
+    int i;
+    for (i = CHATS; i <= FORUM; i++)
+        if (find_file(s, i == CHATS ? helpful : harmless, path, sizeof path) ||
+            read_set(s, path, DATASET_HH, i, HELD_CHATS + i) || read_set(s, path, DATASET_HH, CHATS_SFT + i, -1))
+            return 1;
+    if (find_file(s, alpaca, path, sizeof path) || read_set(s, path, DATASET_ALPACA, INSTRUCTIONS, -1)) return 1;
+    if (find_file(s, text, path, sizeof path) || read_set(s, path, DATASET_TEXT, -1, HELD_TEXT)) return 1;
+    for (i = 0; i < TASKS_MAX; i++) {
+        if (!holds(s->data_dir, task[i].file)) continue;
+        if (path_join(path, sizeof path, s->data_dir, task[i].file) || add_task(s, task[i].name, task[i].kind, path))
+            return 1;
+    }
+    return s->task_count ? 0 : cli_die("--data %s has none of the tasks' files, such as %s", s->data_dir, task[0].file);
 }
 
 /* ---- measuring -------------------------------------------------------------------------------------------------- */
@@ -283,20 +377,27 @@ static int measure_pairs(study *s, dpo_model *m, int set, char *out) {
     return bad;
 }
 
-static int measure_task(study *s, dpo_model *m, const task_set *t, char *out) {
-    enum { MOST = 256 };
+/* A context that is too long loses its beginning. */
+static int measure_task(study *s, dpo_model *m, int task, char *out) {
+    const task_set *t = &s->tasks[task];
+    int64_t items = task_items(s, task), most = longest_row(s), requests, i, k;
+    int32_t *ids = (int32_t *)malloc(((size_t)1 << 16) * sizeof *ids);
     sequences q;
-    int64_t i, k;
-    int bad = sequences_start(&q, t->n_requests * MOST, t->n_requests);
-    for (i = 0; i < t->n_requests && !bad; i++) {
-        int32_t a[MOST], b[MOST];
+    int bad;
+    requests = t->item[items - 1].first + t->item[items - 1].n;
+    bad = sequences_start(&q, requests * most, requests) || !ids;
+    for (i = 0; i < requests && !bad; i++) {
         const task_request *r = &t->request[i];
-        int64_t na = dpo_encode(s->bytes, task_string(t, r->context), r->context.bytes, a, MOST);
-        int64_t nb = dpo_encode(s->bytes, task_string(t, r->continuation), r->continuation.bytes, b, MOST);
-        sequences_add(&q, a, na, b, nb);
+        const int half = 1 << 15;
+        int64_t na = dpo_encode(s->tokenizer, task_string(t, r->context), r->context.bytes, ids, half);
+        int64_t nb = dpo_encode(s->tokenizer, task_string(t, r->continuation), r->continuation.bytes, ids + half, half);
+        int64_t room = most - nb, from = na > room ? na - room : 0;
+        if (na < 0 || nb < 1 || room < 1 || na > half)
+            bad = cli_die("task %s: a text of it cannot be asked", s->task_name[task]);
+        else sequences_add(&q, ids + from, na - from, ids + half, nb);
     }
     bad = bad || dpo_score_sequences(m, q.at, q.n, NULL, q.score, NULL);
-    for (i = 0; i < t->n_items && !bad; i++) {
+    for (i = 0; i < items && !bad; i++) {
         const task_item *item = &t->item[i];
         int best = 0;
         for (k = 1; k < item->n; k++)
@@ -304,6 +405,7 @@ static int measure_task(study *s, dpo_model *m, const task_set *t, char *out) {
         out[i] = best == item->gold ? '1' : '0';
     }
     sequences_free(&q);
+    free(ids);
     return bad;
 }
 
@@ -335,19 +437,20 @@ static int measure_answers(study *s, dpo_model *m, int set, char *out) {
     char asked[WORLD_PROMPT_MAX], judged[WORLD_PROMPT_MAX], answer[ANSWER_BYTES];
     for (i = 0; i < n; i++) {
         question_of(set, i, asked, judged);
-        lengths[i] = dpo_encode(s->bytes, asked, strlen(asked), ids[i], WORLD_PROMPT_MAX);
+        lengths[i] = dpo_encode(s->tokenizer, asked, strlen(asked), ids[i], WORLD_PROMPT_MAX);
         prompts[i] = ids[i];
     }
     g.max_new_tokens = ANSWER_BYTES - 1;
     g.temperature = 0.7;
     g.seed = SEED;
-    g.eos = dpo_tokenizer_eos(s->bytes);
+    g.eos = dpo_tokenizer_eos(s->tokenizer);
     g.stop = stop;
     g.n_stop = 1;
-    g.tokenizer = s->bytes;
+    g.tokenizer = s->tokenizer;
     if (dpo_generate(m, prompts, lengths, n, &g, drawn, got)) return 1;
     for (i = 0; i < n; i++) {
-        int64_t bytes = dpo_decode(s->bytes, drawn + (int64_t)i * g.max_new_tokens, got[i], answer, sizeof answer - 1);
+        int64_t bytes =
+            dpo_decode(s->tokenizer, drawn + (int64_t)i * g.max_new_tokens, got[i], answer, sizeof answer - 1);
         int chosen = question_of(set, i, asked, judged), score;
         char *turn;
         answer[bytes < 0 ? 0 : bytes] = 0;
@@ -359,14 +462,14 @@ static int measure_answers(study *s, dpo_model *m, int set, char *out) {
     return 0;
 }
 
-/* A run by DPO answers the questions of its pairs' kind; the others both. */
+/* A run by DPO answers the questions of its pairs' kind; the others both. A given model has nobody to judge it. */
 static int measure(study *s, const stage *g, dpo_model *m, point *p) {
     int k;
     if (measure_text(s, m, p)) return 1;
-    for (k = 0; k < WORLD_KINDS; k++)
-        if (measure_task(s, m, &s->tasks[k], p->outcome[TASKS] + (int64_t)k * s->n.task_items)) return 1;
+    for (k = 0; k < s->task_count; k++)
+        if (measure_task(s, m, k, p->outcome[TASKS] + task_first(s, k))) return 1;
     if (g->kind == DPO && measure_pairs(s, m, g->set, p->outcome[PREFERRED])) return 1;
-    for (k = CHATS; k <= FORUM; k++)
+    for (k = CHATS; k <= FORUM && !s->model_dir; k++)
         if ((g->kind != DPO || g->set == k) && measure_answers(s, m, k, p->outcome[ANSWERS + k])) return 1;
     return 0;
 }
@@ -437,9 +540,11 @@ static int points_read(study *s, stage *g, const char *text, size_t bytes) {
 
 static dpo_train_config config_of(const study *s, const stage *g) {
     dpo_train_config t = dpo_train_defaults(g->kind == DPO ? DPO_PREFERENCE : DPO_SFT);
-    (void)s;
-    t.batch_size = g->kind == DPO ? 16 : 4; /* a small model learns most from small batches and many updates */
-    t.learning_rate = g->kind == DPO ? (g->lora ? 1e-3 : 1e-4) : g->kind == SFT ? 1e-3 : 3e-3;
+    double narrow = 128.0 / s->config.hidden_size; /* wider models take smaller steps [muP] */
+    double sft = s->sft_learning_rate > 0 ? s->sft_learning_rate : 1e-3 * narrow;
+    double dpo = s->learning_rate > 0 ? s->learning_rate : 2e-4 * narrow;
+    t.batch_size = g->kind == DPO ? 8 : 4; /* a small model learns most from small batches and many updates */
+    t.learning_rate = g->kind == DPO ? (g->lora ? 10 * dpo : dpo) : g->kind == SFT ? sft : 3e-3;
     t.loss_options.beta = g->beta > 0 ? g->beta : 0.1;
     t.num_train_epochs = g->epochs;
     t.optimizer = DPO_ADAMW;
@@ -447,7 +552,7 @@ static dpo_train_config config_of(const study *s, const stage *g) {
     t.weight_decay = 0.01;
     t.max_grad_norm = 1;
     t.schedule = DPO_LINEAR;
-    t.warmup_steps = 20;
+    t.warmup_steps = g->kind == PRETRAIN ? 20 : 5;
     t.seed = SEED;
     t.eval_size = 0;
     return t;
@@ -467,11 +572,13 @@ static dpo_model *model_for(study *s, const stage *g) {
     dpo_model *m;
     char dir[4096 + 8];
     if (g->kind == PRETRAIN) return dpo_model_create_from(s->c, "examples/tiny.json", SEED);
+    if (g->kind == GIVEN) return dpo_model_load(s->c, s->model_dir);
     memset(&how, 0, sizeof how);
     how.precision = g->precision;
     how.frozen = g->lora;
     how.no_map = 1;
-    snprintf(dir, sizeof dir, "%s/model", s->stage[g->from].dir);
+    if (s->stage[g->from].kind == GIVEN) snprintf(dir, sizeof dir, "%s", s->model_dir);
+    else snprintf(dir, sizeof dir, "%s/model", s->stage[g->from].dir);
     m = dpo_model_load_as(s->c, dir, &how);
     if (m && g->kind == DPO &&
         (reference_for(s, g, m, s->set[g->set]) || reference_for(s, g, m, s->set[HELD_CHATS + g->set])))
@@ -583,7 +690,7 @@ static void say_step(const study *s, const stage *g, const dpo_metrics *m, int64
 }
 
 static int train(study *s, stage *g, dpo_model *m, dpo_trainer *t, progress *p) {
-    int64_t steps = dpo_trainer_steps(t);
+    int64_t steps = dpo_trainer_steps(t), parts = g->parts < steps ? g->parts : steps;
     dpo_metrics at;
     memset(&at, 0, sizeof at);
     p->saved_at = cli_clock();
@@ -597,14 +704,15 @@ static int train(study *s, stage *g, dpo_model *m, dpo_trainer *t, progress *p) 
         if (add_line(p, &at)) return 1;
         say_step(s, g, &at, steps);
         part = g->points + (g->parts == 1);
-        if (at.step == steps * part / g->parts && take_point(s, g, m, p, &at, steps)) return 1;
+        if (at.step == steps * part / parts && take_point(s, g, m, p, &at, steps)) return 1;
         if (cli_clock() - p->saved_at > 60 && !dpo_trainer_done(t) && checkpoint_write(g, t, p)) return 1;
     }
     return 0;
 }
 
 static int write_description(study *s, const stage *g, double seconds) {
-    static const char *const kind[3] = {"pretrain", "sft", "dpo"}, *const precision[3] = {"fp32", "mixed", "bf16"};
+    static const char *const kind[] = {"pretrain", "sft", "dpo", "given"}, *const precision[3] = {"fp32", "mixed",
+                                                                                                  "bf16"};
     char path[4096 + 16], *text = NULL, bits[17];
     const char *info = dpo_build_info(s->c);
     size_t bytes = 0;
@@ -618,7 +726,7 @@ static int write_description(study *s, const stage *g, double seconds) {
         ", \"train_examples\": %lld, \"train_hash\": \"%s\", \"train_seconds\": %.3f, \"options\": {\"start\": \"%s\"",
         (long long)dpo_data_count(s->set[g->set]), value_bits(bits, dpo_data_hash(s->set[g->set])), seconds,
         g->from < 0 ? "random weights" : s->stage[g->from].name);
-    fprintf(f, ", \"data\": \"%s\", \"precision\": \"%s\", \"lora\": %s, \"epochs\": %d", set_name[g->set],
+    fprintf(f, ", \"data\": \"%s\", \"precision\": \"%s\", \"lora\": %s, \"epochs\": %d", s->set_name[g->set],
             precision[g->precision], g->lora ? "true" : "false", g->epochs);
     if (g->kind == DPO) fprintf(f, ", \"beta\": %s", cli_number(g->beta));
     fputs("}}\n", f);
@@ -629,9 +737,19 @@ static int write_description(study *s, const stage *g, double seconds) {
     return bad;
 }
 
+static int write_result(const stage *g) {
+    char path[4096 + 16], *text = points_text(g);
+    int bad;
+    if (!text) return cli_die("no memory for the result");
+    snprintf(path, sizeof path, "%s/result.json", g->dir);
+    bad = write_file(path, text, strlen(text));
+    free(text);
+    return bad;
+}
+
 /* Everything of a finished stage; result.json last: where it is, all is. */
 static int finish(study *s, stage *g, dpo_model *m, const progress *p, double seconds) {
-    char path[4096 + 32], *text;
+    char path[4096 + 32];
     dpo_model *whole = g->lora ? dpo_lora_merge(m) : m;
     int bad;
     snprintf(path, sizeof path, "%s/model", g->dir);
@@ -640,13 +758,20 @@ static int finish(study *s, stage *g, dpo_model *m, const progress *p, double se
     if (bad) return 1;
     snprintf(path, sizeof path, "%s/metrics.jsonl", g->dir);
     if (write_file(path, p->metrics, p->used) || write_description(s, g, seconds)) return 1;
-    text = points_text(g);
-    if (!text) return cli_die("no memory for the result");
-    snprintf(path, sizeof path, "%s/result.json", g->dir);
-    bad = write_file(path, text, strlen(text));
-    free(text);
+    bad = write_result(g);
     snprintf(path, sizeof path, "%s/checkpoint.safetensors", g->dir);
     remove(path);
+    return bad;
+}
+
+/* A given model is measured as it is. */
+static int run_given(study *s, stage *g) {
+    dpo_model *m = model_for(s, g);
+    int bad;
+    memset(&g->point[0], 0, sizeof g->point[0]);
+    g->points = 1;
+    bad = !m || measure(s, g, m, &g->point[0]) || write_result(g);
+    dpo_model_free(m);
     return bad;
 }
 
@@ -659,6 +784,7 @@ static int run_stage(study *s, stage *g) {
     int bad;
     memset(&p, 0, sizeof p);
     if (make_dirs(g->dir, "--output")) return 1;
+    if (g->kind == GIVEN) return run_given(s, g);
     m = model_for(s, g);
     t = m ? dpo_trainer_create(m, s->set[g->set], &k) : NULL;
     bad = !t || train(s, g, m, t, &p);
@@ -687,10 +813,25 @@ static int stage_cached(study *s, stage *g) {
 
 /* ---- the table of stages ---------------------------------------------------------------------------------------- */
 
-static int add_stage(study *s, const char *name, int kind, int from, int set, double beta) {
+/* The parts of an id that are a set's become its name where that is another one. */
+static void name_part(const study *s, stage *g) {
+    const char *p = g->id;
+    size_t n, used = 0;
+    for (;; p += n + 1) {
+        n = strcspn(p, "-");
+        if (s->model_dir && n == 2 && !memcmp(p, "hh", 2)) used += (size_t)sprintf(g->name + used, "helpful");
+        else if (s->model_dir && n == 3 && !memcmp(p, "shp", 3)) used += (size_t)sprintf(g->name + used, "harmless");
+        else used += (size_t)sprintf(g->name + used, "%.*s", (int)n, p);
+        if (!p[n]) return;
+        g->name[used++] = '-';
+    }
+}
+
+static int add_stage(study *s, const char *id, int kind, int from, int set, double beta) {
     stage *g = &s->stage[s->stages];
     memset(g, 0, sizeof *g);
-    snprintf(g->name, sizeof g->name, "%s", name);
+    snprintf(g->id, sizeof g->id, "%s", id);
+    name_part(s, g);
     g->kind = kind;
     g->from = from;
     g->set = set;
@@ -702,7 +843,7 @@ static int add_stage(study *s, const char *name, int kind, int from, int set, do
 /* Later ones start from earlier ones. Equal stages would have equal keys: none stands here twice. */
 static void plan_stages(study *s) {
     static const double betas[4] = {0.05, 0.1, 0.3, 0.5};
-    int base = add_stage(s, "base", PRETRAIN, -1, TEXT, 0), sft[3], i, k, at;
+    int base = add_stage(s, "base", s->model_dir ? GIVEN : PRETRAIN, -1, TEXT, 0), sft[3], i, k, at;
     char name[48];
     sft[CHATS] = add_stage(s, "sft-hh", SFT, base, CHATS_SFT, 0);
     sft[FORUM] = add_stage(s, "sft-shp", SFT, base, FORUM_SFT, 0);
@@ -746,7 +887,9 @@ static void name_stage(study *s, stage *g) {
              SEED, g->kind == DPO ? g->set : -1, g->epochs);
     h = hash_text(h, text);
     h = hash_text(h, g->from < 0 ? "" : s->stage[g->from].dir + strlen(s->output));
-    h = hash_text(h, value_bits(text, dpo_data_hash(s->set[g->set])));
+    if (g->kind == GIVEN) h = hash_text(h, value_bits(text, s->model_hash));
+    else h = hash_text(h, value_bits(text, dpo_data_hash(s->set[g->set])));
+    for (i = 0; i < s->task_count; i++) h = dataset_fnv(h, s->tasks[i].text, s->tasks[i].used);
     for (i = HELD_CHATS; i < SETS; i++) h = hash_text(h, value_bits(text, dpo_data_hash(s->set[i])));
     snprintf(g->dir, sizeof g->dir, "%s/cache/%s", s->output, value_bits(text, h));
 }
@@ -756,7 +899,8 @@ static void name_stage(study *s, stage *g) {
 /* Floating-point operations a second of one small update. */
 static double measure_speed(study *s, const stage *g, const dpo_plan *p) {
     dpo_train_config k = config_of(s, g);
-    dpo_model *m = dpo_model_create_from(s->c, "examples/tiny.json", SEED);
+    dpo_model *m =
+        s->model_dir ? dpo_model_load(s->c, s->model_dir) : dpo_model_create_from(s->c, "examples/tiny.json", SEED);
     dpo_trainer *t = m ? dpo_trainer_create(m, s->set[g->set], &k) : NULL;
     double began = cli_clock(), seconds;
     int i;
@@ -769,27 +913,27 @@ static double measure_speed(study *s, const stage *g, const dpo_plan *p) {
 }
 
 static int print_plan(study *s) {
-    dpo_model_config config;
     dpo_plan p;
     double speed = 0, all = 0, seconds;
     int i, waiting = 0;
     uint64_t most = 0;
-    if (dpo_model_config_read(s->c, "examples/tiny.json", &config)) return failed(s);
-    printf("%-20s %-12s %-7s %5s %10s %8s %10s %10s\n", "stage", "from", "data", "beta", "examples", "updates",
+    printf("%-27s %-12s %-9s %5s %10s %8s %10s %10s\n", "stage", "from", "data", "beta", "examples", "updates",
            "memory", "training");
     for (i = 0; i < s->stages; i++) {
         const stage *g = &s->stage[i];
         dpo_train_config k = config_of(s, g);
-        dpo_lora_config lora = dpo_lora_defaults(config.family);
+        dpo_lora_config lora = dpo_lora_defaults(s->config.family);
         dpo_load_config how;
+        if (g->kind == GIVEN) continue;
         memset(&how, 0, sizeof how);
         how.precision = g->precision;
         how.frozen = g->lora;
-        if (dpo_plan_train(s->c, &config, &how, g->lora ? &lora : NULL, &k, s->set[g->set], NULL, &p)) return failed(s);
-        if (!i) speed = measure_speed(s, g, &p);
+        if (dpo_plan_train(s->c, &s->config, &how, g->lora ? &lora : NULL, &k, s->set[g->set], NULL, &p))
+            return failed(s);
+        if (!(speed > 0)) speed = measure_speed(s, g, &p);
         seconds = speed > 0 ? p.flops_per_example * (double)(p.examples * g->epochs) / speed : NAN;
-        printf("%-20s %-12s %-7s %5s %10s %8s %10s %10s\n", g->name, g->from < 0 ? "-" : s->stage[g->from].name,
-               set_name[g->set], g->kind == DPO ? cli_number(g->beta) : "-",
+        printf("%-27s %-12s %-9s %5s %10s %8s %10s %10s\n", g->name, g->from < 0 ? "-" : s->stage[g->from].name,
+               s->set_name[g->set], g->kind == DPO ? cli_number(g->beta) : "-",
                cli_count((uint64_t)(p.examples * g->epochs)), cli_count((uint64_t)p.steps), cli_bytes(p.total),
                g->cached ? "done" : cli_duration(seconds));
         if (p.total > most) most = p.total;
@@ -823,8 +967,10 @@ static void on_progress(void *user, const char *what, int64_t done, int64_t tota
 /* The files that dpo-report reads, under the stage's name. */
 static int show_run(const study *s, const stage *g) {
     char dir[4096];
-    if (snprintf(dir, sizeof dir, "%s/runs/%s", s->output, g->name) >= (int)sizeof dir || make_dirs(dir, "--output"))
-        return 1;
+    if (snprintf(dir, sizeof dir, "%s/runs/%s", s->output, g->name) >= (int)sizeof dir)
+        return cli_die("--output %s is too long a path", s->output);
+    if (g->kind == GIVEN) return 0;
+    if (make_dirs(dir, "--output")) return 1;
     return copy_file(g->dir, "metrics.jsonl", dir, "metrics.jsonl") || copy_file(g->dir, "run.json", dir, "run.json");
 }
 
@@ -840,7 +986,7 @@ static int run_stages(study *s) {
         }
         if (!g->cached) {
             cli_live_clear();
-            printf("%-20s %s\n", g->name, cli_duration(cli_clock() - began));
+            printf("%-27s %s\n", g->name, cli_duration(cli_clock() - began));
             fflush(stdout);
         }
         if (show_run(s, g)) return 1;
@@ -848,15 +994,39 @@ static int run_stages(study *s) {
     return 0;
 }
 
+/* The given model's tokenizer and weights, as far as they are wanted before it is trained. */
+static int look_at_model(study *s) {
+    dpo_model *m;
+    if (dpo_model_config_read(s->c, s->model_dir, &s->config)) return failed(s);
+    s->tokenizer = s->config.byte_tokenizer ? dpo_tokenizer_bytes(s->c) : dpo_tokenizer_load(s->c, s->model_dir);
+    m = dpo_model_load(s->c, s->model_dir);
+    if (!s->tokenizer || !m) return failed(s);
+    s->model_hash = dpo_model_hash(m);
+    dpo_model_free(m);
+    return 0;
+}
+
 static int run(study *s) {
     static const sizes full = {8000, 4000, 2000, 1200, 128, 256, 256, 128};
-    static const sizes quick = {3000, 1200, 600, 320, 64, 128, 96, 64};
+    static const sizes quick = {5000, 1600, 800, 320, 64, 128, 96, 64};
+    static const sizes full_given = {0, 0, 1000, 1000, 200, 0, 0, 120};
+    static const sizes quick_given = {0, 0, 200, 200, 100, 0, 0, 40};
+    static const sizes smoke = {32, 16, 16, 16, 8, 16, 4, 8}, smoke_given = {0, 0, 24, 60, 8, 0, 0, 4};
     int i;
-    s->n = s->quick ? quick : full;
-    s->bytes = dpo_tokenizer_bytes(s->c);
+    s->n = s->smoke       ? s->model_dir ? smoke_given : smoke
+           : s->model_dir ? s->quick ? quick_given : full_given
+           : s->quick     ? quick
+                          : full;
+    s->set_name = s->model_dir ? given_set_name : world_set_name;
     s->json = dpo_json_create(s->c);
     if (!s->json) return failed(s);
-    if (make_data(s)) return 1;
+    if (s->model_dir) {
+        if (look_at_model(s) || read_data(s)) return 1;
+    } else {
+        s->tokenizer = dpo_tokenizer_bytes(s->c);
+        if (dpo_model_config_read(s->c, "examples/tiny.json", &s->config)) return failed(s);
+        if (make_data(s)) return 1;
+    }
     plan_stages(s);
     for (i = 0; i < s->stages; i++) {
         name_stage(s, &s->stage[i]);
@@ -874,8 +1044,16 @@ int main(int argc, char **argv) {
                          "The study as one program, on the little world: pretrains, fine-tunes and measures "
                          "a small model in every way that the study compares, and says of each finding "
                          "whether it repeats.");
-    cli_option options[] = {CLI_STRING("output", &s.output, "DIR", "", "where everything goes"),
+    cli_option options[] = {CLI_STRING("model", &s.model_dir, "DIR", "",
+                                       "a Hugging Face model to study instead of the little world; with --data"),
+                            CLI_STRING("data", &s.data_dir, "DIR", "",
+                                       "its data: HH, Alpaca, text, tasks; see read_data in examples/study.c"),
+                            CLI_DOUBLE("sft-learning-rate", &s.sft_learning_rate, 0, 1, "", "0: 0.128 / hidden size"),
+                            CLI_DOUBLE("learning-rate", &s.learning_rate, 0, 1, "",
+                                       "of DPO, with adapters ten times as much; 0: 0.0256 / hidden size"),
+                            CLI_STRING("output", &s.output, "DIR", "", "where everything goes"),
                             CLI_FLAG("quick", &s.quick, "", "less of everything: a rehearsal, with wide intervals"),
+                            CLI_FLAG("smoke", &s.smoke, "", "next to nothing of everything: whether it runs"),
                             CLI_FLAG("plan", &s.plan_only, "", "say what would be done, and end"),
                             CLI_INT("threads", &s.threads, 0, 1024, "", "0: one a core")};
     dpo_desc desc;
@@ -883,6 +1061,7 @@ int main(int argc, char **argv) {
     s.output = "build/study";
     p.argument_max = 0;
     if (cli_parse(&p, options, CLI_COUNT(options), argc, argv)) return p.exit_code;
+    if (!s.model_dir != !s.data_dir) return cli_die("--model and --data go together; expected both or neither");
     cli_catch_signals();
     memset(&desc, 0, sizeof desc);
     desc.n_threads = s.threads;
@@ -896,7 +1075,7 @@ int main(int argc, char **argv) {
     bad = run(&s);
     if (!bad && !s.plan_only)
         printf("in all %s, peak memory %s\n", cli_duration(cli_clock() - s.began), cli_bytes(cli_peak_memory()));
-    for (i = 0; i < WORLD_KINDS; i++) task_set_free(&s.tasks[i]);
+    for (i = 0; i < s.task_count; i++) task_set_free(&s.tasks[i]);
     dpo_close(s.c);
     return bad;
 }

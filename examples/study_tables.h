@@ -16,7 +16,7 @@
 #ifndef STUDY_TABLES_H
 #define STUDY_TABLES_H
 
-enum { ROWS = 12, COLUMNS = 7, CELL = 64, SERIES = 6, DRAWS = 4000 };
+enum { ROWS = 12, COLUMNS = 7, CELL = 96, SERIES = 6, DRAWS = 4000 };
 enum { OPEN, REPEATS, CONTRARY };
 static const char *const verdict_name[3] = {"open", "repeats", "does not repeat"};
 
@@ -59,8 +59,9 @@ static double mean_of(const double *x, int n, double *low, double *high) {
 static double gain_of(const char *a, const char *b, double *low, double *high) {
     double d[ITEMS];
     int n;
-    for (n = 0; a[n] && b[n] && n < ITEMS; n++) d[n] = letter_value(b[n]) - letter_value(a[n]);
     *low = *high = NAN;
+    if (!*a || !*b) return NAN;
+    for (n = 0; a[n] && b[n] && n < ITEMS; n++) d[n] = letter_value(b[n]) - letter_value(a[n]);
     dpo_bootstrap_mean(d, n, SEED, DRAWS, low, high);
     return dpo_mean(d, n, NULL);
 }
@@ -80,10 +81,10 @@ static int verdict_above(double low, double high) { return low > 0 ? REPEATS : h
 
 /* ---- filling in ------------------------------------------------------------------------------------------------- */
 
-static const stage *stage_named(const study *s, const char *name) {
+static const stage *stage_named(const study *s, const char *id) {
     int i;
     for (i = 0; i < s->stages; i++)
-        if (!strcmp(s->stage[i].name, name)) return &s->stage[i];
+        if (!strcmp(s->stage[i].id, id)) return &s->stage[i];
     return NULL; /* no name stands here that plan_stages has not */
 }
 
@@ -100,7 +101,8 @@ static void cell_interval(exhibit *e, int column, int digits, double v, double l
 
 static void cell_rate(exhibit *e, int column, const char *letters) {
     double low, high, v = rate_of(letters, &low, &high);
-    if (*letters) cell_interval(e, column, 3, v, low, high);
+    if (!*letters) cell_text(e, column, "nobody judged");
+    else cell_interval(e, column, 3, v, low, high);
 }
 
 static void cell_loss(exhibit *e, int column, const point *p) {
@@ -129,9 +131,11 @@ static void curve_add(series *c, double x, double y, double low, double high) {
 }
 
 static void curve_outcome(exhibit *e, const char *name, const stage *g, int outcome) {
-    series *c = curve_start(e, name);
+    series *c;
     double low, high;
     int i;
+    if (!*g->point[0].outcome[outcome]) return;
+    c = curve_start(e, name);
     for (i = 0; i < g->points; i++) {
         double v = rate_of(g->point[i].outcome[outcome], &low, &high);
         curve_add(c, g->point[i].epoch, v, low, high);
@@ -143,6 +147,14 @@ static void curve_published(exhibit *e, const char *name, const double *step, co
     series *c = curve_start(e, name);
     int i;
     for (i = 0; i < n; i++) curve_add(c, step[i] / 2500, v[i], NAN, NAN);
+}
+
+/* Findings on win rates, where nobody judged. */
+static int nobody_judges(const study *s, exhibit *e) {
+    if (!s->model_dir) return 0;
+    e->verdict = OPEN;
+    snprintf(e->finding, sizeof e->finding, "It cannot be told here: nobody judged the models' answers.");
+    return 1;
 }
 
 static const char *repeats_words(int verdict) {
@@ -169,18 +181,19 @@ static void claim_dpo(const study *s, exhibit *e) {
     for (k = 0; k < 2; k++) {
         const point *a = end_named(s, sft[k]), *b = end_named(s, dpo[k]);
         cell_text(e, 0, "SFT");
-        cell_text(e, 1, set_name[k]);
+        cell_text(e, 1, s->set_name[k]);
         cell_rate(e, 2, a->outcome[ANSWERS + k]);
         cell_text(e, 3, published[2 * k]);
         e->rows++;
         cell_text(e, 0, "SFT + DPO");
-        cell_text(e, 1, set_name[k]);
+        cell_text(e, 1, s->set_name[k]);
         cell_rate(e, 2, b->outcome[ANSWERS + k]);
         cell_text(e, 3, published[2 * k + 1]);
         e->rows++;
         gain[k] = gain_of(a->outcome[ANSWERS + k], b->outcome[ANSWERS + k], &low[k], &high[k]);
         verdict[k] = verdict_above(low[k], high[k]);
     }
+    if (nobody_judges(s, e)) return;
     e->verdict = verdict[0] == verdict[1]                           ? verdict[0]
                  : verdict[0] == CONTRARY || verdict[1] == CONTRARY ? CONTRARY
                                                                     : OPEN;
@@ -190,10 +203,11 @@ static void claim_dpo(const study *s, exhibit *e) {
 }
 
 /* Tasks' letters of one task. */
-static void cell_task(const study *s, exhibit *e, int column, const point *p, int kind) {
+static void cell_task(const study *s, exhibit *e, int column, const point *p, int task) {
     char letters[ITEMS + 1];
-    memcpy(letters, p->outcome[TASKS] + (int64_t)kind * s->n.task_items, (size_t)s->n.task_items);
-    letters[s->n.task_items] = 0;
+    int n = task_items(s, task);
+    memcpy(letters, p->outcome[TASKS] + task_first(s, task), (size_t)n);
+    letters[n] = 0;
     cell_rate(e, column, letters);
 }
 
@@ -201,7 +215,7 @@ static void table_1(const study *s, exhibit *e) {
     static const char *const name[4] = {"base", "sft-hh", "dpo-hh-beta-0.1", "dpo-shp-beta-0.1"};
     static const char *const published[4] = {"not as text", "0.521 BTLM, 0.473 Pythia", "0.532 BTLM, 0.485 Pythia",
                                              "not as text"};
-    static const char *const heads[7] = {"model", "home", "hat", "food", "trade", "average", "published average"};
+    int shown = s->task_count < 4 ? s->task_count : 4;
     const point *before = end_named(s, "sft-hh"), *after = end_named(s, "dpo-hh-beta-0.1");
     double low, high, gain = gain_of(before->outcome[TASKS], after->outcome[TASKS], &low, &high);
     int i, k;
@@ -210,15 +224,18 @@ static void table_1(const study *s, exhibit *e) {
     e->claim = "DPO lifts the average over downstream tasks by about 2 % (relative).";
     e->published =
         "Averages over tasks before and after an epoch of DPO on HH, beta 0.1; the values of single tasks are "
-        "not published as text. Here: four tasks of multiple choice, chance 0.25.";
-    e->columns = 7;
-    memcpy(e->head, heads, sizeof heads);
+        "not published as text. Here the share of all items, and of the first tasks'.";
+    e->columns = shown + 3;
+    e->head[0] = "model";
+    for (k = 0; k < shown; k++) e->head[k + 1] = s->task_name[k];
+    e->head[shown + 1] = "all tasks";
+    e->head[shown + 2] = "published average";
     for (i = 0; i < 4; i++) {
         const point *p = end_named(s, name[i]);
-        cell_text(e, 0, name[i]);
-        for (k = 0; k < 4; k++) cell_task(s, e, k + 1, p, k);
-        cell_rate(e, 5, p->outcome[TASKS]);
-        cell_text(e, 6, published[i]);
+        cell_text(e, 0, stage_named(s, name[i])->name);
+        for (k = 0; k < shown; k++) cell_task(s, e, k + 1, p, k);
+        cell_rate(e, shown + 1, p->outcome[TASKS]);
+        cell_text(e, shown + 2, published[i]);
         e->rows++;
     }
     e->verdict = verdict_above(low, high);
@@ -280,6 +297,7 @@ static void table_2(const study *s, exhibit *e) {
     gain = gain_of(p[0]->outcome[ANSWERS + CHATS], p[1]->outcome[ANSWERS + CHATS], &low, &high);
     lora = gain_of(p[1]->outcome[PREFERRED], p[2]->outcome[PREFERRED], &lora_low, &lora_high);
     same = low <= 0 && high >= 0;
+    if (nobody_judges(s, e)) return;
     e->verdict = !same || lora_low > 0 ? CONTRARY : lora_high < 0 ? REPEATS : OPEN;
     snprintf(
         e->finding, sizeof e->finding,
@@ -337,14 +355,14 @@ static void table_3(const study *s, exhibit *e) {
     memcpy(e->head, heads, sizeof heads);
     for (k = CHATS; k <= FORUM; k++) {
         const point *sft = end_named(s, k == CHATS ? "sft-hh" : "sft-shp");
-        cell_text(e, 0, set_name[k]);
+        cell_text(e, 0, s->set_name[k]);
         cell_text(e, 1, "SFT only");
         cell_loss(e, 2, sft);
         cell_loss_gain(e, 3, base, sft);
         e->rows++;
         for (i = 0; i < 4; i++) {
             const point *p = end_of_beta(s, k, i);
-            cell_text(e, 0, set_name[k]);
+            cell_text(e, 0, s->set_name[k]);
             cell_text(e, 1, beta_words[i]);
             cell_loss(e, 2, p);
             cell_loss_gain(e, 3, base, p);
@@ -356,11 +374,11 @@ static void table_3(const study *s, exhibit *e) {
         v[k] = verdict_above(low[k], high[k]);
     }
     e->verdict = v[0] == v[1] ? v[0] : v[0] == CONTRARY || v[1] == CONTRARY ? CONTRARY : OPEN;
-    snprintf(
-        e->finding, sizeof e->finding,
-        "%s: with beta 0.05 the loss on text is %+.4f [%+.4f, %+.4f] above that with beta 0.5 on HH's form, and %+.4f "
-        "[%+.4f, %+.4f] on SHP's, paired by document.",
-        repeats_words(e->verdict), gain[0], low[0], high[0], gain[1], low[1], high[1]);
+    snprintf(e->finding, sizeof e->finding,
+             "%s: with beta 0.05 the loss on text is %+.4f [%+.4f, %+.4f] above that with beta 0.5 on %s, and %+.4f "
+             "[%+.4f, %+.4f] on %s, paired by document.",
+             repeats_words(e->verdict), gain[0], low[0], high[0], s->set_name[CHATS], gain[1], low[1], high[1],
+             s->set_name[FORUM]);
 }
 
 static void table_4(const study *s, exhibit *e) {
@@ -380,7 +398,7 @@ static void table_4(const study *s, exhibit *e) {
     for (k = CHATS; k <= FORUM; k++) {
         for (i = 0; i < 4; i++) {
             const point *p = end_of_beta(s, k, i);
-            cell_text(e, 0, set_name[k]);
+            cell_text(e, 0, s->set_name[k]);
             cell_text(e, 1, beta_words[i]);
             cell_rate(e, 2, p->outcome[ANSWERS + k]);
             cell_text(e, 3, published[k][i]);
@@ -390,6 +408,7 @@ static void table_4(const study *s, exhibit *e) {
         gain[k] = gain_of(end_of_beta(s, k, 3)->outcome[ANSWERS + k], end_of_beta(s, k, 0)->outcome[ANSWERS + k],
                           &low[k], &high[k]);
     }
+    if (nobody_judges(s, e)) return;
     e->verdict = verdict_above(low[CHATS], high[CHATS]);
     snprintf(
         e->finding, sizeof e->finding,
@@ -419,7 +438,7 @@ static void table_start(const study *s, exhibit *e, int set) {
     memcpy(e->head, heads, sizeof heads);
     for (i = 0; i < 4; i++) {
         const point *p = end_named(s, start[set][i]);
-        cell_text(e, 0, words[i]);
+        cell_text(e, 0, i < 2 ? s->set_name[i] : words[i]);
         cell_rate(e, 1, p->outcome[ANSWERS + set]);
         cell_text(e, 2, published[set][i]);
         cell_rate(e, 3, p->outcome[PREFERRED]);
@@ -432,6 +451,7 @@ static void table_start(const study *s, exhibit *e, int set) {
         best_high = high;
         other = i;
     }
+    if (nobody_judges(s, e)) return;
     e->verdict = verdict_above(-best_high, -best_low);
     snprintf(e->finding, sizeof e->finding,
              "%s: the best other start, %s%s, changes the win rate by %+.3f [%+.3f, %+.3f] against SFT on %s.",
@@ -456,12 +476,20 @@ static int peak_of(const stage *g, int outcome) {
     return at;
 }
 
+/* Where the first epoch ends. */
+static const point *after_epoch(const stage *g) {
+    int i = 0;
+    while (i + 1 < g->points && g->point[i].epoch < 0.99) i++;
+    return &g->point[i];
+}
+
 static void figure_3(const study *s, exhibit *e) {
     static const double accuracies[6] = {.5097, .6085, .6318, .6367, .6369, .6368},
                         tasks[6] = {.4000, .4200, .4121, .4144, .4167, .4150};
     const stage *g = stage_named(s, "dpo-hh-3-epochs");
-    const point *first = &g->point[2], *last = end_of(g); /* after one epoch, after three */
-    double low, high, gain = gain_of(first->outcome[PREFERRED], last->outcome[PREFERRED], &low, &high);
+    const point *first = after_epoch(g), *last = end_of(g);
+    double low, high, rise_low, rise_high,
+        gain = gain_of(first->outcome[PREFERRED], last->outcome[PREFERRED], &low, &high);
     double half = (high - low) / 2;
     e->id = "figure-3";
     e->title = "Figure 3: rewards/accuracies and tasks over three epochs";
@@ -473,7 +501,8 @@ static void figure_3(const study *s, exhibit *e) {
     curve_outcome(e, "tasks", g, TASKS);
     curve_published(e, "published: rewards/accuracies", long_step, accuracies, 6);
     curve_published(e, "published: tasks", long_step, tasks, 6);
-    e->verdict = low > 0.05 ? CONTRARY : high < 0.05 ? REPEATS : OPEN;
+    gain_of(g->point[0].outcome[PREFERRED], first->outcome[PREFERRED], &rise_low, &rise_high);
+    e->verdict = low > 0.05 || rise_high < 0 ? CONTRARY : high < 0.05 && rise_low > 0 ? REPEATS : OPEN;
     snprintf(
         e->finding, sizeof e->finding,
         "%s: from the first epoch's end to the third's rewards/accuracies change by %+.3f [%+.3f, %+.3f] (published: "
@@ -485,7 +514,7 @@ static void figure_4(const study *s, exhibit *e) {
     static const double wins[6] = {.2227, .3730, .3730, .4316, .4219, .4238};
     const stage *g = stage_named(s, "dpo-hh-3-epochs");
     int accuracy = peak_of(g, PREFERRED), win = peak_of(g, ANSWERS + CHATS);
-    double low, high,
+    double low, high, rise_low, rise_high,
         lost =
             gain_of(g->point[accuracy].outcome[ANSWERS + CHATS], g->point[win].outcome[ANSWERS + CHATS], &low, &high);
     e->id = "figure-4";
@@ -496,7 +525,9 @@ static void figure_4(const study *s, exhibit *e) {
     e->y = "wins against chosen";
     curve_outcome(e, "here", g, ANSWERS + CHATS);
     curve_published(e, "published", long_step, wins, 6);
-    e->verdict = low > 0 ? CONTRARY : high < 0.05 ? REPEATS : OPEN;
+    if (nobody_judges(s, e)) return;
+    gain_of(g->point[0].outcome[ANSWERS + CHATS], g->point[win].outcome[ANSWERS + CHATS], &rise_low, &rise_high);
+    e->verdict = low > 0 ? CONTRARY : high < 0.05 && rise_low > 0 ? REPEATS : OPEN;
     snprintf(
         e->finding, sizeof e->finding,
         "%s: rewards/accuracies peak after %.2g epochs, win rates after %.2g; stopping at the former costs %.3f [%.3f, "
@@ -580,6 +611,18 @@ static void print_exhibit(const exhibit *e) {
     printf("  %s\n", e->finding);
 }
 
+#define ABOUT_MEASURES                                                                                                 \
+    "rewards/accuracies: share of held-out pairs whose better answer gained more log-probability over the reference, " \
+    "ties a half. In brackets: intervals of 95 %, Wilson's for rates, by paired bootstrap for differences."
+static const char about_world[] =
+    "A byte-level model of a million weights, on the little world of Puddle. Loss on text: nats a byte on documents "
+    "held "
+    "out. Wins against chosen: share of held-out questions to which the model's answer, sampled at temperature 0.7, "
+    "scores above the data's chosen answer by the village's rule, ties a half. " ABOUT_MEASURES;
+static const char about_given[] = "A given model. Loss on text: nats a token. The harmless pairs of HH stand in SHP's "
+                                  "place; nobody judges answers, so "
+                                  "there are no win rates. " ABOUT_MEASURES;
+
 static int study_report(study *s) {
     static void (*const fill[])(const study *, exhibit *) = {claim_dpo, table_1,  table_2,  table_3,  table_4, table_5,
                                                              table_6,   figure_1, figure_2, figure_3, figure_4};
@@ -588,15 +631,8 @@ static int study_report(study *s) {
     FILE *f = open_memstream(&text, &bytes);
     int bad;
     if (!f) return cli_die("no memory for the tables");
-    write_field(f, "{", "title", "The study on the little world");
-    write_field(
-        f, ",\n", "about",
-        "A byte-level model of a million weights, on the little world of Puddle. Text loss: nats a byte on "
-        "documents held out. rewards/accuracies: share of held-out pairs whose better answer gained more "
-        "log-probability over the reference, ties a half. Wins against chosen: share of held-out questions to "
-        "which the model's answer, sampled at temperature 0.7, scores above the data's chosen answer by the "
-        "village's rule, ties a half. In brackets: intervals of 95 %, Wilson's for rates, by paired bootstrap for "
-        "differences.");
+    write_field(f, "{", "title", s->model_dir ? "The study on a given model" : "The study on the little world");
+    write_field(f, ",\n", "about", s->model_dir ? about_given : about_world);
     fprintf(f, ",\n\"quick\": %s, \"exhibits\": [", s->quick ? "true" : "false");
     for (i = 0; i < sizeof fill / sizeof *fill; i++) {
         exhibit e;
