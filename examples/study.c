@@ -64,8 +64,9 @@ typedef struct stage {
 } stage;
 
 typedef struct sizes {
-    int documents, answers, instructions, pairs;           /* to learn */
-    int held_documents, held_pairs, questions, task_items; /* held out; task_items of each task */
+    int documents, answers, instructions, pairs; /* to learn */
+    int held_documents, held_pairs, questions,
+        task_items; /* held out, documents at most TEXTS; task_items of each task */
 } sizes;
 
 typedef struct study {
@@ -354,8 +355,10 @@ static int sequences_of(sequences *q, const dpo_data *d) {
 static int measure_text(study *s, dpo_model *m, point *p) {
     sequences q;
     int64_t i;
-    int bad = sequences_of(&q, s->set[HELD_TEXT]) || dpo_score_sequences(m, q.at, q.n, NULL, q.score, NULL);
-    for (i = 0; i < q.n && i < TEXTS && !bad; i++) p->text[i] = -q.score[i].logp / (double)q.score[i].tokens;
+    int bad = sequences_of(&q, s->set[HELD_TEXT]);
+    if (q.n > s->n.held_documents) q.n = s->n.held_documents;
+    bad = bad || dpo_score_sequences(m, q.at, q.n, NULL, q.score, NULL);
+    for (i = 0; i < q.n && !bad; i++) p->text[i] = -q.score[i].logp / (double)q.score[i].tokens;
     p->texts = (int)i;
     sequences_free(&q);
     return bad;
@@ -511,29 +514,35 @@ static double number_at(const study *s, int64_t object, const char *key) {
 }
 
 /* 1: it is not what points_text wrote. */
+static int point_read(study *s, point *p, int64_t node) {
+    double step = number_at(s, node, "step"), examples = number_at(s, node, "examples");
+    int64_t list = dpo_json_find(s->json, node, "text_loss"), n = dpo_json_count(s->json, list), k;
+    memset(p, 0, sizeof *p);
+    if (!(step >= 0 && step < 1e15 && examples >= 0 && examples < 1e15)) return 1;
+    p->step = (int64_t)step;
+    p->examples = (int64_t)examples;
+    p->epoch = number_at(s, node, "epoch");
+    for (k = 0; k < OUTCOMES; k++) {
+        int64_t at = dpo_json_find(s->json, node, outcome_name[k]);
+        int64_t length = dpo_json_string(s->json, at, p->outcome[k], sizeof p->outcome[k]);
+        if (length < 0 || length > ITEMS) return 1;
+    }
+    if (dpo_json_type(s->json, list) != '[' || n > TEXTS) return 1;
+    list = dpo_json_first(s->json, list);
+    for (k = 0; k < n; k++, list = dpo_json_next(s->json, list))
+        if (!dpo_json_number(s->json, list, &p->text[p->texts++])) return 1;
+    return 0;
+}
+
 static int points_read(study *s, stage *g, const char *text, size_t bytes) {
-    int64_t node, list, k;
+    int64_t node, n, k;
     g->points = 0;
     if (dpo_json_parse(s->json, text, bytes, NULL, NULL) || dpo_json_type(s->json, 0) != '[') return 1;
-    for (node = dpo_json_first(s->json, 0); node >= 0 && g->points < POINTS; node = dpo_json_next(s->json, node)) {
-        point *p = &g->point[g->points];
-        double step = number_at(s, node, "step"), examples = number_at(s, node, "examples");
-        memset(p, 0, sizeof *p);
-        if (!(step >= 0 && step < 1e15 && examples >= 0 && examples < 1e15)) return 1;
-        p->step = (int64_t)step;
-        p->examples = (int64_t)examples;
-        p->epoch = number_at(s, node, "epoch");
-        for (k = 0; k < OUTCOMES; k++) {
-            int64_t at = dpo_json_find(s->json, node, outcome_name[k]);
-            if (at < 0 || dpo_json_string(s->json, at, p->outcome[k], sizeof p->outcome[k]) > ITEMS) return 1;
-        }
-        list = dpo_json_find(s->json, node, "text_loss");
-        if (list < 0 || dpo_json_type(s->json, list) != '[') return 1;
-        for (list = dpo_json_first(s->json, list); list >= 0 && p->texts < TEXTS; list = dpo_json_next(s->json, list))
-            if (!dpo_json_number(s->json, list, &p->text[p->texts++])) return 1;
-        g->points++;
-    }
-    return g->points == 0;
+    node = dpo_json_first(s->json, 0);
+    n = dpo_json_count(s->json, 0);
+    for (k = 0; k < n && k < POINTS; k++, node = dpo_json_next(s->json, node))
+        if (point_read(s, &g->point[g->points++], node)) return 1;
+    return n > POINTS;
 }
 
 /* ---- a stage ---------------------------------------------------------------------------------------------------- */
@@ -542,7 +551,7 @@ static dpo_train_config config_of(const study *s, const stage *g) {
     dpo_train_config t = dpo_train_defaults(g->kind == DPO ? DPO_PREFERENCE : DPO_SFT);
     double narrow = 128.0 / s->config.hidden_size; /* wider models take smaller steps [muP] */
     double sft = s->sft_learning_rate > 0 ? s->sft_learning_rate : 1e-3 * narrow;
-    double dpo = s->learning_rate > 0 ? s->learning_rate : 2e-4 * narrow;
+    double dpo = s->learning_rate > 0 ? s->learning_rate : 5e-5 * narrow;
     t.batch_size = g->kind == DPO ? 8 : 4; /* a small model learns most from small batches and many updates */
     t.learning_rate = g->kind == DPO ? (g->lora ? 10 * dpo : dpo) : g->kind == SFT ? sft : 3e-3;
     t.loss_options.beta = g->beta > 0 ? g->beta : 0.1;
@@ -629,7 +638,6 @@ static int checkpoint_write(const stage *g, dpo_trainer *t, progress *p) {
     return bad;
 }
 
-/* A checkpoint that cannot be read is as good as none: the stage begins again. */
 static int checkpoint_read(study *s, stage *g, dpo_trainer *t, progress *p) {
     char path[4096 + 32];
     dpo_tensors_file *f;
@@ -648,7 +656,7 @@ static int checkpoint_read(study *s, stage *g, dpo_trainer *t, progress *p) {
         bad = !p->metrics || dpo_trainer_load(t, path);
     }
     dpo_tensors_close(f);
-    return bad;
+    return bad ? cli_die("%s cannot be gone on from; remove it, and %s begins again", path, g->name) : 0;
 }
 
 /* A line of an evaluation, for dpo-report: what was measured under TRL's names. */
@@ -705,7 +713,8 @@ static int train(study *s, stage *g, dpo_model *m, dpo_trainer *t, progress *p) 
         say_step(s, g, &at, steps);
         part = g->points + (g->parts == 1);
         if (at.step == steps * part / parts && take_point(s, g, m, p, &at, steps)) return 1;
-        if (cli_clock() - p->saved_at > 60 && !dpo_trainer_done(t) && checkpoint_write(g, t, p)) return 1;
+        if (cli_clock() - p->saved_at > (s->smoke ? 1 : 60) && !dpo_trainer_done(t) && checkpoint_write(g, t, p))
+            return 1;
     }
     return 0;
 }
@@ -805,7 +814,7 @@ static int stage_cached(study *s, stage *g) {
     snprintf(path, sizeof path, "%s/result.json", g->dir);
     text = read_file(path, 1 << 26, &bytes);
     if (!text) return 0;
-    bad = points_read(s, g, text, bytes);
+    bad = points_read(s, g, text, bytes) || !g->points;
     free(text);
     g->cached = !bad;
     return !bad;
@@ -881,10 +890,10 @@ static void name_stage(study *s, stage *g) {
     char text[512];
     uint64_t h = 1469598103934665603u;
     int i;
-    snprintf(text, sizeof text, "study 1 numerics %d world %d|%d %d|%.17g %d %d|%lld %.17g %lld|%d %d %d|%d %d",
+    snprintf(text, sizeof text, "study 1 numerics %d world %d|%d %d|%.17g %d %d|%lld %.17g %lld|%d %d %d %d|%d %d",
              DPO_NUMERICS, WORLD_VERSION, g->kind, g->parts, g->kind == DPO ? g->beta : 0, g->precision, g->lora,
              (long long)t.batch_size, t.learning_rate, (long long)t.num_train_epochs, s->n.task_items, s->n.questions,
-             SEED, g->kind == DPO ? g->set : -1, g->epochs);
+             s->n.held_documents, SEED, g->kind == DPO ? g->set : -1, g->epochs);
     h = hash_text(h, text);
     h = hash_text(h, g->from < 0 ? "" : s->stage[g->from].dir + strlen(s->output));
     if (g->kind == GIVEN) h = hash_text(h, value_bits(text, s->model_hash));
@@ -1008,7 +1017,7 @@ static int look_at_model(study *s) {
 
 static int run(study *s) {
     static const sizes full = {8000, 4000, 2000, 1200, 128, 256, 256, 128};
-    static const sizes quick = {5000, 1600, 800, 320, 64, 128, 96, 64};
+    static const sizes quick = {4000, 1600, 800, 320, 64, 128, 96, 64};
     static const sizes full_given = {0, 0, 1000, 1000, 200, 0, 0, 120};
     static const sizes quick_given = {0, 0, 200, 200, 100, 0, 0, 40};
     static const sizes smoke = {32, 16, 16, 16, 8, 16, 4, 8}, smoke_given = {0, 0, 24, 60, 8, 0, 0, 4};
@@ -1050,7 +1059,7 @@ int main(int argc, char **argv) {
                                        "its data: HH, Alpaca, text, tasks; see read_data in examples/study.c"),
                             CLI_DOUBLE("sft-learning-rate", &s.sft_learning_rate, 0, 1, "", "0: 0.128 / hidden size"),
                             CLI_DOUBLE("learning-rate", &s.learning_rate, 0, 1, "",
-                                       "of DPO, with adapters ten times as much; 0: 0.0256 / hidden size"),
+                                       "of DPO, with adapters ten times as much; 0: 0.0064 / hidden size"),
                             CLI_STRING("output", &s.output, "DIR", "", "where everything goes"),
                             CLI_FLAG("quick", &s.quick, "", "less of everything: a rehearsal, with wide intervals"),
                             CLI_FLAG("smoke", &s.smoke, "", "next to nothing of everything: whether it runs"),
