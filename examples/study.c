@@ -1020,7 +1020,7 @@ static int run(study *s) {
     static const sizes quick = {4000, 1600, 800, 320, 64, 128, 96, 64};
     static const sizes full_given = {0, 0, 1000, 1000, 200, 0, 0, 120};
     static const sizes quick_given = {0, 0, 200, 200, 100, 0, 0, 40};
-    static const sizes smoke = {32, 16, 16, 16, 8, 16, 4, 8}, smoke_given = {0, 0, 24, 60, 8, 0, 0, 4};
+    static const sizes smoke = {32, 16, 16, 16, 8, 16, 4, 8}, smoke_given = {0, 0, 16, 40, 4, 0, 0, 2};
     int i;
     s->n = s->smoke       ? s->model_dir ? smoke_given : smoke
            : s->model_dir ? s->quick ? quick_given : full_given
