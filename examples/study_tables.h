@@ -115,6 +115,11 @@ static void cell_loss_gain(exhibit *e, int column, const point *a, const point *
     snprintf(e->cell[e->rows][column], CELL, "%+.4f [%+.4f, %+.4f]", v, low, high);
 }
 
+/* A published number of HH or SHP; harmless pairs, which stand in SHP's place for a given model, have none. */
+static void cell_published(const study *s, exhibit *e, int column, int set, const char *text) {
+    cell_text(e, column, set == FORUM && s->model_dir ? "none" : text);
+}
+
 static series *curve_start(exhibit *e, const char *name) {
     series *c = &e->curve[e->curves++];
     snprintf(c->name, sizeof c->name, "%s", name);
@@ -183,12 +188,12 @@ static void claim_dpo(const study *s, exhibit *e) {
         cell_text(e, 0, "SFT");
         cell_text(e, 1, s->set_name[k]);
         cell_rate(e, 2, a->outcome[ANSWERS + k]);
-        cell_text(e, 3, published[2 * k]);
+        cell_published(s, e, 3, k, published[2 * k]);
         e->rows++;
         cell_text(e, 0, "SFT + DPO");
         cell_text(e, 1, s->set_name[k]);
         cell_rate(e, 2, b->outcome[ANSWERS + k]);
-        cell_text(e, 3, published[2 * k + 1]);
+        cell_published(s, e, 3, k, published[2 * k + 1]);
         e->rows++;
         gain[k] = gain_of(a->outcome[ANSWERS + k], b->outcome[ANSWERS + k], &low[k], &high[k]);
         verdict[k] = verdict_above(low[k], high[k]);
@@ -367,7 +372,7 @@ static void table_3(const study *s, exhibit *e) {
             cell_loss(e, 2, p);
             cell_loss_gain(e, 3, base, p);
             cell_loss_gain(e, 4, sft, p);
-            cell_text(e, 5, published[k][i]);
+            cell_published(s, e, 5, k, published[k][i]);
             e->rows++;
         }
         gain[k] = loss_gain(end_of_beta(s, k, 3), end_of_beta(s, k, 0), &low[k], &high[k]);
@@ -401,7 +406,7 @@ static void table_4(const study *s, exhibit *e) {
             cell_text(e, 0, s->set_name[k]);
             cell_text(e, 1, beta_words[i]);
             cell_rate(e, 2, p->outcome[ANSWERS + k]);
-            cell_text(e, 3, published[k][i]);
+            cell_published(s, e, 3, k, published[k][i]);
             cell_rate(e, 4, p->outcome[PREFERRED]);
             e->rows++;
         }
@@ -431,7 +436,9 @@ static void table_start(const study *s, exhibit *e, int set) {
     double low, high, gain, best_low = 0, best_high = 0, best = -INFINITY;
     int i, other = 0;
     e->id = set == CHATS ? "table-5" : "table-6";
-    e->title = set == CHATS ? "Table 5: SFT data under DPO on HH" : "Table 6: SFT data under DPO on SHP";
+    e->title = set == CHATS   ? "Table 5: SFT data under DPO on HH"
+               : s->model_dir ? "Table 6: SFT data under DPO on harmless pairs (there on SHP)"
+                              : "Table 6: SFT data under DPO on SHP";
     e->claim = "SFT on the chosen answers of DPO's own data is the best start.";
     e->published = "Only the row of DPO's own data is published as text.";
     e->columns = 4;
@@ -440,7 +447,7 @@ static void table_start(const study *s, exhibit *e, int set) {
         const point *p = end_named(s, start[set][i]);
         cell_text(e, 0, i < 2 ? s->set_name[i] : words[i]);
         cell_rate(e, 1, p->outcome[ANSWERS + set]);
-        cell_text(e, 2, published[set][i]);
+        cell_published(s, e, 2, set, published[set][i]);
         cell_rate(e, 3, p->outcome[PREFERRED]);
         e->rows++;
         if (i == set) continue;
