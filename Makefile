@@ -30,10 +30,11 @@ demo: $(B)/demo
 	$(B)/demo
 
 # The whole study on the little world, or MODEL=dir DATA=dir; QUICK=1 is a rehearsal. What is done is not done again.
+STUDIED = $(STUDY)$(if $(MODEL),/given)
 study: $(STUDY)/study $(B)/dpo-report
-	$(STUDY)/study $(if $(QUICK),--quick) $(if $(MODEL),--model $(MODEL)) $(if $(DATA),--data $(DATA))
-	$(B)/dpo-report $(STUDY)/runs/dpo-*-beta-* $(STUDY)/runs/dpo-*-bf16* --study $(STUDY)/study.json \
-	    --output $(STUDY)/report.html
+	$(STUDY)/study $(if $(QUICK),--quick) $(if $(MODEL),--model $(MODEL)) $(if $(DATA),--data $(DATA)) --output $(STUDIED)
+	$(B)/dpo-report $(STUDIED)/runs/dpo-*-beta-* $(STUDIED)/runs/dpo-*-bf16* --study $(STUDIED)/study.json \
+	    --output $(STUDIED)/report.html
 $(STUDY)/study: examples/study.c examples/study_tables.h examples/world.h $(B)/dpo.o $(FORMATS)
 	@mkdir -p $(STUDY)
 	$(CC) $(STD) $(CFLAGS) $(WARN) -o $@ $< $(B)/dpo.o $(LIBS)
