@@ -11,8 +11,8 @@
  *      "open", "finding", "heads": [...], "rows": [[...], ...],
  *      "x", "y", "series": [{"name", "points": [[x, y, low, high], ...]}, ...]}, ...]}
  *
- * and to stdout. A finding repeats if an interval (95 %) says so, does not if the interval lies on the other side or is
- * too narrow to hide it, and is open if it holds both. It is included by study.c, behind its types. */
+ * and to stdout. A finding repeats if its interval (95 %) lies on the claim's
+ * side, does not if it lies on the other, and is open if it holds both. It is included by study.c, behind its types. */
 #ifndef STUDY_TABLES_H
 #define STUDY_TABLES_H
 
