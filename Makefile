@@ -8,6 +8,7 @@ STD = -std=c99
 LIBS = -lm -lpthread
 B = build
 T = $(B)/tests
+STUDY = $(B)/study
 EXAMPLES = hello sft dpo lora step own_loss own_data layers
 PROGRAMS = $(B)/dpo-train $(B)/dpo-tokenize $(B)/dpo-chat $(B)/dpo-convert $(B)/dpo-judge \
     $(B)/dpo-report $(B)/dpo-eval $(B)/dpo-bench
@@ -28,6 +29,16 @@ $(B)/%: examples/%.c $(B)/dpo.o examples/world.h $(FORMATS)
 demo: $(B)/demo
 	$(B)/demo
 
+# The whole study on the little world, or MODEL=dir DATA=dir; QUICK=1 is a rehearsal. What is done is not done again.
+STUDIED = $(STUDY)$(if $(MODEL),/given)
+study: $(STUDY)/study $(B)/dpo-report
+	$(STUDY)/study $(if $(QUICK),--quick) $(if $(MODEL),--model $(MODEL)) $(if $(DATA),--data $(DATA)) --output $(STUDIED)
+	$(B)/dpo-report $(STUDIED)/runs/dpo-*-beta-* $(STUDIED)/runs/dpo-*-bf16* --study $(STUDIED)/study.json \
+	    --output $(STUDIED)/report.html
+$(STUDY)/study: examples/study.c examples/study_tables.h examples/world.h $(B)/dpo.o $(FORMATS)
+	@mkdir -p $(STUDY)
+	$(CC) $(STD) $(CFLAGS) $(WARN) -o $@ $< $(B)/dpo.o $(LIBS)
+
 FORMAT_TESTS = $(T)/formats $(T)/tokenizers $(T)/torch $(T)/gguf $(T)/tensorboard $(T)/report \
     $(T)/eval
 
@@ -46,7 +57,7 @@ $(T)/test: tests/test.c dpo.h $(wildcard tests/*.h) tools/checkpoint.h
 	@mkdir -p $(T)
 	$(CC) $(STD) $(CFLAGS) $(WARN) -o $@ $< $(LIBS)
 
-test: all $(B)/demo $(T)/golden $(T)/test $(T)/badinput $(FORMAT_TESTS) $(T)/stories $(T)/resume
+test: all $(B)/demo $(STUDY)/study $(T)/golden $(T)/test $(T)/badinput $(FORMAT_TESTS) $(T)/stories $(T)/resume
 	sh tests/run.sh
 
 # Files of PyTorch read, files for PyTorch written, where PyTorch is there.
@@ -68,5 +79,5 @@ install: all
 clean:
 	rm -rf $(B)
 
-.PHONY: all demo test interop check install clean
+.PHONY: all demo study test interop check install clean
 .SECONDARY:

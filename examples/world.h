@@ -17,6 +17,13 @@
 
        world_choice_text item;
        world_choice(seed, i, &item);                                a multiple-choice item: context, 4 choices, gold
+       world_choice_about(seed, WORLD_HAT, i, &item);               the same about one kind of fact: a task of its own
+
+       world_forum_text post;
+       world_forum(seed, WORLD_TRAIN, i, &post);                    a post with two answers and their votes, in SHP's form
+
+       world_instruction_text task;
+       world_instruction(seed, i, &task);                           task.instruction, task.output, in Alpaca's form
 
    The form is Anthropic-HH's: a prompt is "\n\nHuman: QUESTION\n\nAssistant:", an answer begins with one space and ends
    without a newline. So prompt + answer is a whole chat, and a line of HH's files is two of them.
@@ -46,6 +53,12 @@
 
    Splits. One in eight of the (villager, wording of a question) combinations is held out: its prompts occur in no
    training pair and in no training document. The facts themselves are all in the corpus. Documents are split by a hash of their text.
+
+   Forum data. A post says who asks, then asks as above; world_score judges answers to post.prompt. Its answers are drawn
+   from the same mixture, but the forum votes by a taste of its own: right answers get more votes than wrong ones, good and
+   rambling ones most, and luck multiplies the votes by 1 to 4. So its labels are noisier than the chats'.
+
+   Instructions. Training questions, without a greeting, and the fact in a plain sentence: right and curt.
 
    What it promises: C99 and C++17; no allocation, no stdio, no libm, no writable globals; nothing is written beyond cap;
    any bytes may be judged; adding to this file never changes what a (seed, split, index) gives (WORLD_VERSION says else).
@@ -86,6 +99,18 @@ typedef struct {
     char context[64], choice[4][32]; /* a choice begins with a space and goes on from the context */
     int gold;                        /* 0..3, the right one */
 } world_choice_text;
+
+typedef struct {
+    char history[WORLD_PROMPT_MAX];  /* the post */
+    char prompt[WORLD_PROMPT_MAX];   /* what SHP's readers make of it: "\n\nHuman: POST\n\nAssistant:" */
+    char question[WORLD_PROMPT_MAX]; /* the prompt without who asks: what world_score reads */
+    char ref[2][WORLD_ANSWER_MAX];   /* human_ref_A, human_ref_B: without a space before them */
+    int votes[2], score[2];          /* score_A, score_B; what world_score says of each */
+} world_forum_text;
+
+typedef struct {
+    char instruction[WORLD_PROMPT_MAX], output[WORLD_ANSWER_MAX];
+} world_instruction_text;
 
 /* ---- the village ------------------------------------------------------------------------------------------------ */
 
@@ -173,7 +198,10 @@ enum {
     WORLD_SALT_QUESTION = 2,
     WORLD_SALT_ANSWER = 3,
     WORLD_SALT_CHOICE = 4,
-    WORLD_SALT_SPLIT = 5
+    WORLD_SALT_SPLIT = 5,
+    WORLD_SALT_FORUM = 6,
+    WORLD_SALT_INSTRUCTION = 7,
+    WORLD_SALT_TASK = 8
 };
 
 static inline uint64_t world_mix(uint64_t x) { /* splitmix64 */
@@ -532,24 +560,22 @@ static inline size_t world_document(uint64_t seed, int split, uint64_t index, ch
     }
 }
 
-/* Multiple-choice item `index`: which of four values goes on from the context? */
-static inline void world_choice(uint64_t seed, uint64_t index, world_choice_text *item) {
-    world_stream s = world_stream_at(seed, WORLD_SALT_CHOICE, 0, index);
-    int a = world_draw(&s, WORLD_VILLAGERS), kind = world_draw(&s, WORLD_KINDS), i, j;
-    const char *p = world_saying_at(kind, world_draw(&s, WORLD_SAYINGS)), *tail = strchr(p, '*'), *value[4];
+static inline void world_put_choice(world_stream *s, int a, int kind, world_choice_text *item) {
+    int i, j;
+    const char *p = world_saying_at(kind, world_draw(s, WORLD_SAYINGS)), *tail = strchr(p, '*'), *value[4];
     char head[64];
     size_t n = tail ? (size_t)(tail - p) - 1 : 0; /* without the space before the value */
     world_text t = world_text_on(item->context, sizeof item->context);
     memcpy(head, p, n);
     head[n] = 0;
     world_put_pattern(&t, head, a, a, "");
-    item->gold = world_draw(&s, 4);
+    item->gold = world_draw(s, 4);
     for (i = 0; i < 4; i++) {
         if (i == item->gold) {
             value[i] = world_villager_at(a)->fact[kind];
         } else {
             do {
-                value[i] = world_draw_wrong(&s, a, kind);
+                value[i] = world_draw_wrong(s, a, kind);
                 for (j = 0; j < i && strcmp(value[j], value[i]) != 0; j++) {
                 }
             } while (j < i);
@@ -559,6 +585,62 @@ static inline void world_choice(uint64_t seed, uint64_t index, world_choice_text
         world_put(&t, value[i]);
         world_put(&t, tail ? tail + 1 : "");
     }
+}
+
+/* Multiple-choice item `index`: which of four values goes on from the context? */
+static inline void world_choice(uint64_t seed, uint64_t index, world_choice_text *item) {
+    world_stream s = world_stream_at(seed, WORLD_SALT_CHOICE, 0, index);
+    int a = world_draw(&s, WORLD_VILLAGERS), kind = world_draw(&s, WORLD_KINDS);
+    world_put_choice(&s, a, kind, item);
+}
+
+/* Item `index` of the task about one kind of fact. */
+static inline void world_choice_about(uint64_t seed, int kind, uint64_t index, world_choice_text *item) {
+    world_stream s = world_stream_at(seed, WORLD_SALT_TASK, 0, index * WORLD_KINDS + (uint64_t)kind);
+    world_put_choice(&s, world_draw(&s, WORLD_VILLAGERS), kind, item);
+}
+
+/* ---- other data ------------------------------------------------------------------------------------------------- */
+
+/* Post `index` of the forum. */
+static inline void world_forum(uint64_t seed, int split, uint64_t index, world_forum_text *post) {
+    static const int taste[WORLD_GOOD + 1] = {1, 1, 3, 10, 6, 8, 12}; /* votes by world_score */
+    world_stream s = world_stream_at(seed, WORLD_SALT_FORUM, split, index);
+    world_asked q = world_draw_question(&s, split);
+    world_text t = world_text_on(post->history, sizeof post->history);
+    int i;
+    world_put(&t, "I am ");
+    world_put(&t, world_villager_at(world_draw(&s, WORLD_VILLAGERS))->name);
+    world_put(&t, ". ");
+    q.opening = 0;
+    world_put_pattern(&t, world_wording_at(q.kind, q.wording), q.villager, q.villager, "");
+    t = world_text_on(post->prompt, sizeof post->prompt);
+    world_put(&t, "\n\nHuman: ");
+    world_put(&t, post->history);
+    world_put(&t, "\n\nAssistant:");
+    t = world_text_on(post->question, sizeof post->question);
+    world_put_question(&t, &q);
+    do {
+        for (i = 0; i < 2; i++) {
+            char answer[WORLD_ANSWER_MAX];
+            t = world_text_on(answer, sizeof answer);
+            post->score[i] = world_put_answer(&t, &s, &q);
+            post->votes[i] = taste[post->score[i]] * (1 + world_draw(&s, 4));
+            t = world_text_on(post->ref[i], sizeof post->ref[i]);
+            world_put(&t, answer + 1);
+        }
+    } while (post->votes[0] == post->votes[1] || strcmp(post->ref[0], post->ref[1]) == 0);
+}
+
+/* Instruction `index`, with its answer. */
+static inline void world_instruction(uint64_t seed, uint64_t index, world_instruction_text *task) {
+    world_stream s = world_stream_at(seed, WORLD_SALT_INSTRUCTION, WORLD_TRAIN, index);
+    world_asked q = world_draw_question(&s, WORLD_TRAIN);
+    world_text t = world_text_on(task->instruction, sizeof task->instruction);
+    world_put_pattern(&t, world_wording_at(q.kind, q.wording), q.villager, q.villager, "");
+    t = world_text_on(task->output, sizeof task->output);
+    world_put_pattern(&t, world_saying_at(q.kind, world_draw(&s, WORLD_SAYINGS)), q.villager, q.villager,
+                      world_villager_at(q.villager)->fact[q.kind]);
 }
 
 /* ---- the rule --------------------------------------------------------------------------------------------------- */

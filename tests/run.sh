@@ -78,6 +78,7 @@ program "translation units" sh tests/units.sh
 program "programs" sh tests/programs.sh $shared $out
 program "stopped runs" build/tests/resume build/dpo-train $out/resume 60
 program "win rates" sh tests/test_judge.sh $out
+program "the study" sh tests/study.sh $shared $out
 
 # A report of two runs that the programs' test has made: everything that dpo-train writes is known to it.
 if build/dpo-report $out/programs/dpo $out/programs/lora --output $out/report.html >$out/log 2>$out/said && ! [ -s $out/said ]; then

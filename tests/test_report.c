@@ -9,7 +9,7 @@
 #undef main
 #include "check.h"
 
-#define FLOOR  18 /* so many tests there are at least */
+#define FLOOR  19 /* so many tests there are at least */
 #define FOLDER "build/tests/report.out"
 
 /* ---- the checker ------------------------------------------------------------------------------------------------ */
@@ -754,6 +754,34 @@ static void test_refusals(void) {
     CHECK(report_on(line) == 1 && says("at most 24 arguments"));
 }
 
+/* Tables, figures and sentences of a study, alone and before those of a run. */
+static void test_study(void) {
+    static const char study[] =
+        "{\"title\": \"The <study>\", \"about\": \"What it is.\", \"exhibits\": [\n"
+        "{\"id\": \"t\", \"title\": \"Table 9: it\", \"claim\": \"A > B.\", \"published\": \"Of old.\", "
+        "\"finding\": \"The finding repeats here: so.\", \"heads\": [\"beta\", \"wins\"], "
+        "\"rows\": [[\"0.1\", \"0.5 [0.4, 0.6]\"], 7, [\"0.3\", 5, null]]},\n"
+        "{\"title\": \"Figure 9\", \"x\": \"epochs\", \"y\": \"share\", \"series\": [{\"name\": \"here\", \"points\": "
+        "[[0, 0.5, 0.4, 0.6], [1, 0.75, 0.7, 0.8], [0.5, 0.1], [\"x\"], 3, [2, 0.5]]}, {\"name\": \"none\"}, 4]}, "
+        "9]}\n";
+    const char *first;
+    make_run("a", 20, 0.4, 0.75);
+    put(FOLDER "/study.json", study);
+    CHECK(!report_on("--study @study.json"));
+    CHECK(shows("The &lt;study&gt;") && shows("What it is.") && shows("A &gt; B.") && shows("Of old."));
+    CHECK(shows("The finding repeats here: so.") && shows("0.5 [0.4, 0.6]") && shows("Figure 9"));
+    CHECK(judged.charts == 1);
+    CHECK(!report_on("@a --study @study.json") && judged.charts > 1);
+    first = strstr(html, "Table 9");
+    CHECK(first && strstr(html, "<h2>Charts</h2>") && first < strstr(html, "<h2>Charts</h2>"));
+    put(FOLDER "/study.json", "{\"exhibits\": []}");
+    CHECK(report_on("--study @study.json") == 1 && says("holds no list of exhibits"));
+    put(FOLDER "/study.json", "{\"exhibits\": [");
+    CHECK(report_on("@a --study @study.json") == 1 && says("is no JSON object"));
+    CHECK(report_on("--study @nowhere") == 1 && says("cannot open"));
+    put(FOLDER "/study.json", study);
+}
+
 /* The same runs give the same bytes. */
 static void test_repeats(void) {
     char *first;
@@ -769,21 +797,25 @@ static void test_repeats(void) {
 
 /* Random changes of good files: a page that the checker takes, or an error; never anything else. */
 static void test_fuzz(void) {
-    static const char *const files[] = {"metrics.jsonl", "samples.jsonl", "run.json", "tokens"};
+    static const char *const files[] = {"metrics.jsonl", "samples.jsonl", "run.json", "tokens", "study"};
     static const char run_json[] =
         "{\"command\": \"dpo\", \"options\": {\"beta\": 0.1, \"lr\": [1]}, \"eval_examples\": 256}";
     static const char samples[] =
         "{\"step\": 9, \"prompt\": \"P\\n\", \"policy\": \"A\", \"reference\": \"R\", \"chosen\": \"C\"}\n";
     static const char tokens[] = "{\"prompt\": \"Why?\", \"tokens\": [\"So\", \" what\"], \"logratios\": [2, -0.5]}\n";
+    static const char study[] =
+        "{\"exhibits\": [{\"title\": \"T\", \"heads\": [\"a\"], \"rows\": [[\"b\"]], \"x\": \"e\", \"y\": \"s\", "
+        "\"series\": [{\"name\": \"n\", \"points\": [[0, 1, 0, 2], [1, 2]]}]}]}";
     int round, pages = 0;
-    for (round = 0; round < 240; round++) {
+    for (round = 0; round < 300; round++) {
         char path[256], *bytes;
         size_t n, changes;
         make_run("a", 12, 0.4, 0.75);
         put_in("a", "run.json", run_json);
         put_in("a", "samples.jsonl", samples);
         put_in("a", "tokens", tokens);
-        snprintf(path, sizeof path, FOLDER "/a/%s", files[round % 4]);
+        put_in("a", "study", study);
+        snprintf(path, sizeof path, FOLDER "/a/%s", files[round % 5]);
         bytes = slurp(path, &n);
         for (changes = (size_t)rng_below(8) + 1; changes; changes--) {
             static const char likely[] = "{}[]\",:0123456789eE+-.\\u\n\0<>&";
@@ -791,7 +823,8 @@ static void test_fuzz(void) {
             bytes[at] = rng_below(3) ? likely[rng_below(sizeof likely - 1)] : (char)rng();
         }
         put_bytes(path, bytes, rng_below(4) ? n : (size_t)(rng() % n));
-        if (report_on("@a --tokens @a/tokens")) CHECK(!judged.fault[0] || says("nothing to show"));
+        if (report_on("@a --tokens @a/tokens --study @a/study"))
+            CHECK(!judged.fault[0] || says("nothing to show") || says("--study"));
         else pages++;
         scratch_free();
     }
@@ -818,6 +851,7 @@ int main(int argc, char **argv) {
                  {"samples", test_samples},
                  {"tokens", test_tokens},
                  {"refusals", test_refusals},
+                 {"a study", test_study},
                  {"the same page again", test_repeats},
                  {"fuzz", test_fuzz}};
     int i, ran = 0, failed = 0, n = (int)(sizeof tests / sizeof tests[0]);

@@ -18,6 +18,9 @@
  *     {"tokens": ["text", ...], "logratios": [log p(policy) - log p(reference), ...],
  *      "prompt": "text", "answer": "chosen", "run": "name"}             the last three are optional
  *
+ * and of --study FILE, which build/study writes: the study's tables and figures beside the published numbers, each with
+ * the sentence on whether its finding repeats; a page may be of these alone. study_tables.h says what stands in it.
+ *
  * It reads top to bottom: what is kept of a run, reading, statistics, the parts of the page. What cannot be read is
  * counted, and said on stderr and on the page; a value that is no finite number is a gap in its line. */
 #include "cli.h" /* first: it asks the system headers for open_memstream and friends */
@@ -113,7 +116,7 @@ typedef struct token_row {
 } token_row;
 
 typedef struct report {
-    const char *output, *title, *tokens_file;
+    const char *output, *title, *tokens_file, *study_file;
     int x, sample_limit, token_limit, smooth, eval_size;
     dpo_context *c;
     dpo_json *json;
@@ -124,6 +127,7 @@ typedef struct report {
     token_row *tokens;
     int token_count;
     int64_t tokens_left_out;
+    char *study; /* the text of --study; json holds its nodes while the page is written */
     char **note;
     int notes;
     int room;       /* beside charts, for names */
@@ -1588,6 +1592,143 @@ static void write_tokens(report *r) {
     fputs("</section>\n", r->f);
 }
 
+/* ---- the study -------------------------------------------------------------------------------------------------- */
+
+enum { EXHIBITS = 26, EXHIBIT_ROWS = 64, EXHIBIT_COLUMNS = 16, EXHIBIT_POINTS = 256 };
+
+/* A member's text; empty where there is none. */
+static text_copy study_text(const report *r, int64_t object, const char *key) {
+    return get_text(r, dpo_json_find(r->json, object, key));
+}
+
+static void write_study_text(const report *r, int64_t object, const char *key, const char *before, const char *after) {
+    text_copy t = study_text(r, object, key);
+    if (t.n) {
+        fputs(before, r->f);
+        html_text(r->f, t.s, t.n);
+        fputs(after, r->f);
+    }
+    free(t.s);
+}
+
+static void write_study_cells(const report *r, int64_t list, int head) {
+    int64_t node = dpo_json_first(r->json, list), n = dpo_json_count(r->json, list), k;
+    fputs("<tr>", r->f);
+    for (k = 0; k < n && k < EXHIBIT_COLUMNS; k++, node = dpo_json_next(r->json, node)) {
+        text_copy t = get_text(r, node);
+        fputs(head ? "<th scope=\"col\">" : k ? "<td>" : "<th scope=\"row\">", r->f);
+        html_excerpt(r->f, t.s, t.n, 200);
+        fputs(head || !k ? "</th>" : "</td>", r->f);
+        free(t.s);
+    }
+    fputs("</tr>\n", r->f);
+}
+
+static void write_study_table(const report *r, int64_t exhibit) {
+    int64_t heads = dpo_json_find(r->json, exhibit, "heads"), rows = dpo_json_find(r->json, exhibit, "rows"), node, k,
+            n;
+    if (dpo_json_type(r->json, heads) != '[' || dpo_json_type(r->json, rows) != '[') return;
+    fputs("<div class=\"scroll\"><table><thead>", r->f);
+    write_study_cells(r, heads, 1);
+    fputs("</thead><tbody>\n", r->f);
+    node = dpo_json_first(r->json, rows);
+    n = dpo_json_count(r->json, rows);
+    for (k = 0; k < n && k < EXHIBIT_ROWS; k++, node = dpo_json_next(r->json, node))
+        if (dpo_json_type(r->json, node) == '[') write_study_cells(r, node, 0);
+    fputs("</tbody></table></div>\n", r->f);
+}
+
+/* Points that can be drawn, each further along x than the one before. */
+static svg_points study_points(report *r, int64_t list) {
+    svg_points p;
+    int64_t node = dpo_json_first(r->json, list), n = dpo_json_count(r->json, list), k;
+    svg_point *to = (svg_point *)drawing_get(r, EXHIBIT_POINTS, sizeof *to);
+    p.at = to;
+    p.n = 0;
+    if (dpo_json_type(r->json, list) != '[') n = 0;
+    for (k = 0; k < n && p.n < EXHIBIT_POINTS; k++, node = dpo_json_next(r->json, node)) {
+        double v[4] = {NAN, NAN, NAN, NAN};
+        int64_t element = dpo_json_first(r->json, node), count = dpo_json_count(r->json, node), i;
+        if (dpo_json_type(r->json, node) != '[') continue;
+        for (i = 0; i < count && i < 4; i++, element = dpo_json_next(r->json, element))
+            if (drawable(r, element, &v[i]) != 1) v[i] = NAN;
+        if (!svg_finite(v[0]) || (p.n && v[0] <= to[p.n - 1].x)) continue;
+        to[p.n] = point(v[0], v[1]);
+        to[p.n].low = v[2];
+        to[p.n++].high = v[3];
+    }
+    return p;
+}
+
+static void write_study_chart(report *r, int64_t exhibit, int number) {
+    int64_t list = dpo_json_find(r->json, exhibit, "series"), node = dpo_json_first(r->json, list), k;
+    int64_t count = dpo_json_type(r->json, list) == '[' ? dpo_json_count(r->json, list) : 0;
+    svg_series s[SVG_COLORS];
+    svg_chart c;
+    text_copy name[SVG_COLORS], title = study_text(r, exhibit, "title"), x = study_text(r, exhibit, "x");
+    char id[16];
+    int n = 0, i;
+    for (k = 0; k < count && n < SVG_COLORS; k++, node = dpo_json_next(r->json, node)) {
+        svg_points p = study_points(r, dpo_json_find(r->json, node, "points"));
+        if (!p.n) continue;
+        memset(&s[n], 0, sizeof s[n]);
+        name[n] = study_text(r, node, "name");
+        s[n].name = name[n].s;
+        s[n].color = n;
+        s[n].marks = p;
+        n++;
+    }
+    snprintf(id, sizeof id, "study%c", 'a' + number);
+    c = svg_chart_start(id, title.s);
+    c.x_name = x.s;
+    c.series = s;
+    c.count = n;
+    if (n) {
+        fputs("<p class=\"soft\">", r->f);
+        write_study_text(r, exhibit, "y", "From below: ", "; from left to right: ");
+        html_text(r->f, x.s, x.n);
+        fputs(".</p>\n<div>", r->f);
+        svg_key(r->f, &c);
+        svg_chart_write(r->f, &c);
+        fputs("</div>\n", r->f);
+    }
+    for (i = 0; i < n; i++) free(name[i].s);
+    free(title.s);
+    free(x.s);
+    drawing_clear(r);
+}
+
+static void write_study(report *r) {
+    int64_t list = dpo_json_find(r->json, 0, "exhibits"), node = dpo_json_first(r->json, list), k;
+    int64_t n = r->study ? dpo_json_count(r->json, list) : 0;
+    for (k = 0; k < n && k < EXHIBITS; k++, node = dpo_json_next(r->json, node)) {
+        fputs("<section>", r->f);
+        write_study_text(r, node, "title", "<h2>", "</h2>\n");
+        write_study_text(r, node, "finding", "<p>", "</p>\n");
+        write_study_text(r, node, "claim", "<p class=\"soft\">Claim: ", "</p>\n");
+        write_study_table(r, node);
+        write_study_chart(r, node, (int)k);
+        write_study_text(r, node, "published", "<p class=\"soft\">Published: ", "</p>\n");
+        fputs("</section>\n", r->f);
+    }
+}
+
+/* Last of all that is read, since its nodes stay. */
+static int read_study(report *r) {
+    size_t n;
+    const char *why;
+    int64_t list;
+    if (!r->study_file) return 0;
+    r->study = read_file(r->study_file, 1 << 24, &n);
+    if (!r->study) return 1;
+    why = parse_object(r, r->study, n);
+    if (why) return cli_die("--study %s is no JSON object: %s", r->study_file, why);
+    list = dpo_json_find(r->json, 0, "exhibits");
+    if (dpo_json_type(r->json, list) != '[' || !dpo_json_count(r->json, list))
+        return cli_die("--study %s holds no list of exhibits; expected the study.json of build/study", r->study_file);
+    return 0;
+}
+
 /* ---- the page --------------------------------------------------------------------------------------------------- */
 
 /* clang-format off */
@@ -1619,23 +1760,31 @@ static void write_notes(report *r) {
 
 static void write_page(report *r) {
     static const char *const *const styles[] = {html_style, svg_style, report_style, NULL};
-    char title[128];
-    if (r->runs == 1) snprintf(title, sizeof title, "Training run %s", r->run[0].name);
+    char title[160];
+    text_copy about = r->study ? study_text(r, 0, "about") : get_text(r, -1);
+    if (r->study) {
+        text_copy t = study_text(r, 0, "title");
+        snprintf(title, sizeof title, "%s", t.n ? t.s : "A study");
+        free(t.s);
+    } else if (r->runs == 1) snprintf(title, sizeof title, "Training run %s", r->run[0].name);
     else snprintf(title, sizeof title, "%d training runs", r->runs);
     html_begin(r->f, r->title ? r->title : title, styles);
     fputs("<h1>", r->f);
     html_print(r->f, "%s", r->title ? r->title : title);
     fputs("</h1>\n<p class=\"lead\">", r->f);
-    if (r->runs == 1) lead_one(r);
+    if (r->study) html_text(r->f, about.s, about.n);
+    else if (r->runs == 1) lead_one(r);
     else lead_several(r);
+    free(about.s);
     fputs("</p>\n", r->f);
     write_notes(r);
-    write_held_out(r);
-    write_figures(r);
-    write_training(r);
+    write_study(r);
+    if (r->runs) write_held_out(r);
+    if (r->runs) write_figures(r);
+    if (r->runs) write_training(r);
     write_samples(r);
     write_tokens(r);
-    write_runs(r);
+    if (r->runs) write_runs(r);
     html_end(r->f);
 }
 
@@ -1679,6 +1828,7 @@ static void report_free(report *r) {
         free_text(r->tokens[i].run);
     }
     free(r->tokens);
+    free(r->study);
     for (i = 0; i < r->notes; i++) free(r->note[i]);
     free(r->note);
     drawing_clear(r);
@@ -1695,11 +1845,11 @@ static int read_all(report *r, const cli_program *p) {
         if (read_description(r, u) || read_metrics(r, u) || read_samples(r, u)) return 1;
         any |= u->set[0].n || u->set[1].n;
     }
-    if (!any) return cli_die("there is nothing to show: no metrics.jsonl holds a line of metrics");
+    if (!any && !r->study_file) return cli_die("there is nothing to show: no metrics.jsonl holds a line of metrics");
     if (read_tokens(r)) return 1;
     name_runs(r);
     if (r->runs > 1) note_comparison(r);
-    return 0;
+    return read_study(r);
 }
 
 int main(int argc, char **argv) {
@@ -1716,6 +1866,7 @@ int main(int argc, char **argv) {
         CLI_INT("eval-size", &r.eval_size, 0, 1000000000, "",
                 "examples of an evaluation, where the runs do not say; 0: unknown"),
         CLI_INT("samples", &r.sample_limit, 0, 1024, "", "prompts shown with their answers"),
+        CLI_STRING("study", &r.study_file, "FILE", "", "study.json of build/study: its tables and figures come first"),
         CLI_STRING("tokens", &r.tokens_file, "FILE", "",
                    "log-ratios of tokens (dpo-eval logprobs --reference), shown as text"),
         CLI_INT("token-rows", &r.token_limit, 1, 1024, "", "texts of --tokens shown")};
@@ -1726,7 +1877,7 @@ int main(int argc, char **argv) {
     r.token_limit = 12;
     p.argument_max = RUNS;
     if (cli_parse(&p, options, CLI_COUNT(options), argc, argv)) return p.exit_code;
-    if (!p.argument_count)
+    if (!p.argument_count && !r.study_file)
         return cli_die("expected the directories of one or more runs; usage: dpo-report %s", p.usage);
     r.c = dpo_open(NULL);
     r.json = r.c ? dpo_json_create(r.c) : NULL;
