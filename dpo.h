@@ -2945,7 +2945,9 @@ static const dpo__kernels dpo__kernels_scalar = {
    load, store, zero, fma, the splat of an element of A and the vector of elements of B. 6 x 16 for AVX2: twelve
    accumulators of 8; 12 x 32 for AVX-512, whose twenty-four of 16 hide the latency of two FMAs a cycle. A whole
    tile of packed operands takes four steps of k at a time, at distances the compiler knows: the one that counts. */
-#if defined(__clang__)
+#if defined(DPO__ASAN) /* which makes of an unrolled tile what compilers work on for minutes */
+#define DPO__UNROLL
+#elif defined(__clang__)
 #define DPO__UNROLL _Pragma("clang loop unroll(full)")
 #else
 #define DPO__UNROLL _Pragma("GCC unroll 32")
