@@ -240,16 +240,17 @@ static void plan_close(plan *p) {
     memset(p, 0, sizeof *p);
 }
 
+/* 0, or 1 when an error was said and nothing stays open. */
 static int plan_open(plan *p, convert *u, const char *in) {
-    int64_t i;
+    int bad = 0;
     memset(p, 0, sizeof *p);
     p->u = u;
     if (source_open(&p->src, u->c, in, p->err, sizeof p->err)) return cli_die("%s", p->err);
     p->fates = (fate *)calloc((size_t)p->src.count + 1, sizeof *p->fates);
-    if (!p->fates) return cli_die("no memory for a list of %s tensors", cli_count((uint64_t)p->src.count));
-    for (i = 0; i < p->src.count; i++) p->fates[i].name = NULL;
-    if (u->s.verify && source_verify(&p->src, p->err, sizeof p->err)) return cli_die("%s", p->err);
-    return 0;
+    if (!p->fates) bad = cli_die("no memory for a list of %s tensors", cli_count((uint64_t)p->src.count));
+    else if (u->s.verify && source_verify(&p->src, p->err, sizeof p->err)) bad = cli_die("%s", p->err);
+    if (bad) plan_close(p);
+    return bad;
 }
 static void plan_keep_all(plan *p) {
     int64_t i;
