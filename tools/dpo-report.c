@@ -1699,8 +1699,11 @@ static void write_study_chart(report *r, int64_t exhibit, int number) {
 }
 
 static void write_study(report *r) {
-    int64_t list = dpo_json_find(r->json, 0, "exhibits"), node = dpo_json_first(r->json, list), k;
-    int64_t n = r->study ? dpo_json_count(r->json, list) : 0;
+    int64_t list, node, k, n;
+    if (!r->study) return; /* the nodes are of another text, which is gone */
+    list = dpo_json_find(r->json, 0, "exhibits");
+    node = dpo_json_first(r->json, list);
+    n = dpo_json_count(r->json, list);
     for (k = 0; k < n && k < EXHIBITS; k++, node = dpo_json_next(r->json, node)) {
         fputs("<section>", r->f);
         write_study_text(r, node, "title", "<h2>", "</h2>\n");
