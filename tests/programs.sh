@@ -9,28 +9,7 @@ chat=build/dpo-chat
 convert=build/dpo-convert
 rm -rf "$out"
 mkdir -p "$out"
-passed=0
-failed=0
-ok() { passed=$((passed + 1)); }
-bad() {
-    failed=$((failed + 1))
-    echo "FAILED $1"
-    tail -n 3 "$out/err"
-}
-# A wrong command must exit with 1, say one sentence that begins with the program's name and holds a word.
-refuses() { # name, word, command...
-    name=$1
-    word=$2
-    shift 2
-    "$@" >"$out/log" 2>"$out/err" </dev/null
-    status=$?
-    if [ $status = 1 ] && tail -n 1 "$out/err" | grep -q "^dpo-[a-z]*: .*$word"; then ok; else bad "$name (status $status)"; fi
-}
-works() { # name, command...
-    name=$1
-    shift
-    if "$@" >"$out/log" 2>"$out/err" </dev/null; then ok; else bad "$name"; fi
-}
+. tests/shell.sh
 has() { # name, file...
     name=$1
     shift
@@ -402,7 +381,7 @@ works "in shards" $convert "$sft" "$out/c-shards" --shard-size 20k
 works "and back" $convert "$out/c-shards" "$out/c-back" --verify
 same_file "is the same file again" "$sft/model.safetensors" "$out/c-back/model.safetensors"
 works "in bf16" $convert "$sft" "$out/c-bf16" --dtype bf16
-grep -q bfloat16 "$out/c-bf16/config.json" || grep -qv torch_dtype "$sft/config.json" && ok || bad "config.json says bfloat16"
+grep -q '"torch_dtype": "bfloat16"' "$out/c-bf16/config.json" && ok || bad "config.json says bfloat16"
 works "bf16 as fp32" $convert "$out/c-bf16" "$out/c-f32" --dtype f32
 works "and back to bf16" $convert "$out/c-f32" "$out/c-bf16b" --dtype bf16
 same_file "changes nothing" "$out/c-bf16/model.safetensors" "$out/c-bf16b/model.safetensors"
@@ -437,6 +416,7 @@ refuses "OUT that is there" "is there already" $convert "$sft" "$out/c-same"
 refuses "a type nobody knows" "dtype expects one of" $convert "$sft" "$out/c-x" --dtype int8
 refuses "a cut file" "cut/model.safetensors" $convert "$out/cut" "$out/c-x"
 mkdir -p "$out/c-empty"
+refuses "a file that is no checkpoint" "neither safetensors" $convert README.md "$out/c-x"
 refuses "a directory without weights" "holds no weights" $convert "$out/c-empty" "$out/c-x"
 refuses "tensors without a configuration" "has no config.json" $convert "$out/c.safetensors" "$out/c-x"
 refuses "an adapter as a model" "is an adapter" $convert "$out/lora/adapter" "$out/c-x.gguf"

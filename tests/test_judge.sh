@@ -6,28 +6,8 @@ judge=build/dpo-judge
 train=build/dpo-train
 rm -rf "$out"
 mkdir -p "$out"
-passed=0
-failed=0
-ok() { passed=$((passed + 1)); }
-bad() {
-    failed=$((failed + 1))
-    echo "FAILED $1"
-    tail -n 3 "$out/err"
-}
-works() { # name, command...
-    name=$1
-    shift
-    if timeout 60 "$@" >"$out/log" 2>"$out/err" </dev/null; then ok; else bad "$name (status $?)"; fi
-}
-# A wrong command, or one that cannot do all of its work, must exit with 1 and end in one sentence that holds a word.
-refuses() { # name, word, command...
-    name=$1
-    word=$2
-    shift 2
-    timeout 60 "$@" >"$out/log" 2>"$out/err" </dev/null
-    status=$?
-    if [ $status = 1 ] && tail -n 1 "$out/err" | grep -q "^dpo-judge: .*$word"; then ok; else bad "$name (status $status)"; fi
-}
+. tests/shell.sh
+program=dpo-judge
 says() { # name, pattern: of what the last command said
     if grep -q "$2" "$out/log" "$out/err"; then ok; else bad "$1"; fi
 }

@@ -625,22 +625,28 @@ static int convert_model(convert *u, const char *in, int which, int dtype) {
     return bad;
 }
 
+/* All tensors under the names they have. */
+static int write_all(plan *p, const char *path) {
+    int64_t *order = (int64_t *)malloc((size_t)(p->src.count + 1) * sizeof *order), i;
+    int bad;
+    plan_keep_all(p);
+    plan_types(p, p->u->s.dtype);
+    for (i = 0; order && i < p->src.count; i++) order[i] = i;
+    bad = order ? write_tensors(p, path, order, p->src.count) : cli_die("no memory for a list of tensors");
+    if (!bad) say_wild(p);
+    free(order);
+    return bad;
+}
+
 /* The tensors alone. */
 static int convert_tensors(convert *u) {
     plan p;
-    int64_t *order, i;
     int bad = plan_open(&p, u, u->s.in);
     if (bad) return 1;
-    plan_keep_all(&p);
-    plan_types(&p, u->s.dtype);
-    order = (int64_t *)malloc((size_t)(p.src.count + 1) * sizeof *order);
-    for (i = 0; order && i < p.src.count; i++) order[i] = i;
-    bad = order ? write_tensors(&p, u->s.out, order, p.src.count) : cli_die("no memory for a list of tensors");
-    if (!bad) say_wild(&p);
+    bad = write_all(&p, u->s.out);
     if (!bad && !u->s.quiet)
         printf("wrote %s: %s tensors, %s numbers, %s\n", u->s.out, cli_count((uint64_t)p.kept),
                cli_count((uint64_t)p.values), cli_bytes(p.bytes));
-    free(order);
     plan_close(&p);
     return bad;
 }
@@ -686,18 +692,11 @@ static int write_adapter_config(const convert *u, const char *dir) {
 
 static int convert_adapter(convert *u) {
     plan p;
-    int64_t *order, i;
     char path[4096];
     int bad = make_stage(u, 0) || plan_open(&p, u, u->s.in);
     if (bad) return 1;
-    plan_keep_all(&p);
-    plan_types(&p, u->s.dtype);
-    order = (int64_t *)malloc((size_t)(p.src.count + 1) * sizeof *order);
-    for (i = 0; order && i < p.src.count; i++) order[i] = i;
-    bad = !order || path_join(path, sizeof path, u->stage[0], "adapter_model.safetensors") ||
-          write_tensors(&p, path, order, p.src.count) || write_adapter_config(u, u->stage[0]) ||
-          write_companions(u, u->s.in, u->stage[0], 0);
-    free(order);
+    bad = path_join(path, sizeof path, u->stage[0], "adapter_model.safetensors") || write_all(&p, path) ||
+          write_adapter_config(u, u->stage[0]) || write_companions(u, u->s.in, u->stage[0], 0);
     plan_close(&p);
     return bad;
 }

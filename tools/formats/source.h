@@ -80,6 +80,16 @@ static inline int64_t source_part_count(const source_part *p) {
                                          : llama2c_count(p->llama);
 }
 
+/* Does it begin as safetensors do: the length of a header that is in the file, and a brace? Or is it called so, and the
+ * library says what is wrong with it? */
+static inline int source_is_safetensors(const char *path) {
+    unsigned char head[9];
+    FILE *f = fopen(path, "rb");
+    size_t n = f ? fread(head, 1, sizeof head, f) : 0;
+    if (f) fclose(f);
+    return ends_in(path, ".safetensors") || (n == 9 && !head[5] && !head[6] && !head[7] && head[8] == '{');
+}
+
 /* One more file. */
 static inline int source_add(source *s, const char *path, char *err, size_t cap) {
     source_part *p = &s->part[s->parts];
@@ -94,6 +104,11 @@ static inline int source_add(source *s, const char *path, char *err, size_t cap)
     else p->kind = llama2c_is(path) ? SOURCE_LLAMA2C : SOURCE_SAFETENSORS;
     if (p->kind == SOURCE_TORCH) p->torch = torch_open(path, err, cap);
     else if (p->kind == SOURCE_LLAMA2C) p->llama = llama2c_open(path, err, cap);
+    else if (!source_is_safetensors(path))
+        return source_fail(
+            err, cap, path,
+            "is neither safetensors, nor PyTorch's .bin, .pt or .pth, nor llama2.c's .bin; check that it "
+            "is the right file, whole");
     else if (!(p->st = dpo_tensors_open(s->c, path))) return source_fail_as(s->c, err, cap);
     if (!p->st && !p->torch && !p->llama) return 1;
     s->parts++;
