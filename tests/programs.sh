@@ -416,7 +416,7 @@ refuses "OUT that is there" "is there already" $convert "$sft" "$out/c-same"
 refuses "a type nobody knows" "dtype expects one of" $convert "$sft" "$out/c-x" --dtype int8
 refuses "a cut file" "cut/model.safetensors" $convert "$out/cut" "$out/c-x"
 mkdir -p "$out/c-empty"
-refuses "a file that is no checkpoint" "neither safetensors" $convert README.md "$out/c-x"
+refuses "a file that is no checkpoint" "neither safetensors" $convert tests/programs.sh "$out/c-x"
 refuses "a directory without weights" "holds no weights" $convert "$out/c-empty" "$out/c-x"
 refuses "tensors without a configuration" "has no config.json" $convert "$out/c.safetensors" "$out/c-x"
 refuses "an adapter as a model" "is an adapter" $convert "$out/lora/adapter" "$out/c-x.gguf"
