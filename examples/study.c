@@ -10,6 +10,9 @@
  * ones when the village's rule judges. study_tables.h makes the study's tables and figures of them, beside the published
  * numbers, each with a sentence on whether the finding repeats here.
  *
+ * An answer of the village is worth some five nats, one of HH a hundred or more. Beta multiplies differences of such
+ * sums, so the little world takes ten times the study's betas; with the study's own its small model falls apart.
+ *
  * With a given model nothing is pretrained, HH's helpful and harmless pairs take the places of HH and SHP, and nobody
  * judges answers, so that there are no win rates. read_data says which files it looks for.
  *
@@ -31,6 +34,7 @@
 #include "world.h"
 
 enum { STAGES = 32, POINTS = 8, TEXTS = 256, ITEMS = 1024, TASKS_MAX = 8, ANSWER_BYTES = 160, SEED = 1 };
+enum { MEASURED_FROM = 1 << 20 }; /* learning rate and scale of beta were chosen on the draws before these */
 
 /* Sets of examples. CHATS and FORUM are of pairs, those after them for SFT. */
 enum { CHATS, FORUM, CHATS_SFT, FORUM_SFT, INSTRUCTIONS, TEXT, HELD_CHATS, HELD_FORUM, HELD_TEXT, SETS };
@@ -75,7 +79,8 @@ typedef struct study {
     dpo_model_config config;
     const char *output, *model_dir, *data_dir; /* model_dir NULL: the little world */
     const char *const *set_name;
-    double sft_learning_rate, learning_rate; /* of a given model; 0: by its width */
+    double sft_learning_rate, learning_rate; /* 0: by the model's width */
+    double beta_scale;                       /* times the study's betas */
     uint64_t model_hash;
     int quick, smoke, plan_only, threads, training;
     sizes n;
@@ -143,6 +148,7 @@ static void write_post(FILE *f, int split, uint64_t i) {
 
 static void write_row(FILE *f, int set, uint64_t i) {
     int held = set >= HELD_CHATS ? WORLD_HELDOUT : WORLD_TRAIN;
+    if (held == WORLD_HELDOUT) i += MEASURED_FROM;
     char text[WORLD_DOCUMENT_MAX];
     world_instruction_text task;
     switch (set) {
@@ -175,7 +181,7 @@ static int make_set(study *s, int set, int rows) {
     dataset d = dataset_start(s->c, s->tokenizer, set >= CHATS_SFT && set <= TEXT);
     char path[4096], *text = NULL;
     size_t bytes = 0;
-    int i, written = format[set] == DATASET_SHP ? 2 * rows : rows, bad;
+    int i, written = format[set] == DATASET_SHP ? 3 * rows : rows, bad;
     FILE *f = open_memstream(&text, &bytes);
     if (!f) return cli_die("no memory for the data");
     for (i = 0; i < written; i++) write_row(f, set, (uint64_t)i);
@@ -201,9 +207,9 @@ static int add_task(study *s, const char *name, int kind, const char *path) {
 }
 
 static int make_tasks(study *s) {
-    static const char *const name[WORLD_KINDS] = {"home", "hat", "food", "trade"};
+    static const char *const name[WORLD_KINDS + 1] = {"home", "hat", "food", "trade", "reply"};
     int kind, i, k;
-    for (kind = 0; kind < WORLD_KINDS; kind++) {
+    for (kind = 0; kind <= WORLD_KINDS; kind++) {
         char path[4096], *text = NULL;
         size_t bytes = 0;
         FILE *f = open_memstream(&text, &bytes);
@@ -211,7 +217,8 @@ static int make_tasks(study *s) {
         if (!f) return cli_die("no memory for the tasks");
         for (i = 0; i < s->n.task_items; i++) {
             world_choice_text item;
-            world_choice_about(SEED, kind, (uint64_t)i, &item);
+            if (kind < WORLD_KINDS) world_choice_about(SEED, kind, MEASURED_FROM + (uint64_t)i, &item);
+            else world_reply(SEED, WORLD_HELDOUT, MEASURED_FROM + (uint64_t)i, &item);
             write_field(f, "{", "ctx", item.context);
             for (k = 0; k < 4; k++) {
                 fputs(k ? ", " : ", \"conts\": [", f);
@@ -414,15 +421,16 @@ static int measure_task(study *s, dpo_model *m, int task, char *out) {
 
 /* The held-out question i as the model gets it, as the rule reads it, and the score of the chosen answer. */
 static int question_of(int set, int i, char *asked, char *judged) {
+    uint64_t draw = MEASURED_FROM + (uint64_t)i;
     world_pair_text p;
     world_forum_text f;
     if (set == CHATS) {
-        world_pair(SEED, WORLD_HELDOUT, (uint64_t)i, &p);
+        world_pair(SEED, WORLD_HELDOUT, draw, &p);
         memcpy(asked, p.prompt, WORLD_PROMPT_MAX);
         memcpy(judged, p.prompt, WORLD_PROMPT_MAX);
         return p.chosen_score;
     }
-    world_forum(SEED, WORLD_HELDOUT, (uint64_t)i, &f);
+    world_forum(SEED, WORLD_HELDOUT, draw, &f);
     memcpy(asked, f.prompt, WORLD_PROMPT_MAX);
     memcpy(judged, f.question, WORLD_PROMPT_MAX);
     return f.score[f.votes[1] > f.votes[0]];
@@ -551,10 +559,10 @@ static dpo_train_config config_of(const study *s, const stage *g) {
     dpo_train_config t = dpo_train_defaults(g->kind == DPO ? DPO_PREFERENCE : DPO_SFT);
     double narrow = 128.0 / s->config.hidden_size; /* wider models take smaller steps [muP] */
     double sft = s->sft_learning_rate > 0 ? s->sft_learning_rate : 1e-3 * narrow;
-    double dpo = s->learning_rate > 0 ? s->learning_rate : 5e-5 * narrow;
+    double dpo = s->learning_rate > 0 ? s->learning_rate : (s->model_dir ? 5e-5 : 2e-4) * narrow;
     t.batch_size = g->kind == DPO ? 8 : 4; /* a small model learns most from small batches and many updates */
     t.learning_rate = g->kind == DPO ? (g->lora ? 10 * dpo : dpo) : g->kind == SFT ? sft : 3e-3;
-    t.loss_options.beta = g->beta > 0 ? g->beta : 0.1;
+    if (g->kind == DPO) t.loss_options.beta = g->beta;
     t.num_train_epochs = g->epochs;
     t.optimizer = DPO_ADAMW;
     t.adam_beta2 = 0.95;
@@ -822,7 +830,7 @@ static int stage_cached(study *s, stage *g) {
 
 /* ---- the table of stages ---------------------------------------------------------------------------------------- */
 
-/* The parts of an id that are a set's become its name where that is another one. */
+/* In an id stand the study's names and betas; in a name those that the data have, and those of this run. */
 static void name_part(const study *s, stage *g) {
     const char *p = g->id;
     size_t n, used = 0;
@@ -830,6 +838,7 @@ static void name_part(const study *s, stage *g) {
         n = strcspn(p, "-");
         if (s->model_dir && n == 2 && !memcmp(p, "hh", 2)) used += (size_t)sprintf(g->name + used, "helpful");
         else if (s->model_dir && n == 3 && !memcmp(p, "shp", 3)) used += (size_t)sprintf(g->name + used, "harmless");
+        else if (*p == '0') used += (size_t)sprintf(g->name + used, "%s", cli_number(g->beta));
         else used += (size_t)sprintf(g->name + used, "%.*s", (int)n, p);
         if (!p[n]) return;
         g->name[used++] = '-';
@@ -840,18 +849,19 @@ static int add_stage(study *s, const char *id, int kind, int from, int set, doub
     stage *g = &s->stage[s->stages];
     memset(g, 0, sizeof *g);
     snprintf(g->id, sizeof g->id, "%s", id);
-    name_part(s, g);
     g->kind = kind;
     g->from = from;
     g->set = set;
-    g->beta = beta;
+    g->beta = beta * s->beta_scale;
+    name_part(s, g);
     g->epochs = g->parts = 1;
     return s->stages++;
 }
 
+static const double betas[4] = {0.05, 0.1, 0.3, 0.5};
+
 /* Later ones start from earlier ones. Equal stages would have equal keys: none stands here twice. */
 static void plan_stages(study *s) {
-    static const double betas[4] = {0.05, 0.1, 0.3, 0.5};
     int base = add_stage(s, "base", s->model_dir ? GIVEN : PRETRAIN, -1, TEXT, 0), sft[3], i, k, at;
     char name[48];
     sft[CHATS] = add_stage(s, "sft-hh", SFT, base, CHATS_SFT, 0);
@@ -1016,8 +1026,8 @@ static int look_at_model(study *s) {
 }
 
 static int run(study *s) {
-    static const sizes full = {8000, 4000, 2000, 1200, 128, 256, 256, 128};
-    static const sizes quick = {4000, 1600, 800, 320, 64, 128, 96, 64};
+    static const sizes full = {8000, 4000, 2000, 1200, 128, 256, 512, 80};
+    static const sizes quick = {4000, 1600, 800, 320, 64, 128, 256, 40};
     static const sizes full_given = {0, 0, 1000, 1000, 200, 0, 0, 120};
     static const sizes quick_given = {0, 0, 200, 200, 100, 0, 0, 40};
     static const sizes smoke = {32, 16, 16, 16, 8, 16, 4, 8}, smoke_given = {0, 0, 16, 40, 4, 0, 0, 2};
@@ -1027,6 +1037,7 @@ static int run(study *s) {
            : s->quick     ? quick
                           : full;
     s->set_name = s->model_dir ? given_set_name : world_set_name;
+    s->beta_scale = s->model_dir ? 1 : 10;
     s->json = dpo_json_create(s->c);
     if (!s->json) return failed(s);
     if (s->model_dir) {
@@ -1059,7 +1070,8 @@ int main(int argc, char **argv) {
                                        "its data: HH, Alpaca, text, tasks; see read_data in examples/study.c"),
                             CLI_DOUBLE("sft-learning-rate", &s.sft_learning_rate, 0, 1, "", "0: 0.128 / hidden size"),
                             CLI_DOUBLE("learning-rate", &s.learning_rate, 0, 1, "",
-                                       "of DPO, with adapters ten times as much; 0: 0.0064 / hidden size"),
+                                       "of DPO, with adapters ten times as much; 0: 0.0064 / hidden size, in the "
+                                       "little world 0.0002"),
                             CLI_STRING("output", &s.output, "DIR", "", "where everything goes"),
                             CLI_FLAG("quick", &s.quick, "", "less of everything: a rehearsal, with wide intervals"),
                             CLI_FLAG("smoke", &s.smoke, "", "next to nothing of everything: whether it runs"),

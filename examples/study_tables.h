@@ -16,7 +16,7 @@
 #ifndef STUDY_TABLES_H
 #define STUDY_TABLES_H
 
-enum { ROWS = 12, COLUMNS = 7, CELL = 96, SERIES = 6, DRAWS = 4000 };
+enum { ROWS = 12, COLUMNS = 8, CELL = 96, SERIES = 6, DRAWS = 4000 };
 enum { OPEN, REPEATS, CONTRARY };
 static const char *const verdict_name[3] = {"open", "repeats", "does not repeat"};
 
@@ -220,7 +220,7 @@ static void table_1(const study *s, exhibit *e) {
     static const char *const name[4] = {"base", "sft-hh", "dpo-hh-beta-0.1", "dpo-shp-beta-0.1"};
     static const char *const published[4] = {"not as text", "0.521 BTLM, 0.473 Pythia", "0.532 BTLM, 0.485 Pythia",
                                              "not as text"};
-    int shown = s->task_count < 4 ? s->task_count : 4;
+    int shown = s->task_count < 5 ? s->task_count : 5;
     const point *before = end_named(s, "sft-hh"), *after = end_named(s, "dpo-hh-beta-0.1");
     double low, high, gain = gain_of(before->outcome[TASKS], after->outcome[TASKS], &low, &high);
     int i, k;
@@ -336,19 +336,26 @@ static void figure_2(const study *s, exhibit *e) {
              gain, low, high);
 }
 
-static const char *const beta_words[4] = {"0.05", "0.1", "0.3", "0.5"};
-
 static const point *end_of_beta(const study *s, int set, int i) {
     char name[48];
-    snprintf(name, sizeof name, "dpo-%s-beta-%s", set == CHATS ? "hh" : "shp", beta_words[i]);
+    snprintf(name, sizeof name, "dpo-%s-beta-%s", set == CHATS ? "hh" : "shp", cli_number(betas[i]));
     return end_named(s, name);
+}
+
+/* The beta of this run, and the study's where it is another one. */
+static const char *beta_head(const study *s) { return s->beta_scale > 1 ? "beta (there)" : "beta"; }
+
+static void cell_beta(const study *s, exhibit *e, int column, int i) {
+    char *cell = e->cell[e->rows][column];
+    if (s->beta_scale > 1) snprintf(cell, CELL, "%.4g (%.4g)", s->beta_scale * betas[i], betas[i]);
+    else snprintf(cell, CELL, "%.4g", betas[i]);
 }
 
 static void table_3(const study *s, exhibit *e) {
     static const char *const published[2][4] = {{"not comparable", "+0.0213", "+0.0171", "+0.0165"},
                                                 {"not as text", "+0.0125", "+0.0066", "not as text"}};
-    static const char *const heads[6] = {"data",         "beta",        "loss on text",
-                                         "against base", "against SFT", "published, against base"};
+    const char *const heads[6] = {"data",         beta_head(s),  "loss on text",
+                                  "against base", "against SFT", "published, against base"};
     const point *base = end_named(s, "base");
     double low[2], high[2], gain[2];
     int i, k, v[2];
@@ -368,7 +375,7 @@ static void table_3(const study *s, exhibit *e) {
         for (i = 0; i < 4; i++) {
             const point *p = end_of_beta(s, k, i);
             cell_text(e, 0, s->set_name[k]);
-            cell_text(e, 1, beta_words[i]);
+            cell_beta(s, e, 1, i);
             cell_loss(e, 2, p);
             cell_loss_gain(e, 3, base, p);
             cell_loss_gain(e, 4, sft, p);
@@ -380,18 +387,18 @@ static void table_3(const study *s, exhibit *e) {
     }
     e->verdict = v[0] == v[1] ? v[0] : v[0] == CONTRARY || v[1] == CONTRARY ? CONTRARY : OPEN;
     snprintf(e->finding, sizeof e->finding,
-             "%s: with beta 0.05 the loss on text is %+.4f [%+.4f, %+.4f] above that with beta 0.5 on %s, and %+.4f "
+             "%s: with beta %.4g the loss on text is %+.4f [%+.4f, %+.4f] above that with beta %.4g on %s, and %+.4f "
              "[%+.4f, %+.4f] on %s, paired by document.",
-             repeats_words(e->verdict), gain[0], low[0], high[0], s->set_name[CHATS], gain[1], low[1], high[1],
-             s->set_name[FORUM]);
+             repeats_words(e->verdict), s->beta_scale * betas[0], gain[0], low[0], high[0], s->beta_scale * betas[3],
+             s->set_name[CHATS], gain[1], low[1], high[1], s->set_name[FORUM]);
 }
 
 static void table_4(const study *s, exhibit *e) {
     static const char *const published[2][4] = {
         {"0.824 [0.77, 0.87]", "0.74 [0.69, 0.79]", "0.59 [0.53, 0.65]", "0.52 [0.46, 0.58]"},
         {"not as text", "0.36 [0.30, 0.42]", "0.40 [0.34, 0.46]", "0.36 [0.30, 0.42]"}};
-    static const char *const heads[5] = {"data", "beta", "wins against chosen", "published (BTLM-3B)",
-                                         "rewards/accuracies"};
+    const char *const heads[5] = {"data", beta_head(s), "wins against chosen", "published (BTLM-3B)",
+                                  "rewards/accuracies"};
     double low[2], high[2], gain[2];
     int i, k;
     e->id = "table-4";
@@ -404,7 +411,7 @@ static void table_4(const study *s, exhibit *e) {
         for (i = 0; i < 4; i++) {
             const point *p = end_of_beta(s, k, i);
             cell_text(e, 0, s->set_name[k]);
-            cell_text(e, 1, beta_words[i]);
+            cell_beta(s, e, 1, i);
             cell_rate(e, 2, p->outcome[ANSWERS + k]);
             cell_published(s, e, 3, k, published[k][i]);
             cell_rate(e, 4, p->outcome[PREFERRED]);
@@ -417,9 +424,10 @@ static void table_4(const study *s, exhibit *e) {
     e->verdict = verdict_above(low[CHATS], high[CHATS]);
     snprintf(
         e->finding, sizeof e->finding,
-        "%s: beta 0.05 instead of 0.5 changes the win rate by %+.3f [%+.3f, %+.3f] on HH's form (published: +0.30) and "
-        "by %+.3f [%+.3f, %+.3f] on SHP's.",
-        repeats_words(e->verdict), gain[0], low[0], high[0], gain[1], low[1], high[1]);
+        "%s: beta %.4g instead of %.4g changes the win rate by %+.3f [%+.3f, %+.3f] on HH's form (published: +0.30) "
+        "and by %+.3f [%+.3f, %+.3f] on SHP's.",
+        repeats_words(e->verdict), s->beta_scale * betas[0], s->beta_scale * betas[3], gain[0], low[0], high[0],
+        gain[1], low[1], high[1]);
 }
 
 /* Which SFT data before DPO on `set`. */
@@ -625,7 +633,11 @@ static const char about_world[] =
     "A byte-level model of a million weights, on the little world of Puddle. Loss on text: nats a byte on documents "
     "held "
     "out. Wins against chosen: share of held-out questions to which the model's answer, sampled at temperature 0.7, "
-    "scores above the data's chosen answer by the village's rule, ties a half. " ABOUT_MEASURES;
+    "scores above the data's chosen answer by the village's rule, ties a half: as most chosen answers are as good as "
+    "can "
+    "be, about 0.7 is the most. Betas are ten times the study's, as answers are worth far fewer nats here; they and "
+    "the "
+    "learning rate were chosen on other draws of the same world. " ABOUT_MEASURES;
 static const char about_given[] = "A given model. Loss on text: nats a token. The harmless pairs of HH stand in SHP's "
                                   "place; nobody judges answers, so "
                                   "there are no win rates. " ABOUT_MEASURES;

@@ -18,6 +18,7 @@
        world_choice_text item;
        world_choice(seed, i, &item);                                a multiple-choice item: context, 4 choices, gold
        world_choice_about(seed, WORLD_HAT, i, &item);               the same about one kind of fact: a task of its own
+       world_reply(seed, WORLD_HELDOUT, i, &item);                  a question and four answers to it: which is the good one?
 
        world_forum_text post;
        world_forum(seed, WORLD_TRAIN, i, &post);                    a post with two answers and their votes, in SHP's form
@@ -96,8 +97,8 @@ typedef struct {
 } world_pair_text;
 
 typedef struct {
-    char context[64], choice[4][32]; /* a choice begins with a space and goes on from the context */
-    int gold;                        /* 0..3, the right one */
+    char context[WORLD_PROMPT_MAX], choice[4][WORLD_ANSWER_MAX]; /* a choice begins with a space and goes on from it */
+    int gold;                                                    /* 0..3, the right one */
 } world_choice_text;
 
 typedef struct {
@@ -201,7 +202,8 @@ enum {
     WORLD_SALT_SPLIT = 5,
     WORLD_SALT_FORUM = 6,
     WORLD_SALT_INSTRUCTION = 7,
-    WORLD_SALT_TASK = 8
+    WORLD_SALT_TASK = 8,
+    WORLD_SALT_REPLY = 9
 };
 
 static inline uint64_t world_mix(uint64_t x) { /* splitmix64 */
@@ -598,6 +600,24 @@ static inline void world_choice(uint64_t seed, uint64_t index, world_choice_text
 static inline void world_choice_about(uint64_t seed, int kind, uint64_t index, world_choice_text *item) {
     world_stream s = world_stream_at(seed, WORLD_SALT_TASK, 0, index * WORLD_KINDS + (uint64_t)kind);
     world_put_choice(&s, world_draw(&s, WORLD_VILLAGERS), kind, item);
+}
+
+/* Item `index` of the task about whole answers: the good one beside a rude one, a wrong one and an evasive one. */
+static inline void world_reply(uint64_t seed, int split, uint64_t index, world_choice_text *item) {
+    world_stream s = world_stream_at(seed, WORLD_SALT_REPLY, split, index);
+    world_asked q = world_draw_question(&s, split);
+    const char *right = world_villager_at(q.villager)->fact[q.kind];
+    world_text t = world_text_on(item->context, sizeof item->context);
+    int i;
+    world_put_question(&t, &q);
+    item->gold = world_draw(&s, 4);
+    for (i = 0; i < 4; i++) {
+        t = world_text_on(item->choice[(item->gold + i) % 4], sizeof item->choice[0]);
+        if (i == 0) world_put_toned(&t, &s, &q, WORLD_KIND_PHRASE, right);
+        else if (i == 1) world_put_toned(&t, &s, &q, WORLD_RUDE_PHRASE, right);
+        else if (i == 2) world_put_toned(&t, &s, &q, WORLD_KIND_PHRASE, world_draw_wrong(&s, q.villager, q.kind));
+        else world_put_evasion(&t, &s);
+    }
 }
 
 /* ---- other data ------------------------------------------------------------------------------------------------- */
