@@ -769,6 +769,7 @@ static void test_study(void) {
     put(FOLDER "/study.json", study);
     CHECK(!report_on("--study @study.json"));
     CHECK(shows("The &lt;study&gt;") && shows("What it is.") && shows("A &gt; B.") && shows("Of old."));
+    CHECK(shows("What repeats") && shows("href=\"#exhibit1\"") && shows("id=\"exhibit1\""));
     CHECK(shows("The finding repeats here: so.") && shows("0.5 [0.4, 0.6]") && shows("Figure 9"));
     CHECK(judged.charts == 1);
     CHECK(!report_on("@a --study @study.json") && judged.charts > 1);

@@ -1173,8 +1173,8 @@ static void lead_best(report *r, const run *u) {
     if (!best || u->set[1].n < 2 || !last) return;
     if (best == last) fputs(" The last evaluation is the best.", r->f);
     else {
-        html_print(r->f, " The best of %s evaluations came after %s updates (", whole((double)u->set[1].n),
-                   whole(best->x[X_STEP]));
+        html_print(r->f, " The best of %s evaluations came after %s %s (", whole((double)u->set[1].n),
+                   whole(best->x[X_STEP]), plural((int64_t)best->x[X_STEP], "update", "updates"));
         if (is_preference(u)) html_print(r->f, "%.1f\xC2\xA0%%).", 100 * value_of(best, METRIC_ACCURACIES));
         else html_print(r->f, "%.4g).", best->value[METRIC_LOSS]);
     }
@@ -1183,7 +1183,8 @@ static void lead_best(report *r, const run *u) {
 static void lead_one(report *r) {
     const run *u = &r->run[0];
     const row *end = final_row(u), *last = last_row(u, 1, METRIC_ACCURACIES);
-    html_print(r->f, "After %s updates on %s examples (%s tokens)", whole(end->x[X_STEP]), whole(end->x[X_EXAMPLES]),
+    html_print(r->f, "After %s %s on %s examples (%s tokens)", whole(end->x[X_STEP]),
+               plural((int64_t)end->x[X_STEP], "update", "updates"), whole(end->x[X_EXAMPLES]),
                whole(end->x[X_TOKENS]));
     if (last) {
         double low, high, n = evaluated(r, u, last);
@@ -1345,7 +1346,9 @@ static void write_held_out(report *r) {
             snprintf(t.cell[i][3], CELL, "%.3f [%.3f, %.3f]", last->value[METRIC_ACCURACIES], low, high);
         if (last->value[METRIC_TIES] > 0) cell_value(t.cell[i][4], last->value[METRIC_TIES]);
         cell_value(t.cell[i][5], last->value[METRIC_MARGINS]);
-        if (best) snprintf(t.cell[i][6], CELL, "%s updates", whole(best->x[X_STEP]));
+        if (best)
+            snprintf(t.cell[i][6], CELL, "%s %s", whole(best->x[X_STEP]),
+                     plural((int64_t)best->x[X_STEP], "update", "updates"));
     }
     if (!any) return;
     write_table(r, "Held-out data at the end", &t);
@@ -1611,13 +1614,24 @@ static void write_study_text(const report *r, int64_t object, const char *key, c
     free(t.s);
 }
 
+/* A text; what stands in brackets, an interval, is not broken. */
+static void write_study_cell(const report *r, text_copy t) {
+    const char *open = t.n ? (const char *)memchr(t.s, '[', t.n) : NULL;
+    size_t n = open ? (size_t)(open - t.s) : t.n;
+    html_excerpt(r->f, t.s, n, 200);
+    if (!open) return;
+    fputs(" <span class=\"keep\">", r->f);
+    html_excerpt(r->f, open, t.n - n, 200);
+    fputs("</span>", r->f);
+}
+
 static void write_study_cells(const report *r, int64_t list, int head) {
     int64_t node = dpo_json_first(r->json, list), n = dpo_json_count(r->json, list), k;
     fputs("<tr>", r->f);
     for (k = 0; k < n && k < EXHIBIT_COLUMNS; k++, node = dpo_json_next(r->json, node)) {
         text_copy t = get_text(r, node);
         fputs(head ? "<th scope=\"col\">" : k ? "<td>" : "<th scope=\"row\">", r->f);
-        html_excerpt(r->f, t.s, t.n, 200);
+        write_study_cell(r, t);
         fputs(head || !k ? "</th>" : "</td>", r->f);
         free(t.s);
     }
@@ -1698,14 +1712,38 @@ static void write_study_chart(report *r, int64_t exhibit, int number) {
     drawing_clear(r);
 }
 
+/* Exhibit `number` of the study, -1 if there are not so many. */
+static int64_t study_exhibit(const report *r, int64_t number) {
+    int64_t list = dpo_json_find(r->json, 0, "exhibits"), node = dpo_json_first(r->json, list), k;
+    if (number >= EXHIBITS || number >= dpo_json_count(r->json, list)) return -1;
+    for (k = 0; k < number; k++) node = dpo_json_next(r->json, node);
+    return node;
+}
+
+/* What is claimed and whether it repeats, each with the way to where it stands. */
+static void write_study_verdicts(const report *r) {
+    int64_t k, node;
+    fputs("<section><h2>What repeats</h2>\n<div class=\"scroll\"><table><thead><tr><th scope=\"col\">exhibit</th>"
+          "<th scope=\"col\">claim</th><th scope=\"col\">here</th></tr></thead><tbody>\n",
+          r->f);
+    for (k = 0; (node = study_exhibit(r, k)) >= 0; k++) {
+        fprintf(r->f, "<tr><th scope=\"row\"><a href=\"#exhibit%d\">", (int)k + 1);
+        write_study_text(r, node, "title", "", "");
+        fputs("</a></th><td>", r->f);
+        write_study_text(r, node, "claim", "", "");
+        fputs("</td><td>", r->f);
+        write_study_text(r, node, "verdict", "", "");
+        fputs("</td></tr>\n", r->f);
+    }
+    fputs("</tbody></table></div></section>\n", r->f);
+}
+
 static void write_study(report *r) {
-    int64_t list, node, k, n;
+    int64_t k, node;
     if (!r->study) return; /* the nodes are of another text, which is gone */
-    list = dpo_json_find(r->json, 0, "exhibits");
-    node = dpo_json_first(r->json, list);
-    n = dpo_json_count(r->json, list);
-    for (k = 0; k < n && k < EXHIBITS; k++, node = dpo_json_next(r->json, node)) {
-        fputs("<section>", r->f);
+    write_study_verdicts(r);
+    for (k = 0; (node = study_exhibit(r, k)) >= 0; k++) {
+        fprintf(r->f, "<section id=\"exhibit%d\">", (int)k + 1);
         write_study_text(r, node, "title", "<h2>", "</h2>\n");
         write_study_text(r, node, "finding", "<p>", "</p>\n");
         write_study_text(r, node, "claim", "<p class=\"soft\">Claim: ", "</p>\n");
