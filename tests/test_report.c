@@ -36,6 +36,7 @@ static const struct element {
                 {"li", "ul", 1},
                 {"span", "* span", 1},
                 {"small", "*", 1},
+                {"a", "th", 1},
                 {"wbr", "*", 0},
                 {"figcaption", "figure", 0},
                 {"details", "figcaption section", 0},
@@ -61,7 +62,7 @@ static const char *const attributes[] = {"lang",    "charset",   "http-equiv",
                                          "viewBox", "d",         "preserveAspectRatio",
                                          "x",       "y",         "x1",
                                          "x2",      "y1",        "y2",
-                                         "dx"};
+                                         "dx",      "href"};
 
 static const char *const entities[] = {"amp",   "lt",    "gt",     "quot", "#39",   "hellip",
                                        "ndash", "minus", "plusmn", "nbsp", "rsquo", "mdash"};
@@ -137,6 +138,7 @@ static int page_attribute(page *p, int style_allowed) {
     if (p->s == p->end) return fault(p, "an attribute without an end");
     if (!strcmp(name, "style") && (!style_allowed || strncmp(value, "--room:", 7) || p->s - value > 14))
         return fault(p, "a style");
+    if (!strcmp(name, "href") && *value != '#') return fault(p, "a way out of the page");
     if (!strcmp(name, "id")) {
         if (p->id_count == 64 || p->s - value > 31) return fault(p, "too many ids");
         snprintf(p->ids[p->id_count], sizeof p->ids[0], "%.*s", (int)(p->s - value), value);
@@ -379,22 +381,24 @@ static void test_text(void) {
 
 /* The checker is no rubber stamp. */
 static void test_checker(void) {
-    static const char *const bad[] = {"<p>a<script>b</script></p>",
-                                      "<p>a<b></p>",
-                                      "<p onclick=\"a\">a</p>",
-                                      "<p>a</h2>",
-                                      "<p class=a>a</p>",
-                                      "<p>a & b</p>",
-                                      "<p>a &unknown; b</p>",
-                                      "<p>\x01</p>",
-                                      "<p>\xff</p>",
-                                      "<div><p><div>a</div></p></div>",
-                                      "<p id=\"a\">a</p><p id=\"a\">b</p>",
-                                      "<div style=\"background:url(a)\">a</div>",
-                                      "<p>a",
-                                      "<ul>a</ul>",
-                                      "<li>a</li>",
-                                      "<p>a > b</p>"};
+    static const char *const bad[] = {
+        "<p>a<script>b</script></p>",
+        "<p>a<b></p>",
+        "<p onclick=\"a\">a</p>",
+        "<p>a</h2>",
+        "<p class=a>a</p>",
+        "<p>a & b</p>",
+        "<p>a &unknown; b</p>",
+        "<p>\x01</p>",
+        "<p>\xff</p>",
+        "<div><p><div>a</div></p></div>",
+        "<p id=\"a\">a</p><p id=\"a\">b</p>",
+        "<div style=\"background:url(a)\">a</div>",
+        "<div><table><tbody><tr><th><a href=\"b.html\">a</a></th></tr></tbody></table></div>",
+        "<p>a",
+        "<ul>a</ul>",
+        "<li>a</li>",
+        "<p>a > b</p>"};
     static const char frame[] =
         "<!DOCTYPE html>\n<html lang=\"en\"><head><style>%s</style></head><body><main>%s%s</main></body></html>";
     char more[600] = "", text[1200];
