@@ -53,7 +53,7 @@ $(T)/report: tools/dpo-report.c
 $(T)/resume: tests/resume.c
 	@mkdir -p $(T)
 	$(CC) $(STD) $(CFLAGS) $(WARN) -o $@ $<
-$(T)/test: tests/test.c dpo.h $(wildcard tests/*.h) tools/checkpoint.h
+$(T)/test: tests/test.c dpo.h $(wildcard tests/*.h) tools/checkpoint.h examples/world.h
 	@mkdir -p $(T)
 	$(CC) $(STD) $(CFLAGS) $(WARN) -o $@ $< $(LIBS)
 

@@ -25,8 +25,9 @@
 #include "test_data.h"
 #include "test_generate.h"
 #include "test_checkpoint.h"
+#include "test_world.h"
 
-#define FLOOR 130 /* so many tests there are at least */
+#define FLOOR 133 /* so many tests there are at least */
 
 typedef struct test {
     const char *name;
@@ -163,7 +164,10 @@ static const test tests[] = {T(math_floats),
                              T(checkpoint_foreign),
                              T(checkpoint_other_weights),
                              T(checkpoint_longer),
-                             T(checkpoint_own_loop)};
+                             T(checkpoint_own_loop),
+                             T(world_draws),
+                             T(world_pairs),
+                             T(world_replies)};
 
 int main(int argc, char **argv) {
     const char *part = argc > 1 ? argv[1] : "";
