@@ -1498,8 +1498,8 @@ typedef struct dpo__pool {
 #endif
 } dpo__pool;
 
-#define DPO__SHARES                                                                                                    \
-    8 /* of a worker, where there are as many tasks: small enough to even out, large enough to be cheap */
+/* Of a worker, where there are as many tasks: small enough to even out, large enough to be cheap. */
+#define DPO__SHARES 8
 
 #ifndef DPO_NO_THREADS
 DPO__INLINE void dpo__pause(void) {
@@ -5338,19 +5338,13 @@ DPO_API int dpo_json_number(const dpo_json *j, int64_t node, double *out) {
 /* Appends text as a JSON string with its quotes; like dpo__append it returns the length needed. */
 static size_t dpo__json_quote(char *out, size_t cap, size_t at, const char *text) {
     at = dpo__append(out, cap, at, "\"");
-    while (*text) {
-        size_t n = 0, i;
-        unsigned char x;
-        while ((unsigned char)text[n] >= 0x20 && text[n] != '"' && text[n] != '\\') n++;
-        for (i = 0; i < n; i++, at++)
-            if (at + 1 < cap) out[at] = text[i];
-        if (cap) out[at < cap ? at : cap - 1] = 0;
-        text += n;
-        x = (unsigned char)*text;
-        if (!x) break;
-        at = x < 0x20 ? dpo__append(out, cap, at, "\\u%04x", (unsigned)x) : dpo__append(out, cap, at, "\\%c", x);
-        text++;
+    for (; *text; text++) {
+        unsigned char x = (unsigned char)*text;
+        if (x < 0x20) at = dpo__append(out, cap, at, "\\u%04x", (unsigned)x);
+        else if (x == '"' || x == '\\') at = dpo__append(out, cap, at, "\\%c", x);
+        else if (++at < cap) out[at - 1] = (char)x;
     }
+    if (cap) out[at < cap ? at : cap - 1] = 0;
     return dpo__append(out, cap, at, "\"");
 }
 
@@ -6569,6 +6563,7 @@ typedef struct dpo__param {
     const void *panels;           /* the same packed for products, in the model's block of them, or NULL */
     int64_t rows, columns, count; /* as stored; columns 0: a vector */
     int id, layer, kind;
+    int found; /* in the files it is loaded from */
 } dpo__param;
 
 /* of vectors, adapters, and all that is F32 */
@@ -6992,11 +6987,9 @@ static dpo_result dpo__config_parse(dpo_context *c, const char *path, const char
 static dpo_result dpo__config_load(dpo_context *c, const char *path, dpo_model_config *k, char **text) {
     char full[4096];
     size_t n = strlen(path), bytes;
-    dpo_result r;
-    if (n > 5 && !strcmp(path + n - 5, ".json")) {
-        if (dpo__append(full, sizeof full, 0, "%s", path) >= sizeof full)
-            return dpo__fail(c, DPO_E_ARG, "the path %.200s... is too long", path);
-    } else if (dpo__file_join(c, path, "config.json", full, sizeof full)) return c->error.code;
+    int file = n > 5 && !strcmp(path + n - 5, ".json");
+    dpo_result r = dpo__file_join(c, file ? "" : path, file ? path : "config.json", full, sizeof full);
+    if (r) return r;
     r = dpo__file_read_all(c, full, DPO__CONFIG_BYTES, text, &bytes);
     if (!r) r = dpo__config_parse(c, full, *text, bytes, k);
     if (r) {
@@ -7183,7 +7176,6 @@ static void dpo__model_say_rounded(const dpo_model *m, int64_t n) {
 typedef struct dpo__loader {
     dpo_model *m;
     const char *dir;
-    uint8_t *seen;      /* [n_params] */
     int64_t rounded;    /* values that bf16 changed */
     dpo__st st;         /* the file at hand */
     const uint8_t *map; /* all of it; NULL: it is read */
@@ -7227,9 +7219,8 @@ static dpo_result dpo__model_take(dpo__loader *l, const dpo__st_entry *e) {
         dpo__param *p = &m->params[i];
         if (strcmp(dpo__model_file_name(m, p), e->name)) continue;
         if (dpo__param_fits(&l->st, e, p)) return DPO_E_SHAPE;
-        if (l->seen[i])
+        if (p->found++)
             return dpo__fail(c, DPO_E_FORMAT, "%.400s: tensor %s is in two files of this model", path, e->name);
-        l->seen[i] = 1;
         return dpo__model_read_param(l, e, p);
     }
     if (m->slopes && dpo__ends_with(e->name, "relative_pe.slopes") && e->elements == m->config.num_attention_heads) {
@@ -7311,7 +7302,7 @@ static dpo_result dpo__model_take_dir(dpo__loader *l) {
             l->dir);
     else r = dpo__model_take_file(l, file);
     for (i = 0; i < l->m->n_params && !r; i++)
-        if (!l->seen[i])
+        if (!l->m->params[i].found)
             r = dpo__fail(c, DPO_E_FORMAT, "%.400s: tensor %s is missing; config.json asks for it", l->dir,
                           dpo__model_file_name(l->m, &l->m->params[i]));
     return r;
@@ -7322,7 +7313,6 @@ DPO_API dpo_model *dpo_model_load_as(dpo_context *c, const char *dir, const dpo_
     dpo_model_config k;
     dpo__loader l;
     char *text = NULL;
-    dpo_result r;
     if (!dpo__given(c, "dpo_model_load", dir) || dpo__model_precision_check(c, "dpo_model_load_as", precision) ||
         dpo__config_load(c, dir, &k, &text))
         return NULL;
@@ -7336,13 +7326,9 @@ DPO_API dpo_model *dpo_model_load_as(dpo_context *c, const char *dir, const dpo_
     l.m->precision = precision;
     l.m->frozen = frozen;
     l.m->config_text = text;
-    l.seen = (uint8_t *)dpo__get(c, (size_t)l.m->n_params, "a list of tensors");
-    if (l.seen) memset(l.seen, 0, (size_t)l.m->n_params);
     l.verify = how && how->verify;
     l.no_map = how && how->no_map;
-    r = l.seen ? dpo__model_take_dir(&l) : DPO_E_MEMORY;
-    dpo__put(c, l.seen);
-    if (r) {
+    if (dpo__model_take_dir(&l)) {
         dpo_model_free(l.m);
         return NULL;
     }
@@ -8854,8 +8840,7 @@ DPO_API dpo_result dpo_lora_load(dpo_model *m, const char *dir) {
 static size_t dpo__lora_config_text(const dpo_model *m, const char *base, char *out, size_t cap) {
     const dpo_lora_config *k = &m->lora->config;
     const char *list = k->target_modules, *name;
-    size_t at, n, count = 0;
-    int all = 0;
+    size_t n, count = 0;
     dpo__text t = {out, cap, 0};
     t.at = dpo__append(out, cap, 0, "{\n  \"base_model_name_or_path\": ");
     t.at = dpo__json_quote(out, cap, t.at, base ? base : "");
@@ -8866,16 +8851,13 @@ static size_t dpo__lora_config_text(const dpo_model *m, const char *base, char *
     dpo__text_word(&t, "lora_dropout", "0.0");
     dpo__text_word(&t, "peft_type", "\"LORA\"");
     dpo__text_int(&t, "r", k->r);
-    at = t.at;
-    dpo__text_word(&t, "target_modules", "[");
-    while ((n = dpo__lora_next(&list, &name)) > 0) {
-        all |= n == 10 && !memcmp(name, "all-linear", 10);
-        t.at = dpo__append(out, cap, t.at, "%s\"%.*s\"", count++ ? ", " : "", (int)n, name);
-    }
-    t.at = dpo__append(out, cap, t.at, "]");
-    if (all) { /* a word of PEFT's, not a list */
-        t.at = at;
+    if (strstr(list, "all-linear")) { /* a word of PEFT's, not a list */
         dpo__text_word(&t, "target_modules", "\"all-linear\"");
+    } else {
+        dpo__text_word(&t, "target_modules", "[");
+        while ((n = dpo__lora_next(&list, &name)) > 0)
+            t.at = dpo__append(out, cap, t.at, "%s\"%.*s\"", count++ ? ", " : "", (int)n, name);
+        t.at = dpo__append(out, cap, t.at, "]");
     }
     dpo__text_word(&t, "task_type", "\"CAUSAL_LM\"");
     dpo__text_word(&t, "use_rslora", k->use_rslora ? "true" : "false");
