@@ -327,7 +327,7 @@ DPO_API void dpo_json_free(dpo_json *j);
  *   text    any bytes are safe; must stay as long as nodes are looked at
  *   why,at  receive a constant reason and its byte; either may be NULL
  *   errors  DPO_E_FORMAT, which leaves the context's error clear (rows of data are counted, not fatal): syntax, a
- *           key twice in its object, nested deeper than 64; DPO_E_MEMORY */
+ *           key twice in its object, keys made to have one hash, nested deeper than 64; DPO_E_MEMORY */
 DPO_API dpo_result dpo_json_parse(dpo_json *j, const char *text, size_t bytes, const char **why, size_t *at);
 
 /* Nodes. A node that is not there is -1, which every call takes.
@@ -4870,7 +4870,6 @@ typedef struct dpo__json_node {
 
 struct dpo_json { /* all zero before its first use */
     const char *text;
-    size_t size;
     dpo__json_node *nodes;
     size_t count, capacity;
     dpo_context *c; /* of those that dpo_json_create made */
@@ -5149,7 +5148,6 @@ static dpo_result dpo__json_try(dpo_context *c, const char *text, size_t size, d
     *why = "";
     *at = 0;
     j->text = text;
-    j->size = size;
     j->count = 0;
     if (size > (size_t)INT32_MAX) {
         *why = "the text is longer than 2 GB";
@@ -5389,8 +5387,8 @@ static dpo_result dpo__file_join(dpo_context *c, const char *dir, const char *na
     if (n < cap) return DPO_OK;
     if (cap) out[0] = 0;
     return dpo__fail(c, DPO_E_ARG,
-                     "the path %.200s.../%.200s has %llu characters, at most %llu are allowed; use a shorter one", dir,
-                     name, (unsigned long long)n, (unsigned long long)(cap ? cap - 1 : 0));
+                     "the path %.200s.../%.200s has %lld characters, at most %lld are allowed; use a shorter one", dir,
+                     name, (long long)n, (long long)(cap ? cap - 1 : 0));
 }
 
 /* Whether it can be opened for reading. Sets no error. */
@@ -5443,9 +5441,9 @@ static dpo_result dpo__file_read(const dpo__file *f, uint64_t offset, void *to, 
     if (!e) return DPO_OK;
     if (!io->size(io->user, f->handle, &now) && now < f->bytes)
         return dpo__fail(f->c, DPO_E_IO,
-                         "cannot read %.400s: it had %llu bytes when it was opened and has %llu now; do not change it "
+                         "cannot read %.400s: it had %lld bytes when it was opened and has %lld now; do not change it "
                          "while it is read",
-                         f->path, (unsigned long long)f->bytes, (unsigned long long)now);
+                         f->path, (long long)f->bytes, (long long)now);
     return dpo__file_fail(f->c, "read", f->path, e, "check the disk or the connection, or copy the file again");
 }
 
@@ -5481,8 +5479,8 @@ static dpo_result dpo__file_read_all(dpo_context *c, const char *path, uint64_t 
     if (f.bytes > limit || f.bytes >= SIZE_MAX) {
         dpo__file_close(&f);
         return dpo__fail(c, DPO_E_FORMAT,
-                         "%.400s has %llu bytes, at most %llu are allowed; check that it is the right file", path,
-                         (unsigned long long)f.bytes, (unsigned long long)limit);
+                         "%.400s has %lld bytes, at most %lld are allowed; check that it is the right file", path,
+                         (long long)f.bytes, (long long)limit);
     }
     p = (char *)dpo__get(c, (size_t)f.bytes + 1, "a file");
     r = p ? dpo__file_read(&f, 0, p, (size_t)f.bytes) : DPO_E_MEMORY;
@@ -5735,9 +5733,8 @@ static dpo_result dpo__st_read_entry(dpo__st *st, const dpo__json *j, int64_t ke
     e->end = (uint64_t)range[1];
     if (e->end < e->begin || e->end - e->begin != bytes)
         return dpo__st_refuse(
-            st, "tensor %.200s: its shape and dtype %s take %llu bytes, its data_offsets are %llu to %llu", e->name,
-            dpo__st_dtypes[e->dtype].name, (unsigned long long)bytes, (unsigned long long)e->begin,
-            (unsigned long long)e->end);
+            st, "tensor %.200s: its shape and dtype %s take %lld bytes, its data_offsets are %lld to %lld", e->name,
+            dpo__st_dtypes[e->dtype].name, (long long)bytes, (long long)e->begin, (long long)e->end);
     return DPO_OK;
 }
 
@@ -5759,13 +5756,13 @@ static dpo_result dpo__st_check_places(dpo__st *st, uint64_t data_bytes) {
         const dpo__st_entry *e = st->sorted[i];
         if (e->begin != at)
             return dpo__st_refuse(
-                st, "tensor %.200s begins at byte %llu of the data, %llu was expected (tensors must lie end to end)",
-                e->name, (unsigned long long)e->begin, (unsigned long long)at);
+                st, "tensor %.200s begins at byte %lld of the data, %lld was expected (tensors must lie end to end)",
+                e->name, (long long)e->begin, (long long)at);
         at = e->end;
     }
     if (at == data_bytes) return DPO_OK;
-    return dpo__st_refuse(st, "the tensors take %llu bytes, the file has %llu for them (%s)", (unsigned long long)at,
-                          (unsigned long long)data_bytes, at > data_bytes ? "it is cut short" : "something was added");
+    return dpo__st_refuse(st, "the tensors take %lld bytes, the file has %lld for them (%s)", (long long)at,
+                          (long long)data_bytes, at > data_bytes ? "it is cut short" : "something was added");
 }
 
 static dpo_result dpo__st_fill(dpo__st *st, const dpo__json *j, size_t size, uint64_t data_bytes) {
@@ -5803,14 +5800,14 @@ static dpo_result dpo__st_parse(dpo__st *st, const char *text, size_t size, uint
     char reason[128];
     size_t at = dpo__utf8_valid(text, size);
     dpo_result r;
-    if (at < size) return dpo__st_refuse(st, "header byte %llu is not UTF-8", (unsigned long long)at + 8);
+    if (at < size) return dpo__st_refuse(st, "header byte %lld is not UTF-8", (long long)at + 8);
     memset(&j, 0, sizeof j);
     r = dpo__json_try(st->file.c, text, size, &j, &why, &at);
     if (r == DPO_OK) {
         r = dpo__st_fill(st, &j, size, data_bytes);
     } else if (r == DPO_E_FORMAT) {
         dpo__json_reason(reason, sizeof reason, text, size, why, at);
-        r = dpo__st_refuse(st, "header byte %llu: %s", (unsigned long long)at + 8, reason);
+        r = dpo__st_refuse(st, "header byte %lld: %s", (long long)at + 8, reason);
     }
     dpo__json_free(st->file.c, &j);
     return r;
@@ -5835,8 +5832,7 @@ static dpo_result dpo__st_open(dpo_context *c, const char *path, dpo__st *st) {
     r = dpo__file_open(c, path, &st->file);
     if (r) return r;
     if (st->file.bytes < 8)
-        r = dpo__st_refuse(st, "only %llu bytes, a safetensors file has at least 8",
-                           (unsigned long long)st->file.bytes);
+        r = dpo__st_refuse(st, "only %lld bytes, a safetensors file has at least 8", (long long)st->file.bytes);
     if (!r) r = dpo__file_read(&st->file, 0, head, 8);
     if (!r) {
         size = dpo__load_le64(head);
@@ -6045,8 +6041,8 @@ static size_t dpo__st_print_header(char *out, size_t cap, const dpo__st_job *k, 
         at = dpo__append(out, cap, at, ":{\"dtype\":\"%s\",\"shape\":[", dpo__st_dtypes[t->dtype].name);
         for (d = 0; d < t->ndim; d++) at = dpo__append(out, cap, at, "%s%lld", d ? "," : "", (long long)t->shape[d]);
         (void)dpo__st_product(t->shape, t->ndim, dpo__st_dtypes[t->dtype].bits, &elements, &bytes);
-        at = dpo__append(out, cap, at, "],\"data_offsets\":[%llu,%llu]}", (unsigned long long)*total,
-                         (unsigned long long)(*total + bytes));
+        at = dpo__append(out, cap, at, "],\"data_offsets\":[%lld,%lld]}", (long long)*total,
+                         (long long)(*total + bytes));
         *total += bytes;
     }
     at = dpo__append(out, cap, at, "}");
@@ -6206,8 +6202,8 @@ static dpo_result dpo__st_write(dpo_context *c, const char *path, const dpo__st_
     if (!all) return c->error.code;
     size = dpo__st_print_header(NULL, 0, &k, all, &total);
     if (size > DPO__ST_HEADER)
-        r = dpo__st_refuse(&st, "names and metadata take %llu bytes, at most %llu are allowed",
-                           (unsigned long long)size, (unsigned long long)DPO__ST_HEADER);
+        r = dpo__st_refuse(&st, "names and metadata take %lld bytes, at most %lld are allowed", (long long)size,
+                           (long long)DPO__ST_HEADER);
     else {
         text = (char *)dpo__get(c, 8 + size + 1, "the header of a safetensors file");
         r = text ? DPO_OK : DPO_E_MEMORY;
@@ -6360,8 +6356,8 @@ DPO_API dpo_result dpo_tensors_read(const dpo_tensors_file *f, int64_t i, void *
     DPO__READY(f, f->file.c);
     e = i >= 0 && i < f->count ? &f->entries[i] : NULL;
     if (!e || !to || e->end - e->begin > bytes)
-        return dpo__fail(f->file.c, DPO_E_ARG, "dpo_tensors_read: tensor %ld of %ld into %llu bytes at %s", (long)i,
-                         (long)f->count, (unsigned long long)bytes, to ? "a buffer" : "NULL");
+        return dpo__fail(f->file.c, DPO_E_ARG, "dpo_tensors_read: tensor %ld of %ld into %lld bytes at %s", (long)i,
+                         (long)f->count, (long long)bytes, to ? "a buffer" : "NULL");
     return dpo__st_read_raw(f, e, to);
 }
 DPO_API dpo_result dpo_tensors_verify(const dpo_tensors_file *f) {
@@ -6812,11 +6808,10 @@ static double dpo__config_get(dpo__config_reader *r, int64_t object, const char 
     double v = otherwise;
     char got[48] = "missing";
     if (dpo__config_failed(r) || (at < 0 && otherwise >= least)) return otherwise;
-    switch (type) {
-    case 'd': ok = dpo_json_number(&r->json, at, &v); break;
-    case 'i': ok = dpo__json_int64(&r->json, at, &whole), v = (double)whole; break;
-    default: ok = dpo__json_bool(&r->json, at, &truth), v = truth;
-    }
+    if (type == 'd') ok = dpo_json_number(&r->json, at, &v);
+    else if (type == 'i') ok = dpo__json_int64(&r->json, at, &whole);
+    else ok = dpo__json_bool(&r->json, at, &truth);
+    if (type != 'd') v = type == 'i' ? (double)whole : truth;
     if (ok && v >= least && v <= most) return v;
     if (dpo_json_type(&r->json, at) == '[' || dpo_json_type(&r->json, at) == '{')
         dpo__append(got, sizeof got, 0, "no single value");
@@ -6952,15 +6947,14 @@ static dpo_result dpo__config_parse(dpo_context *c, const char *path, const char
     dpo__config_reader r;
     int64_t at, v;
     char name[40];
-    int f;
+    int f = DPO_QWEN2;
     r.c = c;
     r.path = path;
     if (dpo__json_parse(c, path, text, bytes, &r.json)) return c->error.code;
     if (dpo_json_type(&r.json, 0) != '{')
         dpo__fail(c, DPO_E_FORMAT, "%s: expected a JSON object of model settings", path);
     dpo__config_text(&r, 0, "model_type", name, sizeof name, "");
-    for (f = DPO_QWEN2; f > 0 && strcmp(name, dpo__family_names[f]) != 0; f--) {
-    }
+    while (f > 0 && strcmp(name, dpo__family_names[f]) != 0) f--;
     *k = dpo__config_of_family(f);
     if (f) dpo__config_read(&r, k);
     else dpo__config_unsupported(&r, "model_type", name, "gpt_neox, btlm, gpt2, llama and qwen2");
