@@ -1074,7 +1074,6 @@ DPO_API float dpo_f32_from_f16(uint16_t x);
    >>PLATFORM - what is asked of compiler and system
    =========================================================================================== */
 
-#include <errno.h>
 #include <float.h>
 #include <math.h> /* sqrt, sqrtf, floor: all that is used of it */
 #include <stdarg.h>
@@ -1082,6 +1081,7 @@ DPO_API float dpo_f32_from_f16(uint16_t x);
 #include <stdlib.h>
 #include <string.h>
 #ifndef DPO_NO_STDIO
+#include <errno.h>
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -5287,50 +5287,119 @@ static int dpo__json_empty(const dpo__json *j, int64_t node) { /* [] or {} */
     return (type == '[' || type == '{') && !j->nodes[node].count;
 }
 
-/* A number's text with its final zero; 0 if it is no number. */
-static size_t dpo__json_digits(const dpo__json *j, int64_t node, char text[DPO__JSON_NUMBER + 1]) {
-    size_t n;
-    if (dpo_json_type(j, node) != '0') return 0;
-    n = j->nodes[node].end - j->nodes[node].begin;
-    memcpy(text, j->text + j->nodes[node].begin, n);
-    text[n] = 0;
-    return n;
-}
 /* Whole numbers written as such: neither fraction nor exponent, and inside 64 bits. */
 static int dpo__json_int64(const dpo__json *j, int64_t node, int64_t *out) {
-    char text[DPO__JSON_NUMBER + 1], *end;
+    uint64_t x = 0, limit = INT64_MAX;
+    const char *p, *end;
     *out = 0;
-    if (!dpo__json_digits(j, node, text)) return 0;
-    errno = 0;
-    *out = strtoll(text, &end, 10);
-    if (!*end && !errno) return 1;
-    *out = 0;
-    return 0;
+    if (dpo_json_type(j, node) != '0') return 0;
+    p = j->text + j->nodes[node].begin;
+    end = j->text + j->nodes[node].end;
+    if (*p == '-') {
+        limit++;
+        p++;
+    }
+    for (; p < end; p++) {
+        uint64_t digit = (uint64_t)(unsigned char)*p - '0';
+        if (digit > 9 || x > (limit - digit) / 10) return 0;
+        x = x * 10 + digit;
+    }
+    if (limit == INT64_MAX) *out = (int64_t)x;
+    else *out = x == limit ? INT64_MIN : -(int64_t)x;
+    return 1;
 }
-/* The nearest double, by the C library. It is given digits and an exponent, no point: that is the locale's matter. */
+
+/* A natural number of up to 32 * DPO__JSON_WORDS bits, least word first. */
+#define DPO__JSON_WORDS 60
+typedef struct dpo__json_big {
+    uint32_t word[DPO__JSON_WORDS];
+    int n; /* words in use: the last one is not 0 */
+} dpo__json_big;
+
+static void dpo__json_big_multiply_add(dpo__json_big *x, uint32_t factor, uint32_t add) {
+    uint64_t carry = add;
+    int i;
+    for (i = 0; i < x->n; i++) {
+        carry += (uint64_t)x->word[i] * factor;
+        x->word[i] = (uint32_t)carry;
+        carry >>= 32;
+    }
+    if (carry) x->word[x->n++] = (uint32_t)carry;
+}
+static uint32_t dpo__json_big_divide(dpo__json_big *x, uint32_t by) {
+    uint64_t rest = 0;
+    int i;
+    for (i = x->n - 1; i >= 0; i--) {
+        rest = rest << 32 | x->word[i];
+        x->word[i] = (uint32_t)(rest / by);
+        rest %= by;
+    }
+    while (x->n && !x->word[x->n - 1]) x->n--;
+    return (uint32_t)rest;
+}
+DPO__INLINE uint64_t dpo__json_big_bit(const dpo__json_big *x, int i) {
+    return i < 0 ? 0 : x->word[i / 32] >> (i % 32) & 1;
+}
+
+/* The double nearest to x * 2^-scale (and a bit more, if `more`), ties to even; as its bits. */
+static uint64_t dpo__json_round(const dpo__json_big *x, int scale, int more) {
+    uint64_t m = 0;
+    int i, e, keep, drop, top = 32 * x->n - 1;
+    while (!dpo__json_big_bit(x, top)) top--;
+    e = top - scale;                           /* the value lies in [2^e, 2^(e+1)) */
+    keep = e >= -1022 ? 53 : 53 - (-1022 - e); /* subnormal numbers have fewer bits */
+    if (keep < 0) return 0;
+    if (e > 1023) return (uint64_t)0x7ff << 52;
+    drop = top + 1 - keep;
+    for (i = top; i >= drop; i--) m = m << 1 | dpo__json_big_bit(x, i);
+    for (i = 0; i < drop - 1 && !more; i++) more = (int)dpo__json_big_bit(x, i);
+    if (dpo__json_big_bit(x, drop - 1) && (more || (m & 1))) m++;
+    return e >= -1022 ? ((uint64_t)(e + 1022) << 52) + m : m; /* m's bit 52 raises the exponent */
+}
+
+/* The nearest double, whatever the number: no floating-point arithmetic, no locale, the same everywhere. */
 DPO_API int dpo_json_number(const dpo_json *j, int64_t node, double *out) {
-    char text[2 * DPO__JSON_NUMBER], *e, *point;
-    int64_t exponent = 0;
-    dpo__fpenv env;
+    dpo__json_big x;
+    const char *p, *end;
+    int64_t e10 = 0, written = 0;
+    int digits = 0, point = 0, minus, less, shift, more = 0;
+    uint64_t bits;
     if (out) *out = 0;
-    if (!out || !dpo__json_digits(j, node, text)) return 0;
-    e = strpbrk(text, "eE");
-    if (e) {
-        exponent = dpo__max64(strtol(e + 1, NULL, 10), -100000);
-        *e = 0;
+    if (!out || dpo_json_type(j, node) != '0') return 0;
+    p = j->text + j->nodes[node].begin;
+    end = j->text + j->nodes[node].end;
+    memset(&x, 0, sizeof x);
+    minus = *p == '-';
+    for (p += minus; p < end && *p != 'e' && *p != 'E'; p++) {
+        if (*p == '.') {
+            point = 1;
+            continue;
+        }
+        dpo__json_big_multiply_add(&x, 10, (uint32_t)(*p - '0'));
+        digits += x.n > 0;
+        e10 -= point;
     }
-    point = strchr(text, '.');
-    if (point) {
-        exponent -= (int64_t)strlen(point + 1);
-        memmove(point, point + 1, strlen(point));
+    if (p < end) {
+        less = *++p == '-';
+        for (p += less || *p == '+'; p < end; p++)
+            if (written < 100000) written = written * 10 + (*p - '0');
+        e10 += less ? -written : written;
     }
-    dpo__append(text, sizeof text, strlen(text), "e%lld", (long long)exponent);
-    env = dpo__fp_enter();
-    *out = strtod(text, NULL);
-    dpo__fp_leave(env);
-    if (*out - *out == 0) return 1; /* no infinity */
-    *out = 0;
-    return 0;
+    bits = (uint64_t)minus << 63;
+    if (x.n && digits + e10 > 310) return 0;
+    if (x.n && digits + e10 > -330) {
+        /* in words: so many that the quotient has over 64 bits */
+        shift = e10 < 0 ? (int)(-e10 * 107 / 1024) + 3 : 0;
+        memmove(x.word + shift, x.word, (size_t)x.n * sizeof x.word[0]);
+        memset(x.word, 0, (size_t)shift * sizeof x.word[0]);
+        x.n += shift;
+        for (; e10 > 0; e10--) dpo__json_big_multiply_add(&x, 10, 0);
+        for (; e10 < 0; e10++) more |= dpo__json_big_divide(&x, 10) != 0;
+        bits |= dpo__json_round(&x, 32 * shift, more);
+    }
+    if ((bits >> 52 & 0x7ff) == 0x7ff) return 0;
+    memcpy(out, &bits, sizeof bits);
+    return 1;
 }
 
 /* Appends text as a JSON string with its quotes; like dpo__append it returns the length needed. */
@@ -5738,20 +5807,37 @@ static dpo_result dpo__st_read_entry(dpo__st *st, const dpo__json *j, int64_t ke
     return DPO_OK;
 }
 
-static int dpo__st_by_place(const void *x, const void *y) {
-    const dpo__st_entry *a = *(const dpo__st_entry *const *)x, *b = *(const dpo__st_entry *const *)y;
+static int dpo__st_by_place(const dpo__st_entry *a, const dpo__st_entry *b) {
     if (a->begin != b->begin) return a->begin < b->begin ? -1 : 1;
     return a->end < b->end ? -1 : a->end > b->end;
 }
-static int dpo__st_by_name(const void *x, const void *y) {
-    return strcmp((*(const dpo__st_entry *const *)x)->name, (*(const dpo__st_entry *const *)y)->name);
+static int dpo__st_by_name(const dpo__st_entry *a, const dpo__st_entry *b) { return strcmp(a->name, b->name); }
+
+/* Heap sort: no memory, no bad case. */
+static void dpo__st_sort(dpo__st_entry **p, int64_t n, int (*order)(const dpo__st_entry *, const dpo__st_entry *)) {
+    int64_t start = n / 2, end = n, at, child;
+    while (end > 1) {
+        dpo__st_entry *x;
+        if (start > 0) {
+            x = p[--start];
+        } else {
+            x = p[--end];
+            p[end] = p[0];
+        }
+        for (at = start; (child = 2 * at + 1) < end; at = child) {
+            if (child + 1 < end && order(p[child], p[child + 1]) < 0) child++;
+            if (order(p[child], x) <= 0) break;
+            p[at] = p[child];
+        }
+        p[at] = x;
+    }
 }
 
 /* The tensors cover the data exactly, each byte once. */
 static dpo_result dpo__st_check_places(dpo__st *st, uint64_t data_bytes) {
     uint64_t at = 0;
     int64_t i;
-    qsort(st->sorted, (size_t)st->count, sizeof *st->sorted, dpo__st_by_place);
+    dpo__st_sort(st->sorted, st->count, dpo__st_by_place);
     for (i = 0; i < st->count; i++) {
         const dpo__st_entry *e = st->sorted[i];
         if (e->begin != at)
@@ -5790,7 +5876,7 @@ static dpo_result dpo__st_fill(dpo__st *st, const dpo__json *j, size_t size, uin
         r = dpo__st_read_entry(st, j, k, &st->entries[at++], &used);
     }
     if (!r) r = dpo__st_check_places(st, data_bytes);
-    if (!r) qsort(st->sorted, (size_t)st->count, sizeof *st->sorted, dpo__st_by_name);
+    if (!r) dpo__st_sort(st->sorted, st->count, dpo__st_by_name);
     return r;
 }
 
@@ -5857,12 +5943,15 @@ static dpo_result dpo__st_open(dpo_context *c, const char *path, dpo__st *st) {
 }
 
 static const dpo__st_entry *dpo__st_find(const dpo__st *st, const char *name) {
-    dpo__st_entry like;
-    const dpo__st_entry *key = &like;
-    void *at;
-    like.name = name;
-    at = bsearch(&key, st->sorted, (size_t)st->count, sizeof *st->sorted, dpo__st_by_name);
-    return at ? *(dpo__st_entry **)at : NULL;
+    int64_t low = 0, high = st->count;
+    while (low < high) {
+        int64_t mid = low + (high - low) / 2;
+        int order = strcmp(st->sorted[mid]->name, name);
+        if (!order) return st->sorted[mid];
+        if (order < 0) low = mid + 1;
+        else high = mid;
+    }
+    return NULL;
 }
 
 DPO_API const char *dpo_tensors_metadata(const dpo_tensors_file *f, const char *key) {
@@ -6786,14 +6875,19 @@ typedef struct dpo__config_reader {
 /* After the first error values no longer count. */
 static int dpo__config_failed(const dpo__config_reader *r) { return r->c->error.code != DPO_OK; }
 
+/* The first of "this|that", and its length. */
+static size_t dpo__config_spelling(const char *key, char *out, size_t cap) {
+    const char *bar = strchr(key, '|');
+    size_t n = bar ? (size_t)(bar - key) : strlen(key);
+    dpo__append(out, cap, 0, "%.*s", (int)n, key);
+    return n;
+}
 /* The value of the first of "this|that" that is there and not null; -1 if there is none. */
 static int64_t dpo__config_find(const dpo__config_reader *r, int64_t object, const char *key) {
     for (;;) {
         char one[64];
-        size_t n = strcspn(key, "|");
-        int64_t at;
-        dpo__append(one, sizeof one, 0, "%.*s", (int)n, key);
-        at = dpo_json_find(&r->json, object, one);
+        size_t n = dpo__config_spelling(key, one, sizeof one);
+        int64_t at = dpo_json_find(&r->json, object, one);
         if (at >= 0 && !dpo__json_null(&r->json, at)) return at;
         if (!key[n]) return -1;
         key += n + 1;
@@ -7033,7 +7127,7 @@ static size_t dpo__config_write(const dpo_model_config *k, char *out, size_t cap
         const void *field = (const char *)k + row->at;
         const char *name = row->name[k->family - 1];
         if (!name || (row->least == -1 && *(const int *)field < 0)) continue; /* there is no such token */
-        dpo__append(word, sizeof word, 0, "%.*s", (int)strcspn(name, "|"), name);
+        (void)dpo__config_spelling(name, word, sizeof word);
         if (row->type == 'd') dpo__text_number(&t, word, *(const double *)field);
         else if (row->type == 'b') dpo__text_word(&t, word, truth[*(const int *)field != 0]);
         else dpo__text_int(&t, word, *(const int *)field);
@@ -8534,10 +8628,13 @@ DPO_API dpo_lora_config dpo_lora_defaults(int family) {
 
 /* Takes the next name off a comma-separated list; its length, 0 at the end. */
 static size_t dpo__lora_next(const char **list, const char **name) {
+    const char *p = *list;
     size_t n;
-    *name = *list + strspn(*list, ", ");
-    n = strcspn(*name, ",");
-    *list = *name + n;
+    while (*p == ',' || *p == ' ') p++;
+    *name = p;
+    while (*p && *p != ',') p++;
+    *list = p;
+    n = (size_t)(p - *name);
     while (n && (*name)[n - 1] == ' ') n--;
     return n;
 }
