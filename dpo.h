@@ -29,10 +29,10 @@
 
    WHAT IT DOES NOT DO
 
-   No GPU, no autograd, no quantised training, no fp16 arithmetic, no dropout, no losses that couple
-   the pairs of a batch (KTO, AOT). Tokenizers are byte-pair encodings: no Unigram, no WordPiece, no
-   chat templates in Jinja. Other programs' formats (PyTorch's .bin, GGUF, llama2.c) are the work of
-   tools/dpo-convert. It never prints, exits or aborts.
+   No GPU, no big-endian machines, no autograd, no quantised training, no fp16 arithmetic, no dropout,
+   no losses that couple the pairs of a batch (KTO, AOT). Tokenizers are byte-pair encodings: no
+   Unigram, no WordPiece, no chat templates in Jinja. Other programs' formats (PyTorch's .bin, GGUF,
+   llama2.c) are the work of tools/dpo-convert. It never prints, exits or aborts.
 
    CONTENTS: search for ">>NAME"
 
@@ -295,16 +295,14 @@ DPO_API void dpo_tensors_free(dpo_context *c, dpo_tensor *tensors);
  *   dpo_tensors_open      checks the header; NULL: DPO_E_IO, DPO_E_FORMAT, DPO_E_MEMORY
  *   dpo_tensors_list      all tensors in the header's order, data NULL (dtype 0: none of DPO_*, not readable); out NULL
  *                         to count. Names are valid until dpo_tensors_close
- *   dpo_tensors_read      elements of tensor i as they are, in the machine's byte order; `bytes` is the room at `to`
- *   dpo_tensors_metadata  the value of a key, NULL if it is not there; dpo_tensors_metadata_at: pair i, 0 beyond the
- *                         last
+ *   dpo_tensors_read      elements of tensor i as they are; `bytes` is the room at `to`
+ *   dpo_tensors_metadata  the value of a key, NULL if it is not there
  *   dpo_tensors_verify    reads all and compares the checksums: DPO_E_FORMAT if a bit differs, or there are none */
 typedef struct dpo_tensors_file dpo_tensors_file;
 DPO_API dpo_tensors_file *dpo_tensors_open(dpo_context *c, const char *path);
 DPO_API int64_t dpo_tensors_list(const dpo_tensors_file *f, dpo_tensor *out, int64_t cap);
 DPO_API dpo_result dpo_tensors_read(const dpo_tensors_file *f, int64_t i, void *to, size_t bytes);
 DPO_API const char *dpo_tensors_metadata(const dpo_tensors_file *f, const char *key);
-DPO_API int dpo_tensors_metadata_at(const dpo_tensors_file *f, int64_t i, const char **key, const char **value);
 DPO_API dpo_result dpo_tensors_verify(const dpo_tensors_file *f);
 DPO_API void dpo_tensors_close(dpo_tensors_file *f);
 
@@ -329,7 +327,7 @@ DPO_API void dpo_json_free(dpo_json *j);
  *   text    any bytes are safe; must stay as long as nodes are looked at
  *   why,at  receive a constant reason and its byte; either may be NULL
  *   errors  DPO_E_FORMAT, which leaves the context's error clear (rows of data are counted, not fatal): syntax, a
- *           key twice in its object, nested deeper than 64; DPO_E_MEMORY */
+ *           key twice in its object, keys made to have one hash, nested deeper than 64; DPO_E_MEMORY */
 DPO_API dpo_result dpo_json_parse(dpo_json *j, const char *text, size_t bytes, const char **why, size_t *at);
 
 /* Nodes. A node that is not there is -1, which every call takes.
@@ -1105,6 +1103,9 @@ DPO_API float dpo_f32_from_f16(uint16_t x);
 #ifdef __FAST_MATH__
 #error "dpo.h: -ffast-math (or -Ofast) breaks its arithmetic; compile this file without it"
 #endif
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+#error "dpo.h: needs a little-endian machine: its files are used as they lie"
+#endif
 #if !defined(FLT_EVAL_METHOD) || FLT_EVAL_METHOD != 0
 #error "dpo.h: needs float and double evaluated as such (no x87: use -mfpmath=sse)"
 #endif
@@ -1287,7 +1288,6 @@ static int dpo__posix_sync_dir(void *user, const char *path) {
     (void)close(fd);
     return e;
 }
-#if defined(PROT_READ) && defined(MAP_PRIVATE)
 static int dpo__posix_map(void *user, void *file, uint64_t bytes, const void **at) {
     void *p;
     (void)user;
@@ -1302,10 +1302,6 @@ static int dpo__posix_unmap(void *user, const void *at, uint64_t bytes) {
     (void)user;
     return munmap((void *)(uintptr_t)at, (size_t)bytes) ? dpo__posix_error() : 0;
 }
-#else
-#define dpo__posix_map   NULL
-#define dpo__posix_unmap NULL
-#endif
 #endif
 
 /* What a context without hooks of its own uses. */
@@ -1365,19 +1361,10 @@ static size_t dpo__append_number(char *out, size_t cap, size_t at, int digits, d
 }
 
 DPO_API const char *dpo_result_name(dpo_result r) {
-    switch (r) {
-    case DPO_OK: return "DPO_OK";
-    case DPO_E_ARG: return "DPO_E_ARG";
-    case DPO_E_MEMORY: return "DPO_E_MEMORY";
-    case DPO_E_IO: return "DPO_E_IO";
-    case DPO_E_FORMAT: return "DPO_E_FORMAT";
-    case DPO_E_SHAPE: return "DPO_E_SHAPE";
-    case DPO_E_NONFINITE: return "DPO_E_NONFINITE";
-    case DPO_E_STATE: return "DPO_E_STATE";
-    case DPO_E_UNSUPPORTED: return "DPO_E_UNSUPPORTED";
-    case DPO_E_CANCELLED: return "DPO_E_CANCELLED";
-    default: return "unknown";
-    }
+    static const char *const names[] = {
+        "DPO_OK",      "DPO_E_ARG",       "DPO_E_MEMORY", "DPO_E_IO",          "DPO_E_FORMAT",
+        "DPO_E_SHAPE", "DPO_E_NONFINITE", "DPO_E_STATE",  "DPO_E_UNSUPPORTED", "DPO_E_CANCELLED"};
+    return r <= DPO_OK && r >= DPO_E_CANCELLED ? names[-r] : "unknown";
 }
 
 /* ===========================================================================================
@@ -1511,8 +1498,8 @@ typedef struct dpo__pool {
 #endif
 } dpo__pool;
 
-#define DPO__SHARES                                                                                                    \
-    8 /* of a worker, where there are as many tasks: small enough to even out, large enough to be cheap */
+/* Of a worker, where there are as many tasks: small enough to even out, large enough to be cheap. */
+#define DPO__SHARES 8
 
 #ifndef DPO_NO_THREADS
 DPO__INLINE void dpo__pause(void) {
@@ -4830,49 +4817,27 @@ static void dpo__row_weights_rows(void *arg, int64_t first, int64_t last, int wo
 /* The character at p < end and its length; DPO__UTF8_BAD and 1 where there is none: no longer form than needed, no
    surrogates, at most U+10FFFF. */
 DPO__INLINE uint32_t dpo__utf8_get(const uint8_t *p, const uint8_t *end, int *length) {
+    static const uint32_t least[5] = {0, 0, 0x80, 0x800, 0x10000};
     uint32_t x = p[0];
-    size_t left = (size_t)(end - p);
+    int i, n = x < 0xe0 ? 2 : x < 0xf0 ? 3 : 4;
     *length = 1;
     if (x < 0x80) return x;
-    if (x < 0xe0) {
-        if (x < 0xc2 || left < 2 || (p[1] & 0xc0) != 0x80) return DPO__UTF8_BAD;
-        *length = 2;
-        return (x & 31) << 6 | (p[1] & 63u);
+    if (x < 0xc2 || x > 0xf4 || end - p < n) return DPO__UTF8_BAD;
+    x &= 0x7fu >> n;
+    for (i = 1; i < n; i++) {
+        if ((p[i] & 0xc0) != 0x80) return DPO__UTF8_BAD;
+        x = x << 6 | (p[i] & 63u);
     }
-    if (x < 0xf0) {
-        if (left < 3 || (p[1] & 0xc0) != 0x80 || (p[2] & 0xc0) != 0x80) return DPO__UTF8_BAD;
-        x = (x & 15) << 12 | (p[1] & 63u) << 6 | (p[2] & 63u);
-        if (x < 0x800 || (x >= 0xd800 && x < 0xe000)) return DPO__UTF8_BAD;
-        *length = 3;
-        return x;
-    }
-    if (left < 4 || (p[1] & 0xc0) != 0x80 || (p[2] & 0xc0) != 0x80 || (p[3] & 0xc0) != 0x80) return DPO__UTF8_BAD;
-    x = (x & 15) << 18 | (p[1] & 63u) << 12 | (p[2] & 63u) << 6 | (p[3] & 63u);
-    if (p[0] > 0xf4 || x < 0x10000 || x > 0x10ffff) return DPO__UTF8_BAD;
-    *length = 4;
+    if (x < least[n] || (x >= 0xd800 && x < 0xe000) || x > 0x10ffff) return DPO__UTF8_BAD;
+    *length = n;
     return x;
 }
 static int dpo__utf8_put(uint32_t x, uint8_t *out) {
-    if (x < 0x80) {
-        out[0] = (uint8_t)x;
-        return 1;
-    }
-    if (x < 0x800) {
-        out[0] = (uint8_t)(0xc0 | x >> 6);
-        out[1] = (uint8_t)(0x80 | (x & 63));
-        return 2;
-    }
-    if (x < 0x10000) {
-        out[0] = (uint8_t)(0xe0 | x >> 12);
-        out[1] = (uint8_t)(0x80 | (x >> 6 & 63));
-        out[2] = (uint8_t)(0x80 | (x & 63));
-        return 3;
-    }
-    out[0] = (uint8_t)(0xf0 | x >> 18);
-    out[1] = (uint8_t)(0x80 | (x >> 12 & 63));
-    out[2] = (uint8_t)(0x80 | (x >> 6 & 63));
-    out[3] = (uint8_t)(0x80 | (x & 63));
-    return 4;
+    static const uint32_t lead[5] = {0, 0, 0xc0, 0xe0, 0xf0};
+    int i, n = x < 0x80 ? 1 : x < 0x800 ? 2 : x < 0x10000 ? 3 : 4;
+    for (i = n - 1; i > 0; i--, x >>= 6) out[i] = (uint8_t)(0x80 | (x & 63));
+    out[0] = (uint8_t)(lead[n] | x);
+    return n;
 }
 /* How many bytes from p on are ASCII; looks at eight at a time. */
 DPO__INLINE size_t dpo__utf8_plain(const uint8_t *p, const uint8_t *end) {
@@ -4892,32 +4857,31 @@ static size_t dpo__utf8_valid(const char *text, size_t size) {
     return size - (size_t)(end - p);
 }
 
+/* --- from text to nodes --- */
+
 #define DPO__JSON_DEPTH  64 /* arrays and objects inside each other */
 #define DPO__JSON_NUMBER 64 /* characters of a number */
 
 typedef struct dpo__json_node {
     uint32_t begin, end; /* its text, strings with their quotes */
     uint32_t next;       /* the node after it and all it contains */
-    uint32_t count;      /* elements, or key-value pairs; of a key: the next key in sorted order */
+    uint32_t count;      /* elements, or key-value pairs */
 } dpo__json_node;
 
-typedef struct dpo__json { /* all zero before its first use */
+struct dpo_json { /* all zero before its first use */
     const char *text;
-    size_t size;
     dpo__json_node *nodes;
     size_t count, capacity;
-} dpo__json;
+    dpo_context *c; /* of those that dpo_json_create made */
+};
+typedef struct dpo_json dpo__json;
 
 typedef struct dpo__json_scan {
+    dpo_context *c;
+    dpo__json *j;
     const char *text;
     size_t size, at;
-    const char *why;
-    dpo__json_node *nodes;
-    size_t capacity, count; /* nodes beyond the capacity are only counted */
-    int depth;
-    size_t node[DPO__JSON_DEPTH]; /* of what is open: its node, what it has so far, its bracket */
-    uint32_t children[DPO__JSON_DEPTH];
-    char bracket[DPO__JSON_DEPTH];
+    const char *why; /* NULL when there was no memory */
 } dpo__json_scan;
 
 static int dpo__json_bad(dpo__json_scan *s, const char *why) {
@@ -4936,16 +4900,29 @@ static int dpo__json_space(dpo__json_scan *s) {
     return c;
 }
 
-static size_t dpo__json_node_open(dpo__json_scan *s) {
-    if (s->count < s->capacity) s->nodes[s->count].begin = (uint32_t)s->at;
-    return s->count++;
+/* Room for a node that begins here; 0 if there is no memory for it. Most texts have fewer than one in 8 bytes. */
+static int dpo__json_node_new(dpo__json_scan *s) {
+    dpo__json *j = s->j;
+    if (j->count == j->capacity) {
+        size_t bytes, capacity = 2 * j->capacity + s->size / 8 + 16;
+        dpo__json_node *more;
+        if (dpo__mul_size(capacity, sizeof *more, &bytes)) bytes = SIZE_MAX;
+        more = (dpo__json_node *)dpo__get(s->c, bytes, "parsed JSON");
+        if (!more) return 0;
+        if (j->count) memcpy(more, j->nodes, j->count * sizeof *more);
+        dpo__put(s->c, j->nodes);
+        j->nodes = more;
+        j->capacity = capacity;
+    }
+    j->nodes[j->count++].begin = (uint32_t)s->at;
+    return 1;
 }
-
-static void dpo__json_node_close(dpo__json_scan *s, size_t node, uint32_t children) {
-    if (node >= s->capacity) return;
-    s->nodes[node].end = (uint32_t)s->at;
-    s->nodes[node].next = (uint32_t)s->count;
-    s->nodes[node].count = children;
+static int dpo__json_node_end(const dpo__json_scan *s, size_t node, uint32_t count) {
+    dpo__json_node *n = &s->j->nodes[node];
+    n->end = (uint32_t)s->at;
+    n->next = (uint32_t)s->j->count;
+    n->count = count;
+    return 1;
 }
 
 static int dpo__json_hex(int c) {
@@ -5000,75 +4977,56 @@ static int dpo__json_scan_number(dpo__json_scan *s) {
     return dpo__json_bad(s, "a number is longer than 64 characters");
 }
 
-static int dpo__json_scan_word(dpo__json_scan *s, const char *word) {
-    size_t n = strlen(word);
-    if (s->size - s->at < n || memcmp(s->text + s->at, word, n) != 0) return dpo__json_bad(s, "expected a value");
-    s->at += n;
-    return 1;
-}
-
-static int dpo__json_scan_scalar(dpo__json_scan *s, int c) {
-    size_t node = dpo__json_node_open(s);
-    int ok;
-    if (c == '"') ok = dpo__json_scan_string(s);
-    else if (c == '-' || (c >= '0' && c <= '9')) ok = dpo__json_scan_number(s);
-    else if (c == 't') ok = dpo__json_scan_word(s, "true");
-    else if (c == 'f') ok = dpo__json_scan_word(s, "false");
-    else if (c == 'n') ok = dpo__json_scan_word(s, "null");
-    else ok = dpo__json_bad(s, "expected a value");
-    dpo__json_node_close(s, node, 0);
-    return ok;
-}
-
-/* In an object, what stands before each value: the key and a colon. */
-static int dpo__json_scan_key(dpo__json_scan *s) {
-    size_t node;
-    if (dpo__json_space(s) != '"') return dpo__json_bad(s, "expected a key in double quotes");
-    node = dpo__json_node_open(s);
-    if (!dpo__json_scan_string(s)) return 0;
-    dpo__json_node_close(s, node, 0);
-    if (dpo__json_space(s) != ':') return dpo__json_bad(s, "expected ':'");
-    s->at++;
-    return 1;
-}
-
-static int dpo__json_scan_open(dpo__json_scan *s, int c) {
-    if (s->depth == DPO__JSON_DEPTH) return dpo__json_bad(s, "arrays and objects lie more than 64 deep");
-    s->bracket[s->depth] = (char)c;
-    s->children[s->depth] = 0;
-    s->node[s->depth++] = dpo__json_node_open(s);
-    s->at++;
-    return 1;
-}
-
-static int dpo__json_scan_all(dpo__json_scan *s) {
-    for (;;) {
-        int c;
-        if (s->depth) {
-            s->children[s->depth - 1]++;
-            if (s->bracket[s->depth - 1] == '{' && !dpo__json_scan_key(s)) return 0;
-        }
-        c = dpo__json_space(s);
-        if (c == '{' || c == '[') {
-            if (!dpo__json_scan_open(s, c)) return 0;
-            if (dpo__json_space(s) != c + 2) continue; /* in ASCII a closing one is two further */
-        } else if (!dpo__json_scan_scalar(s, c)) {
-            return 0;
-        }
-        for (;;) { /* after a value: the next one, or the end of what holds it */
-            c = dpo__json_space(s);
-            if (!s->depth) return c < 0 ? 1 : dpo__json_bad(s, "expected nothing more");
-            if (c == ',') break;
-            if (c != s->bracket[s->depth - 1] + 2)
-                return dpo__json_bad(s,
-                                     s->bracket[s->depth - 1] == '{' ? "expected ',' or '}'" : "expected ',' or ']'");
-            s->at++;
-            s->depth--;
-            dpo__json_node_close(s, s->node[s->depth], s->children[s->depth]);
-        }
-        s->at++;
+/* A value that contains no other, or a key. */
+static int dpo__json_scan_scalar(dpo__json_scan *s) {
+    size_t node = s->j->count;
+    int c = dpo__json_peek(s);
+    const char *word = c == 't' ? "true" : c == 'f' ? "false" : c == 'n' ? "null" : NULL;
+    if (!dpo__json_node_new(s)) return 0;
+    if (c == '"') {
+        if (!dpo__json_scan_string(s)) return 0;
+    } else if (c == '-' || (c >= '0' && c <= '9')) {
+        if (!dpo__json_scan_number(s)) return 0;
+    } else {
+        if (!word || s->size - s->at < strlen(word) || memcmp(s->text + s->at, word, strlen(word)) != 0)
+            return dpo__json_bad(s, "expected a value");
+        s->at += strlen(word);
     }
+    return dpo__json_node_end(s, node, 0);
 }
+
+/* Any value, inside `depth` others. */
+static int dpo__json_scan_value(dpo__json_scan *s, int depth) {
+    size_t node = s->j->count;
+    uint32_t count = 0;
+    int open = dpo__json_space(s), close = open + 2, c; /* in ASCII a closing bracket is two further */
+    if (open != '{' && open != '[') return dpo__json_scan_scalar(s);
+    if (depth == DPO__JSON_DEPTH) return dpo__json_bad(s, "arrays and objects lie more than 64 deep");
+    if (!dpo__json_node_new(s)) return 0;
+    s->at++;
+    for (c = dpo__json_space(s); c != close; count++) {
+        if (count) {
+            if (c != ',') return dpo__json_bad(s, open == '{' ? "expected ',' or '}'" : "expected ',' or ']'");
+            s->at++;
+        }
+        if (open == '{') {
+            if (dpo__json_space(s) != '"') return dpo__json_bad(s, "expected a key in double quotes");
+            if (!dpo__json_scan_scalar(s)) return 0;
+            if (dpo__json_space(s) != ':') return dpo__json_bad(s, "expected ':'");
+            s->at++;
+        }
+        if (!dpo__json_scan_value(s, depth + 1)) return 0;
+        c = dpo__json_space(s);
+    }
+    s->at++;
+    return dpo__json_node_end(s, node, count);
+}
+static int dpo__json_scan_all(dpo__json_scan *s) {
+    if (!dpo__json_scan_value(s, 0)) return 0;
+    return dpo__json_space(s) < 0 ? 1 : dpo__json_bad(s, "expected nothing more");
+}
+
+/* --- strings --- */
 
 /* A string's bytes after unescaping, one at a time. */
 typedef struct dpo__json_cursor {
@@ -5124,132 +5082,88 @@ static int dpo__json_byte(dpo__json_cursor *k) {
     return k->piece[0];
 }
 
-static int dpo__json_compare(const dpo__json *j, uint32_t a, uint32_t b) {
+/* --- keys that occur twice --- */
+
+/* Keys of one object are told apart by hashing. So many with the same hash are no accident: they are refused, so that
+   no choice of keys makes it slow. An object of so many keys is one chain. */
+#define DPO__JSON_CHAIN 32
+
+static int dpo__json_same(const dpo__json *j, uint32_t a, uint32_t b) {
     dpo__json_cursor ka = dpo__json_cursor_of(j, a), kb = dpo__json_cursor_of(j, b);
     int x, y;
     do {
         x = dpo__json_byte(&ka);
         y = dpo__json_byte(&kb);
     } while (x == y && x >= 0);
-    return x - y;
+    return x == y;
 }
 
-/* Two sorted lists of keys into one; the root is never a key, so 0 ends a list. */
-static uint32_t dpo__json_merge(dpo__json *j, uint32_t a, uint32_t b, uint32_t *twice) {
-    uint32_t head = 0, *tail = &head;
-    while (a && b) {
-        int order = dpo__json_compare(j, a, b);
-        uint32_t *least = order <= 0 ? &a : &b;
-        if (!order && (!*twice || (a > b ? a : b) < *twice)) *twice = a > b ? a : b;
-        *tail = *least;
-        tail = &j->nodes[*least].count;
-        *least = *tail;
-    }
-    *tail = a ? a : b;
-    return head;
-}
-
-/* A key that stands in the object for the second time, or 0: a merge sort, so that no choice of keys
-   makes it slow. Any sort compares equal keys with each other. */
-static uint32_t dpo__json_twice_sorted(dpo__json *j, uint32_t object) {
-    uint32_t lists[32], twice = 0, key = object + 1, n, carry;
-    int b;
-    memset(lists, 0, sizeof lists);
-    for (n = 0; n < j->nodes[object].count; n++) { /* list b has 2^b keys */
-        uint32_t following = j->nodes[key + 1].next;
-        j->nodes[key].count = 0;
-        carry = key;
-        for (b = 0; lists[b]; b++) {
-            carry = dpo__json_merge(j, lists[b], carry, &twice);
-            lists[b] = 0;
-        }
-        lists[b] = carry;
-        key = following;
-    }
-    for (carry = 0, b = 0; b < 32; b++) carry = dpo__json_merge(j, lists[b], carry, &twice);
-    return twice;
-}
-/* The same of a large object by hashing: `heads` are of chains through the keys, and a chain that gets long (keys made
-   to collide) hands over to the sort. */
-#define DPO__JSON_CHAIN 32
-static uint32_t dpo__json_twice_hashed(dpo__json *j, uint32_t object, uint32_t *heads, uint32_t mask) {
+/* The first key of an object that is refused, and why; or 0. heads: of chains through the keys' counts, cleared. */
+static uint32_t dpo__json_twice(dpo__json *j, uint32_t object, uint32_t *heads, uint32_t mask, const char **why) {
     uint32_t n, key = object + 1, other;
-    memset(heads, 0, ((size_t)mask + 1) * sizeof *heads);
     for (n = 0; n < j->nodes[object].count; n++, key = j->nodes[key + 1].next) {
         dpo__json_cursor k = dpo__json_cursor_of(j, key);
         uint64_t h = 0;
         int x, length = 0;
-        while ((x = dpo__json_byte(&k)) >= 0) h = (h ^ (uint64_t)x) * 0x9fb21c651e98df25u + (h >> 32);
+        while (mask && (x = dpo__json_byte(&k)) >= 0) h = (h ^ (uint64_t)x) * 0x9fb21c651e98df25u + (h >> 32);
         h = dpo__mix(h) & mask;
-        for (other = heads[h]; other; other = j->nodes[other].count)
-            if (++length > DPO__JSON_CHAIN) return dpo__json_twice_sorted(j, object);
-            else if (!dpo__json_compare(j, key, other)) return key;
+        for (other = heads[h]; other; other = j->nodes[other].count) {
+            *why = "a key occurs twice in its object";
+            if (dpo__json_same(j, key, other)) return key;
+            *why = "many keys of an object have the same hash";
+            if (++length == DPO__JSON_CHAIN) return key;
+        }
         j->nodes[key].count = heads[h];
         heads[h] = key;
     }
     return 0;
 }
-static dpo_result dpo__json_twice(dpo_context *c, dpo__json *j, uint32_t *twice) {
-    uint32_t i, most = 0, mask = 1, *heads = NULL;
-    for (i = 0, *twice = 0; i < j->count; i++)
-        if (j->text[j->nodes[i].begin] == '{' && j->nodes[i].count > most) most = j->nodes[i].count;
-    while (mask < most) mask = 2 * mask + 1;
-    if (most > 64 && !(heads = (uint32_t *)dpo__get(c, ((size_t)mask + 1) * sizeof *heads, "keys of JSON")))
-        return DPO_E_MEMORY;
-    for (i = 0; i < j->count && !*twice; i++) {
-        if (j->text[j->nodes[i].begin] != '{' || j->nodes[i].count < 2) continue;
-        *twice = j->nodes[i].count > 64 ? dpo__json_twice_hashed(j, i, heads, mask) : dpo__json_twice_sorted(j, i);
+static dpo_result dpo__json_check_keys(dpo__json_scan *s) {
+    dpo__json *j = s->j;
+    uint32_t i, most = 0, mask, bad = 0, one, *heads = &one;
+    for (i = 0; i < j->count; i++)
+        if (s->text[j->nodes[i].begin] == '{' && j->nodes[i].count > most) most = j->nodes[i].count;
+    if (most > DPO__JSON_CHAIN) heads = (uint32_t *)dpo__get(s->c, (size_t)most * 2 * sizeof *heads, "keys of JSON");
+    if (!heads) return DPO_E_MEMORY;
+    for (i = 0; i < j->count && !bad; i++) {
+        if (s->text[j->nodes[i].begin] != '{') continue;
+        for (mask = 0; j->nodes[i].count > DPO__JSON_CHAIN && mask < j->nodes[i].count;) mask = 2 * mask + 1;
+        memset(heads, 0, ((size_t)mask + 1) * sizeof *heads);
+        bad = dpo__json_twice(j, i, heads, mask, &s->why);
     }
-    dpo__put(c, heads);
-    return DPO_OK;
+    if (heads != &one) dpo__put(s->c, heads);
+    if (!bad) return DPO_OK;
+    s->at = j->nodes[bad].begin;
+    return DPO_E_FORMAT;
 }
+
+/* --- what the other sections and the user call --- */
 
 /* Quiet, for rows of data: DPO_E_FORMAT comes with a constant reason and the byte, and leaves the
    context's error alone (DPO_E_MEMORY sets it). The next call uses the nodes' memory again. */
 static dpo_result dpo__json_try(dpo_context *c, const char *text, size_t size, dpo__json *j, const char **why,
                                 size_t *at) {
     dpo__json_scan s;
-    uint32_t twice;
+    dpo_result r;
     *why = "";
     *at = 0;
     j->text = text;
-    j->size = size;
     j->count = 0;
     if (size > (size_t)INT32_MAX) {
         *why = "the text is longer than 2 GB";
         return DPO_E_FORMAT;
     }
-    s.count = size / 8; /* most texts have fewer nodes; the others are scanned to count, and again to fill */
-    for (;;) {
-        size_t bytes;
-        if (s.count > j->capacity) {
-            dpo__put(c, j->nodes);
-            j->capacity = 0;
-            if (dpo__mul_size(s.count, sizeof(dpo__json_node), &bytes)) bytes = SIZE_MAX;
-            j->nodes = (dpo__json_node *)dpo__get(c, bytes, "parsed JSON");
-            if (!j->nodes) return DPO_E_MEMORY;
-            j->capacity = s.count;
-        }
-        memset(&s, 0, sizeof s);
-        s.text = text;
-        s.size = size;
-        s.nodes = j->nodes;
-        s.capacity = j->capacity;
-        if (!dpo__json_scan_all(&s)) {
-            *why = s.why;
-            *at = s.at;
-            return DPO_E_FORMAT;
-        }
-        if (s.count <= j->capacity) break;
-        s.count += s.count / 2; /* rows differ */
-    }
-    j->count = s.count;
-    if (dpo__json_twice(c, j, &twice)) return DPO_E_MEMORY;
-    if (!twice) return DPO_OK;
-    *why = "a key occurs twice in its object";
-    *at = j->nodes[twice].begin;
+    memset(&s, 0, sizeof s);
+    s.c = c;
+    s.j = j;
+    s.text = text;
+    s.size = size;
+    r = dpo__json_scan_all(&s) ? dpo__json_check_keys(&s) : s.why ? DPO_E_FORMAT : DPO_E_MEMORY;
+    if (!r) return DPO_OK;
     j->count = 0;
-    return DPO_E_FORMAT;
+    if (s.why) *why = s.why;
+    *at = s.at;
+    return r;
 }
 
 static void dpo__json_free(dpo_context *c, dpo__json *j) {
@@ -5276,38 +5190,57 @@ static dpo_result dpo__json_parse(dpo_context *c, const char *name, const char *
     dpo_result r;
     memset(out, 0, sizeof *out);
     r = dpo__json_try(c, text, size, out, &why, &at);
-    if (r != DPO_E_FORMAT) return r;
+    if (!r) return DPO_OK;
     dpo__json_free(c, out);
+    if (r != DPO_E_FORMAT) return r;
     for (i = 0; i < at && i < size; i++) line += text[i] == '\n';
     dpo__json_reason(reason, sizeof reason, text, size, why, at);
     return dpo__fail(c, DPO_E_FORMAT, "%.400s: byte %lld (line %lld): %s; correct the file, or copy it again", name,
                      (long long)at, line, reason);
 }
 
-/* '{' '[' '"' 't' 'f' 'n', '0' for a number; 0 if there is no such node: -1 is fine everywhere. */
-static int dpo__json_type(const dpo__json *j, int64_t node) {
+DPO_API dpo_json *dpo_json_create(dpo_context *c) {
+    dpo_json *j;
+    if (!c || c->error.code) return NULL;
+    j = (dpo_json *)dpo__get(c, sizeof *j, "a JSON reader");
+    if (!j) return NULL;
+    memset(j, 0, sizeof *j);
+    j->c = c;
+    return j;
+}
+DPO_API void dpo_json_free(dpo_json *j) {
+    if (!j) return;
+    dpo__put(j->c, j->nodes);
+    dpo__put(j->c, j);
+}
+DPO_API dpo_result dpo_json_parse(dpo_json *j, const char *text, size_t bytes, const char **why, size_t *at) {
+    const char *reason;
+    size_t place;
+    if (!j || (!text && bytes)) return DPO_E_ARG;
+    return dpo__json_try(j->c, text, bytes, j, why ? why : &reason, at ? at : &place);
+}
+
+DPO_API int dpo_json_type(const dpo_json *j, int64_t node) {
     char x;
-    if (node < 0 || (size_t)node >= j->count) return 0;
+    if (!j || node < 0 || (size_t)node >= j->count) return 0;
     x = j->text[j->nodes[node].begin];
     return x == '-' || (x >= '0' && x <= '9') ? '0' : x;
 }
-static int64_t dpo__json_count(const dpo__json *j, int64_t node) {
-    int type = dpo__json_type(j, node);
+DPO_API int64_t dpo_json_count(const dpo_json *j, int64_t node) {
+    int type = dpo_json_type(j, node);
     return type == '{' || type == '[' ? (int64_t)j->nodes[node].count : 0;
 }
-/* Children: for (i = 0, v = first(j, a); i < count(j, a); i++, v = next(j, v)). In an object v is a
-   key, v + 1 its value, and the step is v = next(j, v + 1). */
-DPO__INLINE int64_t dpo__json_first(const dpo__json *j, int64_t node) {
-    (void)j;
-    return node + 1;
+DPO_API int64_t dpo_json_first(const dpo_json *j, int64_t node) { return dpo_json_count(j, node) ? node + 1 : -1; }
+DPO_API int64_t dpo_json_next(const dpo_json *j, int64_t node) {
+    return dpo_json_type(j, node) ? (int64_t)j->nodes[node].next : -1;
 }
-static int64_t dpo__json_next(const dpo__json *j, int64_t node) {
-    return node < 0 || (size_t)node >= j->count ? -1 : (int64_t)j->nodes[node].next;
+DPO_API size_t dpo_json_at(const dpo_json *j, int64_t node) {
+    return dpo_json_type(j, node) ? (size_t)j->nodes[node].begin : 0;
 }
 
 static int dpo__json_is(const dpo__json *j, int64_t node, const char *text) {
     dpo__json_cursor k;
-    if (dpo__json_type(j, node) != '"') return 0;
+    if (dpo_json_type(j, node) != '"') return 0;
     k = dpo__json_cursor_of(j, node);
     while (*text) {
         if (dpo__json_byte(&k) != (unsigned char)*text) return 0;
@@ -5315,24 +5248,20 @@ static int dpo__json_is(const dpo__json *j, int64_t node, const char *text) {
     }
     return dpo__json_byte(&k) < 0;
 }
-
-/* The value of a key in an object, or -1. */
-static int64_t dpo__json_find(const dpo__json *j, int64_t object, const char *key) {
-    int64_t i, k = dpo__json_first(j, object);
-    if (dpo__json_type(j, object) != '{') return -1;
-    for (i = dpo__json_count(j, object); i > 0; i--, k = dpo__json_next(j, k + 1))
+DPO_API int64_t dpo_json_find(const dpo_json *j, int64_t object, const char *key) {
+    int64_t i, k = dpo_json_first(j, object);
+    if (dpo_json_type(j, object) != '{' || !key) return -1;
+    for (i = dpo_json_count(j, object); i > 0; i--, k = dpo_json_next(j, k + 1))
         if (dpo__json_is(j, k, key)) return k + 1;
     return -1;
 }
 
-/* Unescapes; returns the length without the final zero, -1 if it is no string. Like snprintf,
-   writes what fits, zero-terminated; cap 0 measures. Lone surrogates become U+FFFD; a \u0000 is a
-   zero byte. */
-static int64_t dpo__json_string(const dpo__json *j, int64_t node, char *out, size_t cap) {
+/* Lone surrogates become U+FFFD; a \u0000 is a zero byte. */
+DPO_API int64_t dpo_json_string(const dpo_json *j, int64_t node, char *out, size_t cap) {
     dpo__json_cursor k;
     size_t n = 0;
     int x;
-    if (dpo__json_type(j, node) != '"') return -1;
+    if (dpo_json_type(j, node) != '"' || (!out && cap)) return -1;
     k = dpo__json_cursor_of(j, node);
     if (!memchr(k.p, '\\', (size_t)(k.end - k.p))) {
         n = (size_t)(k.end - k.p);
@@ -5348,18 +5277,22 @@ static int64_t dpo__json_string(const dpo__json *j, int64_t node, char *out, siz
 }
 
 static int dpo__json_bool(const dpo__json *j, int64_t node, int *out) {
-    int type = dpo__json_type(j, node);
+    int type = dpo_json_type(j, node);
     *out = type == 't';
     return type == 't' || type == 'f';
 }
-static int dpo__json_null(const dpo__json *j, int64_t node) { return dpo__json_type(j, node) == 'n'; }
+static int dpo__json_null(const dpo__json *j, int64_t node) { return dpo_json_type(j, node) == 'n'; }
+static int dpo__json_empty(const dpo__json *j, int64_t node) { /* [] or {} */
+    int type = dpo_json_type(j, node);
+    return (type == '[' || type == '{') && !j->nodes[node].count;
+}
 
 /* Whole numbers written as such: neither fraction nor exponent, and inside 64 bits. */
 static int dpo__json_int64(const dpo__json *j, int64_t node, int64_t *out) {
     uint64_t x = 0, limit = INT64_MAX;
     const char *p, *end;
     *out = 0;
-    if (dpo__json_type(j, node) != '0') return 0;
+    if (dpo_json_type(j, node) != '0') return 0;
     p = j->text + j->nodes[node].begin;
     end = j->text + j->nodes[node].end;
     if (*p == '-') {
@@ -5424,16 +5357,15 @@ static uint64_t dpo__json_round(const dpo__json_big *x, int scale, int more) {
     return e >= -1022 ? ((uint64_t)(e + 1022) << 52) + m : m; /* m's bit 52 raises the exponent */
 }
 
-/* The nearest double, whatever the number (no floating-point arithmetic: the same everywhere).
-   0 if it is no number, or beyond the largest one. */
-static int dpo__json_double(const dpo__json *j, int64_t node, double *out) {
+/* The nearest double, whatever the number: no floating-point arithmetic, no locale, the same everywhere. */
+DPO_API int dpo_json_number(const dpo_json *j, int64_t node, double *out) {
     dpo__json_big x;
     const char *p, *end;
     int64_t e10 = 0, written = 0;
     int digits = 0, point = 0, minus, less, shift, more = 0;
     uint64_t bits;
-    *out = 0;
-    if (dpo__json_type(j, node) != '0') return 0;
+    if (out) *out = 0;
+    if (!out || dpo_json_type(j, node) != '0') return 0;
     p = j->text + j->nodes[node].begin;
     end = j->text + j->nodes[node].end;
     memset(&x, 0, sizeof x);
@@ -5473,75 +5405,34 @@ static int dpo__json_double(const dpo__json *j, int64_t node, double *out) {
 /* Appends text as a JSON string with its quotes; like dpo__append it returns the length needed. */
 static size_t dpo__json_quote(char *out, size_t cap, size_t at, const char *text) {
     at = dpo__append(out, cap, at, "\"");
-    while (*text) {
-        size_t n = 0, i;
-        unsigned char x;
-        while ((unsigned char)text[n] >= 0x20 && text[n] != '"' && text[n] != '\\') n++;
-        for (i = 0; i < n; i++, at++)
-            if (at + 1 < cap) out[at] = text[i];
-        if (cap) out[at < cap ? at : cap - 1] = 0;
-        text += n;
-        x = (unsigned char)*text;
-        if (!x) break;
-        at = x < 0x20 ? dpo__append(out, cap, at, "\\u%04x", (unsigned)x) : dpo__append(out, cap, at, "\\%c", x);
-        text++;
+    for (; *text; text++) {
+        unsigned char x = (unsigned char)*text;
+        if (x < 0x20) at = dpo__append(out, cap, at, "\\u%04x", (unsigned)x);
+        else if (x == '"' || x == '\\') at = dpo__append(out, cap, at, "\\%c", x);
+        else if (++at < cap) out[at - 1] = (char)x;
     }
+    if (cap) out[at < cap ? at : cap - 1] = 0;
     return dpo__append(out, cap, at, "\"");
 }
 
-struct dpo_json {
-    dpo_context *c;
-    dpo__json j;
-};
-DPO_API dpo_json *dpo_json_create(dpo_context *c) {
-    dpo_json *j;
-    if (!c || c->error.code) return NULL;
-    j = (dpo_json *)dpo__get(c, sizeof *j, "a JSON reader");
-    if (!j) return NULL;
-    memset(j, 0, sizeof *j);
-    j->c = c;
-    return j;
-}
-DPO_API void dpo_json_free(dpo_json *j) {
-    dpo_context *c = j ? j->c : NULL;
-    if (!j) return;
-    dpo__json_free(c, &j->j);
-    dpo__put(c, j);
-}
-DPO_API dpo_result dpo_json_parse(dpo_json *j, const char *text, size_t bytes, const char **why, size_t *at) {
-    const char *reason;
-    size_t place;
-    if (!j || (!text && bytes)) return DPO_E_ARG;
-    return dpo__json_try(j->c, text, bytes, &j->j, why ? why : &reason, at ? at : &place);
-}
-DPO_API int dpo_json_type(const dpo_json *j, int64_t node) { return j ? dpo__json_type(&j->j, node) : 0; }
-DPO_API int64_t dpo_json_count(const dpo_json *j, int64_t node) { return j ? dpo__json_count(&j->j, node) : 0; }
-DPO_API int64_t dpo_json_first(const dpo_json *j, int64_t node) {
-    return dpo_json_count(j, node) > 0 ? dpo__json_first(&j->j, node) : -1;
-}
-DPO_API int64_t dpo_json_next(const dpo_json *j, int64_t node) { return j ? dpo__json_next(&j->j, node) : -1; }
-DPO_API int64_t dpo_json_find(const dpo_json *j, int64_t object, const char *key) {
-    return j && key ? dpo__json_find(&j->j, object, key) : -1;
-}
-DPO_API int64_t dpo_json_string(const dpo_json *j, int64_t node, char *out, size_t cap) {
-    return j && (out || !cap) ? dpo__json_string(&j->j, node, out, cap) : -1;
-}
-DPO_API int dpo_json_number(const dpo_json *j, int64_t node, double *out) {
-    return j && out ? dpo__json_double(&j->j, node, out) : 0;
-}
-DPO_API size_t dpo_json_at(const dpo_json *j, int64_t node) {
-    return dpo_json_type(j, node) ? (size_t)j->j.nodes[node].begin : 0;
-}
+/* What the sections below call them. */
+#define dpo__json_type   dpo_json_type
+#define dpo__json_count  dpo_json_count
+#define dpo__json_first  dpo_json_first
+#define dpo__json_next   dpo_json_next
+#define dpo__json_find   dpo_json_find
+#define dpo__json_string dpo_json_string
+#define dpo__json_double dpo_json_number
 
 /* ===========================================================================================
    >>FILES - access through the dpo_io hooks, an atomic writer, safetensors
    =========================================================================================== */
 
-#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
-#define DPO__BIG_ENDIAN 1
-#else
-#define DPO__BIG_ENDIAN 0
-#endif
+/* What constructors begin with: a context without an error, and what they need. */
+static int dpo__given(dpo_context *c, const char *who, const void *what) {
+    if (c && !c->error.code && !what) dpo__fail(c, DPO_E_ARG, "%s: what it is given must not be NULL", who);
+    return c && !c->error.code;
+}
 
 static dpo_result dpo__file_fail(dpo_context *c, const char *verb, const char *path, int e, const char *remedy) {
     return dpo__fail(c, DPO_E_IO, "cannot %s %.400s: %s; %s", verb, path, strerror(e), remedy);
@@ -5565,8 +5456,8 @@ static dpo_result dpo__file_join(dpo_context *c, const char *dir, const char *na
     if (n < cap) return DPO_OK;
     if (cap) out[0] = 0;
     return dpo__fail(c, DPO_E_ARG,
-                     "the path %.200s.../%.200s has %llu characters, at most %llu are allowed; use a shorter one", dir,
-                     name, (unsigned long long)n, (unsigned long long)(cap ? cap - 1 : 0));
+                     "the path %.200s.../%.200s has %lld characters, at most %lld are allowed; use a shorter one", dir,
+                     name, (long long)n, (long long)(cap ? cap - 1 : 0));
 }
 
 /* Whether it can be opened for reading. Sets no error. */
@@ -5619,9 +5510,9 @@ static dpo_result dpo__file_read(const dpo__file *f, uint64_t offset, void *to, 
     if (!e) return DPO_OK;
     if (!io->size(io->user, f->handle, &now) && now < f->bytes)
         return dpo__fail(f->c, DPO_E_IO,
-                         "cannot read %.400s: it had %llu bytes when it was opened and has %llu now; do not change it "
+                         "cannot read %.400s: it had %lld bytes when it was opened and has %lld now; do not change it "
                          "while it is read",
-                         f->path, (unsigned long long)f->bytes, (unsigned long long)now);
+                         f->path, (long long)f->bytes, (long long)now);
     return dpo__file_fail(f->c, "read", f->path, e, "check the disk or the connection, or copy the file again");
 }
 
@@ -5630,7 +5521,7 @@ static dpo_result dpo__file_map(const dpo__file *f, const void *owner, const uin
     const dpo_io *io = &f->c->io;
     dpo__mapping *m;
     *at = NULL;
-    if (!io->map || !io->unmap || DPO__BIG_ENDIAN) return DPO_OK;
+    if (!io->map || !io->unmap) return DPO_OK;
     m = (dpo__mapping *)dpo__get(f->c, sizeof *m, "a mapped file");
     if (!m) return DPO_E_MEMORY;
     m->owner = owner;
@@ -5657,8 +5548,8 @@ static dpo_result dpo__file_read_all(dpo_context *c, const char *path, uint64_t 
     if (f.bytes > limit || f.bytes >= SIZE_MAX) {
         dpo__file_close(&f);
         return dpo__fail(c, DPO_E_FORMAT,
-                         "%.400s has %llu bytes, at most %llu are allowed; check that it is the right file", path,
-                         (unsigned long long)f.bytes, (unsigned long long)limit);
+                         "%.400s has %lld bytes, at most %lld are allowed; check that it is the right file", path,
+                         (long long)f.bytes, (long long)limit);
     }
     p = (char *)dpo__get(c, (size_t)f.bytes + 1, "a file");
     r = p ? dpo__file_read(&f, 0, p, (size_t)f.bytes) : DPO_E_MEMORY;
@@ -5673,23 +5564,25 @@ static dpo_result dpo__file_read_all(dpo_context *c, const char *path, uint64_t 
     return DPO_OK;
 }
 
+/* A JSON file of at most `limit` bytes; *text is freed by dpo__put, after *j. */
+static dpo_result dpo__file_read_json(dpo_context *c, const char *path, uint64_t limit, char **text, dpo__json *j) {
+    size_t bytes;
+    dpo_result r = dpo__file_read_all(c, path, limit, text, &bytes);
+    if (!r) r = dpo__json_parse(c, path, *text, bytes, j);
+    if (r) dpo__put(c, *text);
+    return r;
+}
+
 /* Writes beside the file, then replaces it: at every moment its name stands for the old or the new
    content, whole. Errors stick: create, write, ..., commit needs no checks in between. */
-#define DPO__FILE_BUFFER 65536
-
 typedef struct dpo__file_writer {
     dpo_context *c;
     const char *path; /* the caller's, until the commit */
-    char *temp;       /* one block: the temporary's name, then the buffer */
-    uint8_t *buffer;
+    char *temp;       /* the name of the file beside it */
     void *handle;
-    size_t used;
     int open;
     dpo_result result;
 } dpo__file_writer;
-
-static const char *const dpo__file_old_is_safe =
-    "check the free space and the disk (what the file held before is untouched)";
 
 static dpo_result dpo__file_create(dpo_context *c, const char *path, dpo__file_writer *w) {
     size_t n = strlen(path) + 8;
@@ -5699,9 +5592,8 @@ static dpo_result dpo__file_create(dpo_context *c, const char *path, dpo__file_w
     w->path = path;
     w->result = dpo__file_can(c, path, 1);
     if (w->result) return w->result;
-    w->temp = (char *)dpo__get(c, n + DPO__FILE_BUFFER, "a file buffer");
+    w->temp = (char *)dpo__get(c, n, "the name of a file");
     if (!w->temp) return w->result = DPO_E_MEMORY;
-    w->buffer = (uint8_t *)w->temp + n;
     dpo__append(w->temp, n, 0, "%s.tmp", path); /* the same directory: rename is atomic there */
     e = c->io.open(c->io.user, w->temp, 'w', &w->handle);
     w->open = !e;
@@ -5709,24 +5601,15 @@ static dpo_result dpo__file_create(dpo_context *c, const char *path, dpo__file_w
     return w->result;
 }
 
-static void dpo__file_flush(dpo__file_writer *w, const void *data, size_t bytes) {
-    const dpo_io *io = &w->c->io;
-    int e = w->result || !bytes ? 0 : io->write(io->user, w->handle, data, bytes);
-    if (e) w->result = dpo__file_fail(w->c, "write", w->temp, e, dpo__file_old_is_safe);
+/* After a call that writes, syncs or closes: e is what it gave. */
+static void dpo__file_written(dpo__file_writer *w, int e) {
+    if (e && !w->result)
+        w->result = dpo__file_fail(w->c, "write", w->temp, e,
+                                   "check the free space and the disk (what the file held before is untouched)");
 }
 
 static dpo_result dpo__file_write(dpo__file_writer *w, const void *data, size_t bytes) {
-    if (w->result || !bytes) return w->result;
-    if (bytes > DPO__FILE_BUFFER - w->used) {
-        dpo__file_flush(w, w->buffer, w->used);
-        w->used = 0;
-    }
-    if (bytes >= DPO__FILE_BUFFER) {
-        dpo__file_flush(w, data, bytes);
-    } else {
-        memcpy(w->buffer + w->used, data, bytes);
-        w->used += bytes;
-    }
+    if (!w->result && bytes) dpo__file_written(w, w->c->io.write(w->c->io.user, w->handle, data, bytes));
     return w->result;
 }
 
@@ -5740,11 +5623,8 @@ static void dpo__file_cut_name(char *path) {
 static dpo_result dpo__file_commit(dpo__file_writer *w) {
     const dpo_io *io = &w->c->io;
     int e, created = w->open;
-    dpo__file_flush(w, w->buffer, w->used);
-    if (!w->result && io->sync && (e = io->sync(io->user, w->handle)) != 0)
-        w->result = dpo__file_fail(w->c, "write", w->temp, e, dpo__file_old_is_safe);
-    if (w->open && (e = io->close(io->user, w->handle)) != 0 && !w->result)
-        w->result = dpo__file_fail(w->c, "write", w->temp, e, dpo__file_old_is_safe);
+    if (!w->result && io->sync) dpo__file_written(w, io->sync(io->user, w->handle));
+    if (w->open) dpo__file_written(w, io->close(io->user, w->handle));
     w->open = 0;
     if (!w->result && (e = io->rename(io->user, w->temp, w->path)) != 0)
         w->result =
@@ -5762,16 +5642,23 @@ static dpo_result dpo__file_commit(dpo__file_writer *w) {
     }
     dpo__put(w->c, w->temp);
     w->temp = NULL;
-    w->buffer = NULL;
     return w->result;
+}
+
+/* A file of so many bytes. */
+static dpo_result dpo__file_save(dpo_context *c, const char *path, const void *data, size_t bytes) {
+    dpo__file_writer w;
+    (void)dpo__file_create(c, path, &w);
+    (void)dpo__file_write(&w, data, bytes);
+    return dpo__file_commit(&w);
 }
 
 /* ---- safetensors: u64 size of the header, the header (JSON), the tensors' bytes, no gaps ---- */
 
 #define DPO__ST_HEADER  ((uint64_t)16 << 20)
 #define DPO__ST_TENSORS 100000
-#define DPO__ST_SHARDS  1024
 #define DPO__ST_RANK    DPO_MAX_DIMS
+#define DPO__ST_PIECE   65536 /* bytes: read, converted or hashed at a time */
 
 /* The public types go on with these; what stands from F8_E4M3 on is known by size only. */
 enum { DPO__ST_READABLE = DPO_BOOL + 1 };
@@ -5788,6 +5675,10 @@ static const dpo__st_dtype dpo__st_dtypes[] = {
     {"F8_E5M2FNUZ", 8}, {"C64", 64}, {"F6_E2M3", 6}, {"F6_E3M2", 6}, {"F4", 4}};
 #define DPO__ST_DTYPES ((int)(sizeof dpo__st_dtypes / sizeof dpo__st_dtypes[0]))
 
+/* Of those that can be read. */
+static size_t dpo__st_size(int dtype) { return dpo__st_dtypes[dtype].bits / 8; }
+static int dpo__st_is_float(int dtype) { return (dtype > 0 && dtype <= DPO_F16) || dtype == DPO_F64; }
+
 typedef struct dpo__st_entry {
     const char *name;
     int dtype, ndim;
@@ -5796,7 +5687,7 @@ typedef struct dpo__st_entry {
     uint64_t begin, end; /* from the first tensor's first byte */
 } dpo__st_entry;
 
-typedef struct dpo__st {
+struct dpo_tensors_file {
     dpo__file file;
     uint64_t data; /* where in the file the tensors' bytes begin */
     int64_t count;
@@ -5807,7 +5698,8 @@ typedef struct dpo__st {
     char *path;
     void *block;
     dpo_result fault; /* of a bad header: the file's, or the caller's who wants to write it */
-} dpo__st;
+};
+typedef struct dpo_tensors_file dpo__st;
 
 /* Bytes of a tensor; 0 if that is beyond 63 bits or no whole number. The only place where sizes
    from files are multiplied. */
@@ -5846,17 +5738,17 @@ static void dpo__st_layout(dpo__arena *a, dpo__st *st, int64_t pairs, size_t tex
 /* A string of the header into st->text at *used: not longer there, with its zero. */
 static char *dpo__st_text(dpo__st *st, const dpo__json *j, int64_t node, size_t *used) {
     char *to = st->text + *used;
-    *used += (size_t)dpo__json_string(j, node, to, j->nodes[node].end - j->nodes[node].begin) + 1;
+    *used += (size_t)dpo_json_string(j, node, to, j->nodes[node].end - j->nodes[node].begin) + 1;
     return to;
 }
 
 static dpo_result dpo__st_read_metadata(dpo__st *st, const dpo__json *j, int64_t meta, size_t *used) {
-    int64_t i, k = meta < 0 ? -1 : dpo__json_first(j, meta), pairs = dpo__json_count(j, meta);
+    int64_t i, k = meta < 0 ? -1 : dpo_json_first(j, meta), pairs = dpo_json_count(j, meta);
     int part;
-    for (i = 0; i < pairs; i++, k = dpo__json_next(j, k + 1)) {
+    for (i = 0; i < pairs; i++, k = dpo_json_next(j, k + 1)) {
         for (part = 0; part < 2; part++) {
             size_t from = *used;
-            if (dpo__json_type(j, k + part) != '"')
+            if (dpo_json_type(j, k + part) != '"')
                 return dpo__st_refuse(st, "header byte %u: a value of __metadata__ is not a string",
                                       (unsigned)j->nodes[k + part].begin + 8);
             st->metadata[2 * i + part] = dpo__st_text(st, j, k + part, used);
@@ -5871,37 +5763,36 @@ static dpo_result dpo__st_read_metadata(dpo__st *st, const dpo__json *j, int64_t
 
 /* Whole numbers from 0 on, as many as `most` (or fewer); the count, or -1. */
 static int dpo__st_numbers(const dpo__json *j, int64_t array, int64_t *out, int64_t most) {
-    int64_t i, n = dpo__json_count(j, array), v = dpo__json_first(j, array);
-    if (dpo__json_type(j, array) != '[' || n > most) return -1;
-    for (i = 0; i < n; i++, v = dpo__json_next(j, v))
+    int64_t i, n = dpo_json_count(j, array), v = dpo_json_first(j, array);
+    if (dpo_json_type(j, array) != '[' || n > most) return -1;
+    for (i = 0; i < n; i++, v = dpo_json_next(j, v))
         if (!dpo__json_int64(j, v, &out[i]) || j->text[j->nodes[v].begin] == '-') return -1;
     return (int)n;
 }
 
 static dpo_result dpo__st_read_entry(dpo__st *st, const dpo__json *j, int64_t key, dpo__st_entry *e, size_t *used) {
-    int64_t object = key + 1, range[2], dtype = dpo__json_find(j, object, "dtype");
+    int64_t object = key + 1, range[2], dtype = dpo_json_find(j, object, "dtype");
     size_t from = *used, i;
     uint64_t elements, bytes;
-    char kind[24];
+    char kind[24] = "";
     e->name = dpo__st_text(st, j, key, used);
     for (i = from; i + 1 < *used; i++) /* would make a mess of messages and logs */
         if ((unsigned char)st->text[i] < 0x20 || st->text[i] == 0x7f)
             return dpo__st_refuse(st, "header byte %u: a tensor's name has a control character",
                                   (unsigned)j->nodes[key].begin + 8);
-    if (dpo__json_string(j, dtype, kind, sizeof kind) < 0)
-        return dpo__st_refuse(st, "tensor %.200s has no dtype", e->name);
     for (e->dtype = DPO__ST_DTYPES - 1; e->dtype > 0; e->dtype--)
         if (dpo__json_is(j, dtype, dpo__st_dtypes[e->dtype].name)) break;
     if (!e->dtype) {
+        (void)dpo_json_string(j, dtype, kind, sizeof kind);
         for (i = 0; kind[i]; i++) /* only what surely prints well */
             if (kind[i] <= 0x20 || kind[i] >= 0x7f) kind[i] = '?';
-        return dpo__st_refuse(st, "tensor %.200s has the unknown dtype %s", e->name, kind);
+        return dpo__st_refuse(st, "tensor %.200s has the unknown dtype \"%s\"", e->name, kind);
     }
     for (i = 0; i < DPO__ST_RANK; i++) e->shape[i] = 1;
-    e->ndim = dpo__st_numbers(j, dpo__json_find(j, object, "shape"), e->shape, DPO__ST_RANK);
+    e->ndim = dpo__st_numbers(j, dpo_json_find(j, object, "shape"), e->shape, DPO__ST_RANK);
     if (e->ndim < 0)
         return dpo__st_refuse(st, "tensor %.200s: expected a shape of at most %d whole numbers", e->name, DPO__ST_RANK);
-    if (dpo__st_numbers(j, dpo__json_find(j, object, "data_offsets"), range, 2) != 2)
+    if (dpo__st_numbers(j, dpo_json_find(j, object, "data_offsets"), range, 2) != 2)
         return dpo__st_refuse(st, "tensor %.200s: expected two whole numbers as data_offsets", e->name);
     if (!dpo__st_product(e->shape, e->ndim, dpo__st_dtypes[e->dtype].bits, &elements, &bytes))
         return dpo__st_refuse(st, "tensor %.200s: its shape's product is too large or not a whole number of bytes",
@@ -5911,9 +5802,8 @@ static dpo_result dpo__st_read_entry(dpo__st *st, const dpo__json *j, int64_t ke
     e->end = (uint64_t)range[1];
     if (e->end < e->begin || e->end - e->begin != bytes)
         return dpo__st_refuse(
-            st, "tensor %.200s: its shape and dtype %s take %llu bytes, its data_offsets are %llu to %llu", e->name,
-            dpo__st_dtypes[e->dtype].name, (unsigned long long)bytes, (unsigned long long)e->begin,
-            (unsigned long long)e->end);
+            st, "tensor %.200s: its shape and dtype %s take %lld bytes, its data_offsets are %lld to %lld", e->name,
+            dpo__st_dtypes[e->dtype].name, (long long)bytes, (long long)e->begin, (long long)e->end);
     return DPO_OK;
 }
 
@@ -5952,35 +5842,35 @@ static dpo_result dpo__st_check_places(dpo__st *st, uint64_t data_bytes) {
         const dpo__st_entry *e = st->sorted[i];
         if (e->begin != at)
             return dpo__st_refuse(
-                st, "tensor %.200s begins at byte %llu of the data, %llu was expected (tensors must lie end to end)",
-                e->name, (unsigned long long)e->begin, (unsigned long long)at);
+                st, "tensor %.200s begins at byte %lld of the data, %lld was expected (tensors must lie end to end)",
+                e->name, (long long)e->begin, (long long)at);
         at = e->end;
     }
     if (at == data_bytes) return DPO_OK;
-    return dpo__st_refuse(st, "the tensors take %llu bytes, the file has %llu for them (%s)", (unsigned long long)at,
-                          (unsigned long long)data_bytes, at > data_bytes ? "it is cut short" : "something was added");
+    return dpo__st_refuse(st, "the tensors take %lld bytes, the file has %lld for them (%s)", (long long)at,
+                          (long long)data_bytes, at > data_bytes ? "it is cut short" : "something was added");
 }
 
 static dpo_result dpo__st_fill(dpo__st *st, const dpo__json *j, size_t size, uint64_t data_bytes) {
     dpo_context *c = st->file.c;
     dpo__arena a = {NULL, 0};
-    int64_t n, i, k, meta = dpo__json_find(j, 0, "__metadata__"), at = 0;
+    int64_t n, i, k, meta = dpo_json_find(j, 0, "__metadata__"), at = 0;
     size_t used = 0, path = strlen(st->file.path);
     dpo_result r;
-    if (dpo__json_type(j, 0) != '{') return dpo__st_refuse(st, "the header is not an object");
-    if (meta >= 0 && dpo__json_type(j, meta) != '{')
+    if (dpo_json_type(j, 0) != '{') return dpo__st_refuse(st, "the header is not an object");
+    if (meta >= 0 && dpo_json_type(j, meta) != '{')
         return dpo__st_refuse(st, "__metadata__ in the header is not an object");
-    n = dpo__json_count(j, 0);
+    n = dpo_json_count(j, 0);
     st->count = n - (meta >= 0);
     if (st->count > DPO__ST_TENSORS)
         return dpo__st_refuse(st, "%lld tensors, at most %d are allowed", (long long)st->count, DPO__ST_TENSORS);
-    dpo__st_layout(&a, st, dpo__json_count(j, meta), size, path);
+    dpo__st_layout(&a, st, dpo_json_count(j, meta), size, path);
     if (!dpo__arena_get(c, &a, "a list of tensors")) return DPO_E_MEMORY;
-    dpo__st_layout(&a, st, dpo__json_count(j, meta), size, path);
+    dpo__st_layout(&a, st, dpo_json_count(j, meta), size, path);
     st->block = a.base;
     memcpy(st->path, st->file.path, path + 1);
     r = dpo__st_read_metadata(st, j, meta, &used);
-    for (i = 0, k = dpo__json_first(j, 0); i < n && !r; i++, k = dpo__json_next(j, k + 1)) {
+    for (i = 0, k = dpo_json_first(j, 0); i < n && !r; i++, k = dpo_json_next(j, k + 1)) {
         if (k + 1 == meta) continue;
         st->sorted[at] = &st->entries[at];
         r = dpo__st_read_entry(st, j, k, &st->entries[at++], &used);
@@ -5996,14 +5886,14 @@ static dpo_result dpo__st_parse(dpo__st *st, const char *text, size_t size, uint
     char reason[128];
     size_t at = dpo__utf8_valid(text, size);
     dpo_result r;
-    if (at < size) return dpo__st_refuse(st, "header byte %llu is not UTF-8", (unsigned long long)at + 8);
+    if (at < size) return dpo__st_refuse(st, "header byte %lld is not UTF-8", (long long)at + 8);
     memset(&j, 0, sizeof j);
     r = dpo__json_try(st->file.c, text, size, &j, &why, &at);
     if (r == DPO_OK) {
         r = dpo__st_fill(st, &j, size, data_bytes);
     } else if (r == DPO_E_FORMAT) {
         dpo__json_reason(reason, sizeof reason, text, size, why, at);
-        r = dpo__st_refuse(st, "header byte %llu: %s", (unsigned long long)at + 8, reason);
+        r = dpo__st_refuse(st, "header byte %lld: %s", (long long)at + 8, reason);
     }
     dpo__json_free(st->file.c, &j);
     return r;
@@ -6020,7 +5910,7 @@ static void dpo__st_close(dpo__st *st) {
    does no harm otherwise. */
 static dpo_result dpo__st_open(dpo_context *c, const char *path, dpo__st *st) {
     uint8_t head[8];
-    uint64_t size = 0;
+    uint64_t size = 0, left = 0;
     char *text = NULL;
     dpo_result r;
     memset(st, 0, sizeof *st);
@@ -6028,25 +5918,23 @@ static dpo_result dpo__st_open(dpo_context *c, const char *path, dpo__st *st) {
     r = dpo__file_open(c, path, &st->file);
     if (r) return r;
     if (st->file.bytes < 8)
-        r = dpo__st_refuse(st, "only %llu bytes, a safetensors file has at least 8",
-                           (unsigned long long)st->file.bytes);
+        r = dpo__st_refuse(st, "only %lld bytes, a safetensors file has at least 8", (long long)st->file.bytes);
     if (!r) r = dpo__file_read(&st->file, 0, head, 8);
     if (!r) {
         size = dpo__load_le64(head);
-        if (size > st->file.bytes - 8)
-            r = dpo__st_refuse(st, "bytes 0-7 say that the header has %llu bytes, the file has %llu after them",
-                               (unsigned long long)size, (unsigned long long)st->file.bytes - 8);
-        else if (size > DPO__ST_HEADER)
-            r = dpo__st_refuse(st, "bytes 0-7 say that the header has %llu bytes, at most %llu are allowed",
-                               (unsigned long long)size, (unsigned long long)DPO__ST_HEADER);
+        left = st->file.bytes - 8;
+        if (size > left || size > DPO__ST_HEADER)
+            r = dpo__st_refuse(
+                st,
+                "bytes 0-7 say that the header has %llu bytes, the file has %llu after them, and at most "
+                "%llu are allowed",
+                (unsigned long long)size, (unsigned long long)left, (unsigned long long)DPO__ST_HEADER);
     }
-    if (!r) {
-        text = (char *)dpo__get(c, (size_t)size + 1, "the header of a safetensors file");
-        r = text ? dpo__file_read(&st->file, 8, text, (size_t)size) : DPO_E_MEMORY;
-    }
+    if (!r && !(text = (char *)dpo__get(c, (size_t)size + 1, "the header of a safetensors file"))) r = DPO_E_MEMORY;
+    if (!r) r = dpo__file_read(&st->file, 8, text, (size_t)size);
     if (!r) {
         st->data = size + 8;
-        r = dpo__st_parse(st, text, (size_t)size, st->file.bytes - st->data);
+        r = dpo__st_parse(st, text, (size_t)size, left - size);
     }
     dpo__put(c, text);
     if (r) dpo__st_close(st);
@@ -6066,30 +5954,17 @@ static const dpo__st_entry *dpo__st_find(const dpo__st *st, const char *name) {
     return NULL;
 }
 
-static const char *dpo__st_metadata(const dpo__st *st, const char *key) {
+DPO_API const char *dpo_tensors_metadata(const dpo_tensors_file *f, const char *key) {
     int64_t i;
-    for (i = 0; st->metadata[i]; i += 2)
-        if (!strcmp(st->metadata[i], key)) return st->metadata[i + 1];
+    for (i = 0; f && key && f->metadata[i]; i += 2)
+        if (!strcmp(f->metadata[i], key)) return f->metadata[i + 1];
     return NULL;
 }
+#define dpo__st_metadata dpo_tensors_metadata /* what the sections below call it */
 
-/* Little-endian elements to the machine's own, and back. */
-static void dpo__st_swap(void *data, uint64_t count, size_t size) {
-    uint8_t *p = (uint8_t *)data;
-    size_t i;
-    if (!DPO__BIG_ENDIAN || size == 1) return;
-    for (; count; count--, p += size)
-        for (i = 0; i < size / 2; i++) {
-            uint8_t x = p[i];
-            p[i] = p[size - 1 - i];
-            p[size - 1 - i] = x;
-        }
-}
-
-/* A tensor as it is, in the machine's byte order. */
+/* A tensor as it is. */
 static dpo_result dpo__st_read_raw(const dpo__st *st, const dpo__st_entry *e, void *to) {
     uint64_t bytes = e->end - e->begin;
-    dpo_result r;
     if (e->dtype >= DPO__ST_READABLE)
         return dpo__fail(st->file.c, DPO_E_UNSUPPORTED,
                          "%.400s: tensor %.200s is %s, which this version cannot read; convert it to F32, F16 or BF16",
@@ -6098,74 +5973,12 @@ static dpo_result dpo__st_read_raw(const dpo__st *st, const dpo__st_entry *e, vo
         return dpo__fail(st->file.c, DPO_E_MEMORY,
                          "%.400s: tensor %.200s is larger than this machine's memory can be; use a 64-bit one",
                          st->path, e->name);
-    r = dpo__file_read(&st->file, st->data + e->begin, to, (size_t)bytes);
-    if (!r) dpo__st_swap(to, (uint64_t)e->elements, dpo__st_dtypes[e->dtype].bits / 8);
-    return r;
+    return dpo__file_read(&st->file, st->data + e->begin, to, (size_t)bytes);
 }
-
-static size_t dpo__st_size(int dtype) { return dpo__st_dtypes[dtype].bits / 8; }
 
 /* Element i of F32 or BF16. */
 DPO__INLINE float dpo__st_value(const void *x, int dtype, int64_t i) {
     return dtype == DPO_BF16 ? dpo__num_bf16_to(((const uint16_t *)x)[i]) : ((const float *)x)[i];
-}
-
-/* Bytes of a file as floats. */
-static void dpo__st_to_f32(float *to, uint8_t *from, size_t n, int dtype) {
-    size_t i;
-    if (dtype == DPO_F32) {
-        dpo__st_swap(from, n, 4);
-        memcpy(to, from, n * sizeof *to);
-    } else if (dtype == DPO_BF16) {
-        for (i = 0; i < n; i++) to[i] = dpo__num_bf16_to((uint16_t)(from[2 * i] | from[2 * i + 1] << 8));
-    } else if (dtype == DPO_F16) {
-        for (i = 0; i < n; i++) to[i] = dpo__num_f16_to((uint16_t)(from[2 * i] | from[2 * i + 1] << 8));
-    } else { /* F64: the caller's rounding mode must not enter */
-        dpo__fpenv env = dpo__fp_enter();
-        for (i = 0; i < n; i++) {
-            uint64_t bits = dpo__load_le64(from + 8 * i);
-            double x, size;
-            memcpy(&x, &bits, 8);
-            size = x < 0 ? -x : x;
-            if (size < 0x1p-126) /* a subnormal float, which a conversion would flush: count its units of 2^-149 */
-                to[i] = dpo__num_float((uint32_t)(bits >> 63) << 31 |
-                                       (uint32_t)(int32_t)(size * 0x1p149 + 0x1p52 - 0x1p52));
-            else to[i] = (float)x;
-        }
-        dpo__fp_leave(env);
-    }
-}
-
-/* Elements of one floating-point type as another, each rounded once to nearest even (F64 to a half: by way of F32). The
-   count of finite numbers that became infinite. */
-static int64_t dpo__st_convert(dpo_context *c, void *to, int to_dtype, const void *from, int from_dtype, int64_t n) {
-    enum { PIECE = 1024 };
-    uint64_t raw[PIECE]; /* of any type, in the file's byte order */
-    float x[PIECE];
-    size_t in = dpo__st_size(from_dtype), out = dpo__st_size(to_dtype);
-    int64_t at, i, m, over = 0;
-    for (at = 0; at < n; at += m) {
-        uint8_t *y = (uint8_t *)to + (size_t)at * out;
-        uint16_t *halves = (uint16_t *)(void *)raw;
-        m = dpo__min64(n - at, PIECE);
-        memcpy(raw, (const uint8_t *)from + (size_t)at * in, (size_t)m * in);
-        if (from_dtype == DPO_F64)
-            for (i = 0; i < m; i++)
-                over += (raw[i] & ~((uint64_t)1 << 63)) >= 0x47effffff0000000u && (raw[i] >> 52 & 0x7ff) < 0x7ff;
-        dpo__st_swap(raw, (uint64_t)m, in);
-        dpo__st_to_f32(x, (uint8_t *)raw, (size_t)m, from_dtype);
-        if (to_dtype == DPO_F32) {
-            memcpy(y, x, (size_t)m * sizeof *x);
-            continue;
-        }
-        if (to_dtype == DPO_BF16) c->kernels.narrow(m, halves, NULL, x);
-        for (i = 0; to_dtype == DPO_F16 && i < m; i++) halves[i] = dpo__num_f16_from(x[i]);
-        for (i = 0; i < m; i++)
-            over += (halves[i] & 0x7fffu) == (to_dtype == DPO_BF16 ? 0x7f80u : 0x7c00u) &&
-                    (dpo__num_bits(x[i]) & 0x7fffffffu) < 0x7f800000u;
-        memcpy(y, halves, (size_t)m * sizeof *halves);
-    }
-    return over;
 }
 
 /* Rounds floats to the nearest bf16, into halves (x stays) or, with `to` NULL, in place; returns how many changed. */
@@ -6176,31 +5989,70 @@ static int64_t dpo__st_round(dpo_context *c, uint16_t *to, float *x, int64_t n) 
     return count;
 }
 
+DPO__INLINE int dpo__st_infinite(const void *x, int dtype, int64_t i) {
+    switch (dtype) {
+    case DPO_F32: return dpo__num_bits(((const float *)x)[i]) << 1 == 0xff000000u;
+    case DPO_F64: return ((const uint64_t *)x)[i] << 1 == (uint64_t)0x7ff << 53;
+    default: return (((const uint16_t *)x)[i] & 0x7fff) == (dtype == DPO_BF16 ? 0x7f80 : 0x7c00);
+    }
+}
+/* The nearest float, in an environment that flushes: a subnormal one is counted in units of 2^-149. */
+static float dpo__st_from_f64(double x) {
+    uint64_t bits;
+    double size = x < 0 ? -x : x;
+    if (size >= 0x1p-126 || x != x) return (float)x;
+    memcpy(&bits, &x, sizeof bits);
+    return dpo__num_float((uint32_t)(bits >> 63) << 31 | (uint32_t)(int32_t)(size * 0x1p149 + 0x1p52 - 0x1p52));
+}
+
+/* Elements of one floating-point type as another, each rounded once to nearest even (F64 to a half: by way of F32). The
+   count of finite numbers that became infinite; *rounded goes up by the values that bf16 changed. */
+static int64_t dpo__st_convert(dpo_context *c, void *to, int to_dtype, const void *from, int from_dtype, int64_t n,
+                               int64_t *rounded) {
+    enum { PIECE = 1024 };
+    uint64_t raw[PIECE]; /* of any type, aligned */
+    float x[PIECE];
+    uint16_t half[PIECE];
+    size_t in = dpo__st_size(from_dtype), out = dpo__st_size(to_dtype);
+    const void *made = to_dtype == DPO_F32 ? (const void *)x : half;
+    int64_t at, i, m, over = 0;
+    dpo__fpenv env = dpo__fp_enter();
+    for (at = 0; at < n; at += m) {
+        m = dpo__min64(n - at, PIECE);
+        memcpy(raw, (const uint8_t *)from + (size_t)at * in, (size_t)m * in);
+        if (from_dtype == DPO_F32) memcpy(x, raw, (size_t)m * sizeof *x);
+        if (from_dtype == DPO_BF16) c->kernels.expand(m, x, (const uint16_t *)(void *)raw, 0);
+        for (i = 0; from_dtype == DPO_F16 && i < m; i++) x[i] = dpo__num_f16_to(((const uint16_t *)(void *)raw)[i]);
+        for (i = 0; from_dtype == DPO_F64 && i < m; i++) x[i] = dpo__st_from_f64(((const double *)(void *)raw)[i]);
+        for (i = 0; to_dtype == DPO_F16 && i < m; i++) half[i] = dpo__num_f16_from(x[i]);
+        if (to_dtype == DPO_BF16) *rounded += dpo__st_round(c, half, x, m);
+        for (i = 0; (out < in || to_dtype == DPO_F16) && i < m; i++) /* a wider type has room for all */
+            over += dpo__st_infinite(made, to_dtype, i) && !dpo__st_infinite(raw, from_dtype, i);
+        memcpy((uint8_t *)to + (size_t)at * out, made, (size_t)m * out);
+    }
+    dpo__fp_leave(env);
+    return over;
+}
+
 /* F32, BF16, F16 or F64 as F32 or BF16; *rounded goes up by the values that bf16 changed. Values are not looked at. */
 static dpo_result dpo__st_read_as(const dpo__st *st, const dpo__st_entry *e, int dtype, void *to, int64_t *rounded) {
-    enum { PIECE = DPO__FILE_BUFFER / 8 };
     dpo_context *c = st->file.c;
-    size_t n, size = dpo__st_size(e->dtype);
-    int64_t at;
+    size_t size = dpo__st_size(e->dtype), out = dpo__st_size(dtype);
+    int64_t at, n;
     uint8_t *buffer;
-    float *x;
     dpo_result r = DPO_OK;
     if (e->dtype == dtype || e->dtype >= DPO__ST_READABLE) return dpo__st_read_raw(st, e, to);
-    if (e->dtype != DPO_F32 && e->dtype != DPO_BF16 && e->dtype != DPO_F16 && e->dtype != DPO_F64)
+    if (!dpo__st_is_float(e->dtype))
         return dpo__fail(
             c, DPO_E_UNSUPPORTED,
             "%.400s: tensor %.200s is %s where floating-point numbers are needed; convert it to F32, F16 or BF16",
             st->path, e->name, dpo__st_dtypes[e->dtype].name);
-    if (!e->elements) return DPO_OK;
-    buffer = (uint8_t *)dpo__get(c, PIECE * (8 + sizeof *x), "a file buffer");
+    buffer = (uint8_t *)dpo__get(c, DPO__ST_PIECE, "a file buffer");
     if (!buffer) return DPO_E_MEMORY;
-    for (at = 0; at < e->elements && !r; at += (int64_t)n) {
-        n = (size_t)dpo__min64(e->elements - at, PIECE);
-        r = dpo__file_read(&st->file, st->data + e->begin + (uint64_t)at * size, buffer, n * size);
-        if (r) break;
-        x = dtype == DPO_F32 ? (float *)to + at : (float *)(void *)(buffer + PIECE * 8);
-        dpo__st_to_f32(x, buffer, n, e->dtype);
-        if (dtype == DPO_BF16) *rounded += dpo__st_round(c, (uint16_t *)to + at, x, (int64_t)n);
+    for (at = 0; at < e->elements && !r; at += n) {
+        n = dpo__min64(e->elements - at, DPO__ST_PIECE / (int64_t)size);
+        r = dpo__file_read(&st->file, st->data + e->begin + (uint64_t)at * size, buffer, (size_t)n * size);
+        if (!r) (void)dpo__st_convert(c, (uint8_t *)to + (size_t)at * out, dtype, buffer, e->dtype, n, rounded);
     }
     dpo__put(c, buffer);
     return r;
@@ -6225,95 +6077,91 @@ typedef struct dpo__st_source {
     void *user;
 } dpo__st_source;
 
-/* What the reader's rules cannot see; the sum of all bytes. */
-static dpo_result dpo__st_check_items(const dpo__st *st, const dpo__st_item *items, int64_t n,
-                                      const char *const *metadata, const dpo__st_source *source, uint64_t *total) {
+typedef struct dpo__st_job { /* a file being written */
+    dpo_context *c;
+    const char *path;
+    const dpo__st_item *items;
+    int64_t n;
+    const dpo__st_source *source;
+} dpo__st_job;
+
+/* What the reader's rules cannot see. */
+static dpo_result dpo__st_check_items(const dpo__st *st, const dpo__st_job *k, const char *const *metadata) {
+    uint64_t elements, bytes;
     int64_t i;
-    *total = 0;
-    if (n < 0 || n > DPO__ST_TENSORS)
-        return dpo__st_refuse(st, "%lld tensors, from 0 to %d are allowed", (long long)n, DPO__ST_TENSORS);
-    for (i = 0; i < n; i++) {
-        const dpo__st_item *t = &items[i];
-        uint64_t elements, bytes;
+    for (i = 0; i < k->n; i++) {
+        const dpo__st_item *t = &k->items[i];
+        int halves = (t->from == DPO_F32 || t->from == DPO_BF16) && t->dtype <= DPO_F16;
         if (!t->name) return dpo__st_refuse(st, "tensor %lld has no name", (long long)i);
-        if (t->dtype <= 0 || t->dtype >= DPO__ST_READABLE ||
-            (t->from != t->dtype && ((t->from != DPO_F32 && t->from != DPO_BF16) || t->dtype > DPO_F16)))
+        if (t->dtype <= 0 || t->dtype >= DPO__ST_READABLE || (t->from != t->dtype && !halves))
             return dpo__st_refuse(st, "tensor %.200s: dtype %d cannot be written as dtype %d", t->name, t->from,
                                   t->dtype);
         if (t->ndim < 0 || t->ndim > DPO__ST_RANK)
             return dpo__st_refuse(st, "tensor %.200s has %d dimensions, from 0 to %d are allowed", t->name, t->ndim,
                                   DPO__ST_RANK);
-        if (!dpo__st_product(t->shape, t->ndim, dpo__st_dtypes[t->dtype].bits, &elements, &bytes) ||
-            __builtin_add_overflow(*total, bytes, total) || *total > INT64_MAX - DPO__ST_HEADER)
+        if (!dpo__st_product(t->shape, t->ndim, dpo__st_dtypes[t->dtype].bits, &elements, &bytes))
             return dpo__st_refuse(st, "tensor %.200s: its shape is negative or too large", t->name);
-        if (bytes && !t->data && !source) return dpo__st_refuse(st, "tensor %.200s has no data", t->name);
+        if (bytes && !t->data && !k->source) return dpo__st_refuse(st, "tensor %.200s has no data", t->name);
     }
     for (i = 0; metadata && metadata[i]; i += 2)
         if (!metadata[i + 1]) return dpo__st_refuse(st, "metadata %.200s has no value", metadata[i]);
     return DPO_OK;
 }
 
-/* The header, spaces after it so that the data begin at a multiple of 8 bytes. */
-static size_t dpo__st_print_header(char *out, size_t cap, const dpo__st_item *items, int64_t n,
-                                   const char *const *metadata) {
-    size_t at = dpo__append(out, cap, 0, "{");
-    uint64_t place = 0, elements, bytes;
+/* The header, spaces after it so that the data, which take *total bytes, begin at a multiple of 8. */
+static size_t dpo__st_print_header(char *out, size_t cap, const dpo__st_job *k, const char *const *metadata,
+                                   uint64_t *total) {
+    size_t at = dpo__append(out, cap, 0, "{\"__metadata__\":{");
+    uint64_t elements, bytes;
     int64_t i;
-    int k;
-    if (metadata) {
-        at = dpo__append(out, cap, at, "\"__metadata__\":{");
-        for (i = 0; metadata[i]; i += 2) {
-            if (i) at = dpo__append(out, cap, at, ",");
-            at = dpo__json_quote(out, cap, at, metadata[i]);
-            at = dpo__append(out, cap, at, ":");
-            at = dpo__json_quote(out, cap, at, metadata[i + 1]);
-        }
-        at = dpo__append(out, cap, at, "}");
+    int d;
+    *total = 0;
+    for (i = 0; metadata[i]; i += 2) {
+        if (i) at = dpo__append(out, cap, at, ",");
+        at = dpo__json_quote(out, cap, at, metadata[i]);
+        at = dpo__append(out, cap, at, ":");
+        at = dpo__json_quote(out, cap, at, metadata[i + 1]);
     }
-    for (i = 0; i < n; i++) {
-        const dpo__st_item *t = &items[i];
-        if (i || metadata) at = dpo__append(out, cap, at, ",");
+    at = dpo__append(out, cap, at, "}");
+    for (i = 0; i < k->n; i++) {
+        const dpo__st_item *t = &k->items[i];
+        at = dpo__append(out, cap, at, ",");
         at = dpo__json_quote(out, cap, at, t->name);
         at = dpo__append(out, cap, at, ":{\"dtype\":\"%s\",\"shape\":[", dpo__st_dtypes[t->dtype].name);
-        for (k = 0; k < t->ndim; k++) at = dpo__append(out, cap, at, "%s%lld", k ? "," : "", (long long)t->shape[k]);
+        for (d = 0; d < t->ndim; d++) at = dpo__append(out, cap, at, "%s%lld", d ? "," : "", (long long)t->shape[d]);
         (void)dpo__st_product(t->shape, t->ndim, dpo__st_dtypes[t->dtype].bits, &elements, &bytes);
-        at = dpo__append(out, cap, at, "],\"data_offsets\":[%llu,%llu]}", (unsigned long long)place,
-                         (unsigned long long)(place + bytes));
-        place += bytes;
+        at = dpo__append(out, cap, at, "],\"data_offsets\":[%lld,%lld]}", (long long)*total,
+                         (long long)(*total + bytes));
+        *total += bytes;
     }
     at = dpo__append(out, cap, at, "}");
     while (at % 8) at = dpo__append(out, cap, at, " ");
     return at;
 }
 
-/* A tensor's bytes as they stand in the file, into a writer or, without one, a hash. */
-static dpo_result dpo__st_put(dpo_context *c, const char *path, const dpo__st_item *t, int64_t index,
-                              const dpo__st_source *source, dpo__file_writer *w, dpo__hash *h) {
-    enum { PIECE = 1024 }; /* a whole number of the hash's groups, whatever the type */
-    uint64_t piece[PIECE];
-    size_t size = dpo__st_size(t->dtype);
+/* Tensor i's bytes as they stand in the file, into a writer or, without one, a hash. */
+static dpo_result dpo__st_put(const dpo__st_job *k, int64_t i, dpo__file_writer *w, dpo__hash *h) {
+    uint64_t piece[DPO__ST_PIECE / 16]; /* a whole number of the hash's groups, whatever the type */
+    const dpo__st_item *t = &k->items[i];
+    size_t size = dpo__st_size(t->dtype), from_size = dpo__st_size(t->from);
     const uint8_t *data = (const uint8_t *)t->data;
-    uint64_t elements, bytes, at;
-    int64_t n;
+    uint64_t elements, bytes;
+    int64_t at, n, rounded = 0;
     (void)dpo__st_product(t->shape, t->ndim, (unsigned)size * 8, &elements, &bytes);
-    if (!bytes) return w ? w->result : DPO_OK;
-    if (!data) data = (const uint8_t *)source->fetch(source->user, index);
-    if (!data)
-        return dpo__fail(c, DPO_E_IO, "%.400s: tensor %.200s could not be had; the file was not written", path,
+    if (bytes && !data) data = (const uint8_t *)k->source->fetch(k->source->user, i);
+    if (bytes && !data)
+        return dpo__fail(k->c, DPO_E_IO, "%.400s: tensor %.200s could not be had; the file was not written", k->path,
                          t->name);
-    if (t->from == t->dtype && !DPO__BIG_ENDIAN) {
-        if (w) return dpo__file_write(w, data, (size_t)bytes);
-        dpo__hash_add(h, data, (size_t)bytes);
-        return DPO_OK;
-    }
-    for (at = 0; at < elements && !(w && w->result); at += (uint64_t)n) {
-        const uint8_t *from = data + at * dpo__st_size(t->from);
-        n = elements - at < (uint64_t)PIECE ? (int64_t)(elements - at) : (int64_t)PIECE;
-        if (t->from == t->dtype) memcpy(piece, from, (size_t)n * size);
-        else (void)dpo__st_convert(c, piece, t->dtype, from, t->from, n);
-        dpo__st_swap(piece, (uint64_t)n, size);
-        if (w) (void)dpo__file_write(w, piece, (size_t)n * size);
-        else dpo__hash_add(h, piece, (size_t)n * size);
+    for (at = 0; at < (int64_t)elements; at += n) {
+        const void *from = data + (size_t)at * from_size;
+        n = (int64_t)elements;
+        if (t->from != t->dtype) {
+            n = dpo__min64(n - at, (int64_t)(sizeof piece / size));
+            (void)dpo__st_convert(k->c, piece, t->dtype, from, t->from, n, &rounded);
+            from = piece;
+        }
+        if (!w) dpo__hash_add(h, from, (size_t)n * size);
+        else if (dpo__file_write(w, from, (size_t)n * size)) break;
     }
     return w ? w->result : DPO_OK;
 }
@@ -6321,25 +6169,18 @@ static dpo_result dpo__st_put(dpo_context *c, const char *path, const dpo__st_it
 /* ---- checksums: 16 hexadecimal digits for each tensor, in the header's order, and for the header itself, read with
    zeros where its own stand. Others' readers take them for metadata like any. ---- */
 
-#define DPO__ST_SUMS     "dpo_checksums"
-#define DPO__ST_SUM      "dpo_header_checksum"
-#define DPO__ST_SUM_TEXT "\"" DPO__ST_SUM "\":\"" /* after '{' or ',': within a string its quotes had a backslash */
+#define DPO__ST_SUMS "dpo_checksums"
+#define DPO__ST_SUM  "dpo_header_checksum" /* after the other one: a comma stands before it */
 
 static void dpo__st_digits(char *out, uint64_t x) { /* 16, no final zero */
     int i;
     for (i = 0; i < 16; i++) out[i] = "0123456789abcdef"[x >> (60 - 4 * i) & 15];
 }
-/* The digits of the header's own sum, NULL if there are none. */
-static char *dpo__st_own_sum(char *text, size_t size) {
-    size_t key = sizeof DPO__ST_SUM_TEXT - 1;
-    char *at = text, *end = text + size;
-    while ((at = (char *)memchr(at, '"', (size_t)(end - at))) != NULL) {
-        if ((size_t)(end - at) < key + 17) return NULL;
-        if (!memcmp(at, DPO__ST_SUM_TEXT, key) && at > text && (at[-1] == '{' || at[-1] == ','))
-            return at[key + 16] == '"' ? at + key : NULL;
-        at++;
-    }
-    return NULL;
+/* The digits of the header's own sum, NULL if there are none. Within a string the quotes would have backslashes. */
+static char *dpo__st_own_sum(char *text) {
+    static const char before[] = ",\"" DPO__ST_SUM "\":\"";
+    char *at = strstr(text, before);
+    return at && strlen(at) > sizeof before + 16 ? at + sizeof before - 1 : NULL;
 }
 static uint64_t dpo__st_header_sum(const char *text, size_t size) {
     dpo__hash h = dpo__hash_start(0);
@@ -6354,7 +6195,7 @@ static dpo_result dpo__st_sum_of(const dpo__st *st, const dpo__st_entry *e, uint
     size_t n;
     dpo_result r = DPO_OK;
     for (at = 0; at < bytes && !r; at += n) {
-        n = bytes - at < DPO__FILE_BUFFER ? (size_t)(bytes - at) : DPO__FILE_BUFFER;
+        n = bytes - at < DPO__ST_PIECE ? (size_t)(bytes - at) : DPO__ST_PIECE;
         r = dpo__file_read(&st->file, st->data + e->begin + at, buffer, n);
         if (!r) dpo__hash_add(&h, buffer, n);
     }
@@ -6364,20 +6205,21 @@ static dpo_result dpo__st_sum_of(const dpo__st *st, const dpo__st_entry *e, uint
 /* Whether header and tensors are what was written, to the last bit. */
 static dpo_result dpo__st_verify(const dpo__st *st) {
     dpo_context *c = st->file.c;
-    size_t size = (size_t)st->data - 8, room = size > DPO__FILE_BUFFER ? size : DPO__FILE_BUFFER;
-    const char *sums = dpo__st_metadata(st, DPO__ST_SUMS);
+    size_t size = (size_t)st->data - 8, room = size < DPO__ST_PIECE ? DPO__ST_PIECE : size + 1;
+    const char *sums = dpo_tensors_metadata(st, DPO__ST_SUMS);
     char *text, *own, digits[17] = "";
     int64_t i;
     uint64_t sum;
     dpo_result r;
-    if (!sums || strlen(sums) != (size_t)st->count * 16 || !dpo__st_metadata(st, DPO__ST_SUM))
+    if (!sums || strlen(sums) != (size_t)st->count * 16 || !dpo_tensors_metadata(st, DPO__ST_SUM))
         return dpo__fail(
             c, DPO_E_FORMAT,
             "%.400s holds no checksums that could be verified; it was damaged, or another program wrote it", st->path);
     text = (char *)dpo__get(c, room, "a header to verify");
     if (!text) return DPO_E_MEMORY;
+    text[size] = 0;
     r = dpo__file_read(&st->file, 8, text, size);
-    own = r ? NULL : dpo__st_own_sum(text, size);
+    own = r ? NULL : dpo__st_own_sum(text);
     if (own) {
         memcpy(digits, own, 16);
         memset(own, '0', 16);
@@ -6397,19 +6239,18 @@ static dpo_result dpo__st_verify(const dpo__st *st) {
 }
 
 /* The caller's metadata and the checksums of all tensors, as one list in one block; NULL after an error. */
-static const char **dpo__st_sums(dpo_context *c, const char *path, const dpo__st_item *items, int64_t n,
-                                 const char *const *metadata, const dpo__st_source *source) {
-    int64_t i, pairs = 0, at = 0;
+static const char **dpo__st_sums(const dpo__st_job *k, const char *const *metadata) {
+    int64_t i, n = k->n, pairs = 0, at = 0;
     const char **list;
     char *text;
     while (metadata && metadata[2 * pairs]) pairs++; /* room for all; a read file's own checksums are left out */
-    list = (const char **)dpo__get(c, (size_t)(2 * pairs + 5) * sizeof *list + (size_t)n * 16 + 1, "checksums");
+    list = (const char **)dpo__get(k->c, (size_t)(2 * pairs + 5) * sizeof *list + (size_t)n * 16 + 1, "checksums");
     if (!list) return NULL;
     text = (char *)(list + 2 * pairs + 5);
     for (i = 0; i < n; i++) {
         dpo__hash h = dpo__hash_start(0);
-        if (dpo__st_put(c, path, &items[i], i, source, NULL, &h)) {
-            dpo__put(c, list);
+        if (dpo__st_put(k, i, NULL, &h)) {
+            dpo__put(k->c, list);
             return NULL;
         }
         dpo__st_digits(text + 16 * i, dpo__hash_end(&h));
@@ -6432,41 +6273,41 @@ static const char **dpo__st_sums(dpo_context *c, const char *path, const dpo__st
    header goes through the reader's own rules first: what is written can be read. */
 static dpo_result dpo__st_write(dpo_context *c, const char *path, const dpo__st_item *items, int64_t n,
                                 const char *const *metadata, const dpo__st_source *source) {
+    const dpo__st_job k = {c, path, items, n, source};
     dpo__file_writer w;
     dpo__st st;
     uint64_t total;
-    uint8_t head[8];
-    const char **all = NULL;
-    char *text = NULL, *own;
-    size_t size = 0;
+    const char **all;
+    char *text = NULL;
+    size_t size;
     int64_t i;
     dpo_result r;
     memset(&st, 0, sizeof st);
     st.file.c = c;
     st.file.path = path;
     st.fault = DPO_E_ARG;
-    r = dpo__st_check_items(&st, items, n, metadata, source, &total);
-    if (r) return r;
-    all = dpo__st_sums(c, path, items, n, metadata, source);
+    if (dpo__st_check_items(&st, &k, metadata)) return c->error.code;
+    all = dpo__st_sums(&k, metadata);
     if (!all) return c->error.code;
-    size = dpo__st_print_header(NULL, 0, items, n, all);
+    size = dpo__st_print_header(NULL, 0, &k, all, &total);
     if (size > DPO__ST_HEADER)
-        r = dpo__st_refuse(&st, "names and metadata take %llu bytes, at most %llu are allowed",
-                           (unsigned long long)size, (unsigned long long)DPO__ST_HEADER);
-    if (!r && !(text = (char *)dpo__get(c, size + 1, "the header of a safetensors file"))) r = DPO_E_MEMORY;
+        r = dpo__st_refuse(&st, "names and metadata take %lld bytes, at most %lld are allowed", (long long)size,
+                           (long long)DPO__ST_HEADER);
+    else {
+        text = (char *)dpo__get(c, 8 + size + 1, "the header of a safetensors file");
+        r = text ? DPO_OK : DPO_E_MEMORY;
+    }
     if (!r) {
-        dpo__st_print_header(text, size + 1, items, n, all);
-        own = dpo__st_own_sum(text, size);
-        dpo__st_digits(own, dpo__st_header_sum(text, size));
-        r = dpo__st_parse(&st, text, size, total);
+        for (i = 0; i < 8; i++) text[i] = (char)((uint64_t)size >> (8 * i));
+        dpo__st_print_header(text + 8, size + 1, &k, all, &total);
+        dpo__st_digits(dpo__st_own_sum(text + 8), dpo__st_header_sum(text + 8, size));
+        r = dpo__st_parse(&st, text + 8, size, total);
         dpo__st_close(&st);
     }
     if (!r) {
-        for (i = 0; i < 8; i++) head[i] = (uint8_t)((uint64_t)size >> (8 * i));
         (void)dpo__file_create(c, path, &w);
-        (void)dpo__file_write(&w, head, 8);
-        (void)dpo__file_write(&w, text, size);
-        for (i = 0; i < n && !w.result; i++) w.result = dpo__st_put(c, path, &items[i], i, source, &w, NULL);
+        (void)dpo__file_write(&w, text, 8 + size);
+        for (i = 0; i < n && !w.result; i++) w.result = dpo__st_put(&k, i, &w, NULL);
         r = dpo__file_commit(&w);
     }
     dpo__put(c, text);
@@ -6512,54 +6353,60 @@ DPO_API dpo_result dpo_tensors_save(dpo_context *c, const char *path, const dpo_
     return dpo_tensors_save_from(c, path, tensors, count, metadata, NULL, NULL);
 }
 
-static void dpo__st_view(const dpo__st_entry *e, dpo_tensor *out) {
-    out->name = e->name;
-    out->data = NULL;
-    out->dtype = e->dtype < DPO__ST_READABLE ? e->dtype : 0;
-    out->ndim = e->ndim;
-    memcpy(out->shape, e->shape, sizeof out->shape);
+static dpo_tensor dpo__st_view(const dpo__st_entry *e) {
+    dpo_tensor t;
+    t.name = e->name;
+    t.data = NULL;
+    t.dtype = e->dtype < DPO__ST_READABLE ? e->dtype : 0;
+    t.ndim = e->ndim;
+    memcpy(t.shape, e->shape, sizeof t.shape);
+    return t;
 }
 
-/* The block of dpo_tensors_load: tensors, then names and data. Counts if the arena has no base. */
-static void dpo__st_carve_tensors(dpo__arena *a, const dpo__st *st, int64_t count) {
-    dpo_tensor *t = DPO__CARVE(a, dpo_tensor, dpo__max64(count, 1));
+/* The block of dpo_tensors_load: the tensors that can be read, their names and room for their data; how many. Runs
+   twice: with a NULL base it measures. */
+static int64_t dpo__st_carve_tensors(dpo__arena *a, const dpo__st *st) {
+    dpo_tensor *out = DPO__CARVE(a, dpo_tensor, st->count + 1);
     int64_t i, n = 0;
     for (i = 0; i < st->count; i++) {
-        const dpo__st_entry *e = &st->entries[i];
-        size_t length = strlen(e->name) + 1;
-        void *data;
+        dpo_tensor t = dpo__st_view(&st->entries[i]);
+        size_t length = strlen(t.name) + 1;
         char *name;
-        if (e->dtype >= DPO__ST_READABLE) continue;
+        if (!t.dtype) continue;
+        if (t.dtype <= DPO_F16) t.dtype = DPO_F32;
         name = DPO__CARVE(a, char, (int64_t)length);
-        data = dpo__arena_carve(a, e->elements, dpo__st_size(e->dtype <= DPO_F16 ? DPO_F32 : e->dtype));
-        if (a->base) {
-            dpo__st_view(e, &t[n]);
-            memcpy(name, e->name, length);
-            t[n].name = name;
-            t[n].data = data;
-            if (e->dtype <= DPO_F16) t[n].dtype = DPO_F32;
-        }
+        t.data = dpo__arena_carve(a, st->entries[i].elements, dpo__st_size(t.dtype));
+        if (name) t.name = (const char *)memcpy(name, t.name, length);
+        if (out) out[n] = t;
         n++;
     }
+    return n;
 }
 
-static dpo_result dpo__st_load_tensors(const dpo__st *st, dpo_tensor **out, int64_t *count) {
-    dpo_context *c = st->file.c;
+DPO_API dpo_result dpo_tensors_load(dpo_context *c, const char *path, dpo_tensor **out, int64_t *count) {
     dpo__arena a = {NULL, 0};
     dpo_tensor *t;
+    dpo__st st;
     int64_t i, n = 0;
-    dpo_result r = DPO_OK;
-    for (i = 0; i < st->count; i++) n += st->entries[i].dtype < DPO__ST_READABLE;
-    dpo__st_carve_tensors(&a, st, n);
-    if (!dpo__arena_get(c, &a, "the tensors of a file")) return DPO_E_MEMORY;
-    dpo__st_carve_tensors(&a, st, n);
+    dpo_result r;
+    if (out) *out = NULL;
+    if (count) *count = 0;
+    DPO__READY(c, c);
+    if (!path || !out || !count)
+        return dpo__fail(c, DPO_E_ARG, "dpo_tensors_load: path, out and count must not be NULL");
+    r = dpo__st_open(c, path, &st);
+    if (r) return r;
+    (void)dpo__st_carve_tensors(&a, &st);
+    if (!dpo__arena_get(c, &a, "the tensors of a file")) r = DPO_E_MEMORY;
     t = (dpo_tensor *)(void *)a.base;
-    for (i = 0, n = 0; i < st->count && !r; i++) {
-        const dpo__st_entry *e = &st->entries[i];
+    if (t) (void)dpo__st_carve_tensors(&a, &st);
+    for (i = 0; i < st.count && !r; i++) {
+        const dpo__st_entry *e = &st.entries[i];
         if (e->dtype >= DPO__ST_READABLE) continue;
-        r = t[n].dtype == DPO_F32 ? dpo__st_read_f32(st, e, (float *)t[n].data) : dpo__st_read_raw(st, e, t[n].data);
+        r = t[n].dtype == DPO_F32 ? dpo__st_read_f32(&st, e, (float *)t[n].data) : dpo__st_read_raw(&st, e, t[n].data);
         n++;
     }
+    dpo__st_close(&st);
     if (r) {
         dpo__put(c, t);
         return r;
@@ -6569,83 +6416,51 @@ static dpo_result dpo__st_load_tensors(const dpo__st *st, dpo_tensor **out, int6
     return DPO_OK;
 }
 
-DPO_API dpo_result dpo_tensors_load(dpo_context *c, const char *path, dpo_tensor **out, int64_t *count) {
-    dpo__st st;
-    dpo_result r;
-    if (out) *out = NULL;
-    if (count) *count = 0;
-    DPO__READY(c, c);
-    if (!path || !out || !count)
-        return dpo__fail(c, DPO_E_ARG, "dpo_tensors_load: path, out and count must not be NULL");
-    r = dpo__st_open(c, path, &st);
-    if (!r) r = dpo__st_load_tensors(&st, out, count);
-    dpo__st_close(&st);
-    return r;
-}
-
 DPO_API void dpo_tensors_free(dpo_context *c, dpo_tensor *tensors) {
     if (c) dpo__put(c, tensors);
 }
 
-struct dpo_tensors_file {
-    dpo__st st;
-};
 DPO_API dpo_tensors_file *dpo_tensors_open(dpo_context *c, const char *path) {
     dpo_tensors_file *f;
-    if (!c || c->error.code) return NULL;
-    if (!path) {
-        dpo__fail(c, DPO_E_ARG, "dpo_tensors_open: the path must not be NULL");
-        return NULL;
-    }
+    if (!dpo__given(c, "dpo_tensors_open", path)) return NULL;
     f = (dpo_tensors_file *)dpo__get(c, sizeof *f, "a file of tensors");
-    if (f && !dpo__st_open(c, path, &f->st)) return f;
+    if (f && !dpo__st_open(c, path, f)) return f;
     dpo__put(c, f);
     return NULL;
 }
 DPO_API void dpo_tensors_close(dpo_tensors_file *f) {
-    dpo_context *c = f ? f->st.file.c : NULL;
+    dpo_context *c = f ? f->file.c : NULL;
     if (!f) return;
-    dpo__st_close(&f->st);
+    dpo__st_close(f);
     dpo__put(c, f);
 }
 DPO_API int64_t dpo_tensors_list(const dpo_tensors_file *f, dpo_tensor *out, int64_t cap) {
     int64_t i;
     if (!f) return 0;
-    for (i = 0; out && i < f->st.count && i < cap; i++) dpo__st_view(&f->st.entries[i], &out[i]);
-    return f->st.count;
+    for (i = 0; out && i < f->count && i < cap; i++) out[i] = dpo__st_view(&f->entries[i]);
+    return f->count;
 }
 DPO_API dpo_result dpo_tensors_read(const dpo_tensors_file *f, int64_t i, void *to, size_t bytes) {
     const dpo__st_entry *e;
-    DPO__READY(f, f->st.file.c);
-    e = i >= 0 && i < f->st.count ? &f->st.entries[i] : NULL;
+    DPO__READY(f, f->file.c);
+    e = i >= 0 && i < f->count ? &f->entries[i] : NULL;
     if (!e || !to || e->end - e->begin > bytes)
-        return dpo__fail(f->st.file.c, DPO_E_ARG, "dpo_tensors_read: tensor %ld of %ld into %llu bytes at %s", (long)i,
-                         (long)f->st.count, (unsigned long long)bytes, to ? "a buffer" : "NULL");
-    return dpo__st_read_raw(&f->st, e, to);
-}
-DPO_API const char *dpo_tensors_metadata(const dpo_tensors_file *f, const char *key) {
-    return f && key ? dpo__st_metadata(&f->st, key) : NULL;
-}
-DPO_API int dpo_tensors_metadata_at(const dpo_tensors_file *f, int64_t i, const char **key, const char **value) {
-    int64_t n = 0;
-    while (f && f->st.metadata[2 * n] && n < i) n++;
-    if (!f || i < 0 || !f->st.metadata[2 * n]) return 0;
-    *key = f->st.metadata[2 * n];
-    *value = f->st.metadata[2 * n + 1];
-    return 1;
+        return dpo__fail(f->file.c, DPO_E_ARG, "dpo_tensors_read: tensor %ld of %ld into %lld bytes at %s", (long)i,
+                         (long)f->count, (long long)bytes, to ? "a buffer" : "NULL");
+    return dpo__st_read_raw(f, e, to);
 }
 DPO_API dpo_result dpo_tensors_verify(const dpo_tensors_file *f) {
-    DPO__READY(f, f->st.file.c);
-    return dpo__st_verify(&f->st);
+    DPO__READY(f, f->file.c);
+    return dpo__st_verify(f);
 }
 DPO_API int64_t dpo_tensor_convert(dpo_context *c, void *to, int to_dtype, const void *from, int from_dtype,
                                    int64_t n) {
+    int64_t rounded = 0;
     DPO__READY(c, c);
-    if (to_dtype < DPO_F32 || to_dtype > DPO_F16 || from_dtype < DPO_F32 || from_dtype > DPO_F64 ||
-        from_dtype == DPO_I32 || n < 0 || (n && (!to || !from)))
+    if (to_dtype < DPO_F32 || to_dtype > DPO_F16 || !dpo__st_is_float(from_dtype) || n < 0 || (n && (!to || !from)))
         return dpo__fail(c, DPO_E_ARG, "dpo_tensor_convert: %ld elements of dtype %d as dtype %d", (long)n, from_dtype,
                          to_dtype);
-    return dpo__st_convert(c, to, to_dtype, from, from_dtype, n);
+    return dpo__st_convert(c, to, to_dtype, from, from_dtype, n, &rounded);
 }
 DPO_API const char *dpo_dtype_name(int dtype) {
     return dtype > 0 && dtype < DPO__ST_READABLE ? dpo__st_dtypes[dtype].name : NULL;
@@ -6814,8 +6629,8 @@ static int64_t dpo__asked_targets(const dpo_batch *b, dpo__asked *asked) {
     X(FINAL_W, 0, 1, k->hidden_size, 0, GAIN, "gpt_neox.final_layer_norm.weight", "transformer.ln_f.weight",           \
       "model.norm.weight")                                                                                             \
     X(FINAL_B, 0, DPO__LN, k->hidden_size, 0, BIAS, "gpt_neox.final_layer_norm.bias", "transformer.ln_f.bias", "")     \
-    X(HEAD, 0, !k->tie_word_embeddings, k->vocab_size, k->hidden_size, HEAD, "embed_out.weight", "lm_head.weight",     \
-      "lm_head.weight")
+    X(HEAD, 0, !k->tie_word_embeddings, k->vocab_size, k->hidden_size, HEADMATRIX, "embed_out.weight",                 \
+      "lm_head.weight", "lm_head.weight")
 
 enum {
 #define X(id, layer, present, rows, columns, kind, neox, gpt2, llama) DPO__##id,
@@ -6824,11 +6639,6 @@ enum {
         DPO__N_TENSORS
 };
 enum { DPO__EMBEDDING, DPO__GAIN, DPO__BIAS, DPO__MATRIX, DPO__HEADMATRIX };
-#define DPO__KIND_EMBEDDING DPO__EMBEDDING
-#define DPO__KIND_GAIN      DPO__GAIN
-#define DPO__KIND_BIAS      DPO__BIAS
-#define DPO__KIND_MATRIX    DPO__MATRIX
-#define DPO__KIND_HEAD      DPO__HEADMATRIX
 
 typedef struct dpo__param {
     char name[112]; /* the Hugging Face name */
@@ -6838,6 +6648,7 @@ typedef struct dpo__param {
     const void *panels;           /* the same packed for products, in the model's block of them, or NULL */
     int64_t rows, columns, count; /* as stored; columns 0: a vector */
     int id, layer, kind;
+    int found; /* in the files it is loaded from */
 } dpo__param;
 
 /* of vectors, adapters, and all that is F32 */
@@ -6881,10 +6692,8 @@ static dpo__param *dpo__model_param(const dpo_model *m, int64_t layer, int id) {
 static void dpo__model_describe(dpo_model *m, dpo__arena *values, int dtype, int64_t layer, int id, int64_t rows,
                                 int64_t columns, int kind, const char *neox, const char *gpt2, const char *llama) {
     static const char *const prefix[3] = {"gpt_neox.layers.", "transformer.h.", "model.layers."};
-    int style = m->config.family == DPO_GPT_NEOX                               ? 0
-                : m->config.family == DPO_GPT2 || m->config.family == DPO_BTLM ? 1
-                                                                               : 2;
-    const char *name = style == 0 ? neox : style == 1 ? gpt2 : llama;
+    int style = m->config.qkv; /* as different as the names */
+    const char *name = style == DPO_QKV_HEADS ? neox : style == DPO_QKV_THIRDS ? gpt2 : llama;
     int64_t count = columns ? rows * columns : rows;
     int type = columns && dtype ? dtype : DPO_F32;
     void *data = values && (dtype || !columns) ? dpo__arena_carve(values, count, dpo__st_size(type)) : NULL;
@@ -6914,7 +6723,7 @@ static void dpo__model_list(dpo_model *m, dpo__arena *values, int dtype) {
     m->n_params = m->n_values = 0;
 #define X(id, per_layer, present, rows, columns, kind, neox, gpt2, llama)                                              \
     if ((per_layer) == want && (present) != 0)                                                                         \
-        dpo__model_describe(m, values, dtype, layer, DPO__##id, rows, columns, DPO__KIND_##kind, neox, gpt2, llama);
+        dpo__model_describe(m, values, dtype, layer, DPO__##id, rows, columns, DPO__##kind, neox, gpt2, llama);
     for (layer = 0; layer <= layers; layer++) {
         int want = layer < layers;
         DPO__TENSORS(X)
@@ -6946,229 +6755,99 @@ static void dpo__model_layout(dpo__arena *a, const dpo_model_config *k, int valu
 
 /* --- configuration ------------------------------------------------------------------------------- */
 
-typedef struct dpo__config_reader {
-    dpo_context *c;
-    const char *path;
-    dpo__json json;
-} dpo__config_reader;
-
-/* After the first error values no longer count. */
-static int dpo__config_failed(const dpo__config_reader *r) { return r->c->error.code != DPO_OK; }
-
-/* The value at the first of two spellings that is there and not null; -1 if none. */
-static int64_t dpo__config_find(const dpo__config_reader *r, int64_t object, const char *key) {
-    int64_t at = dpo__json_find(&r->json, object, key);
-    return at >= 0 && dpo__json_null(&r->json, at) ? -1 : at;
-}
-static int64_t dpo__config_int(dpo__config_reader *r, const char *key, int64_t otherwise, int64_t low, int64_t high) {
-    int64_t at = dpo__config_find(r, 0, key), v = otherwise;
-    if (dpo__config_failed(r)) return 0;
-    if (at < 0 ? otherwise < low : !dpo__json_int64(&r->json, at, &v) || v < low || v > high)
-        dpo__fail(r->c, DPO_E_FORMAT, "%s: key \"%s\" %s; it must be a whole number from %ld to %ld", r->path, key,
-                  at < 0 ? "is missing" : "holds something else", (long)low, (long)high);
-    return v;
-}
-static double dpo__config_number(dpo__config_reader *r, int64_t object, const char *key, double otherwise) {
-    int64_t at = dpo__config_find(r, object, key);
-    double v = otherwise;
-    if (dpo__config_failed(r) || at < 0) return v;
-    if (!dpo__json_double(&r->json, at, &v) || !(v > -1e300 && v < 1e300))
-        dpo__fail(r->c, DPO_E_FORMAT, "%s: key \"%s\" must be a finite number", r->path, key);
-    return v;
-}
-static int dpo__config_bool(dpo__config_reader *r, const char *key, int otherwise) {
-    int64_t at = dpo__config_find(r, 0, key);
-    int v = otherwise;
-    if (dpo__config_failed(r) || at < 0) return v;
-    if (!dpo__json_bool(&r->json, at, &v))
-        dpo__fail(r->c, DPO_E_FORMAT, "%s: key \"%s\" must be true or false", r->path, key);
-    return v;
-}
-static void dpo__config_text(dpo__config_reader *r, int64_t object, const char *key, char *out, size_t cap,
-                             const char *otherwise) {
-    int64_t at = dpo__config_find(r, object, key), n;
-    dpo__append(out, cap, 0, "%s", otherwise);
-    if (dpo__config_failed(r) || at < 0) return;
-    n = dpo__json_string(&r->json, at, out, cap);
-    if (n < 0 || (size_t)n >= cap)
-        dpo__fail(r->c, DPO_E_FORMAT, "%s: key \"%s\" must be a string of less than %d bytes", r->path, key, (int)cap);
-}
-static void dpo__config_unsupported(dpo__config_reader *r, const char *key, const char *got, const char *known) {
-    dpo__fail(r->c, DPO_E_UNSUPPORTED, "%s: \"%s\" is \"%s\"; this version knows %s", r->path, key, got, known);
-}
-static int dpo__config_activation(dpo__config_reader *r, const char *key, const char *otherwise) {
-    char name[40];
-    dpo__config_text(r, 0, key, name, sizeof name, otherwise);
-    if (!strcmp(name, "gelu") || !strcmp(name, "gelu_python")) return DPO_GELU;
-    if (!strcmp(name, "gelu_new") || !strcmp(name, "gelu_fast") || !strcmp(name, "gelu_pytorch_tanh"))
-        return DPO_GELU_TANH;
-    if (!strcmp(name, "swiglu")) return DPO_SWIGLU;
-    dpo__config_unsupported(r, key, name, "gelu, gelu_new, gelu_pytorch_tanh and swiglu");
-    return 0;
-}
-static void dpo__config_rope(dpo__config_reader *r, dpo_model_config *k, double *partial) {
-    int64_t at = dpo__config_find(r, 0, "rope_scaling"), p = dpo__config_find(r, 0, "rope_parameters");
-    char kind[40];
-    if (at < 0) at = p; /* newer configurations keep theta in there, too */
-    if (at < 0 || dpo__config_failed(r)) return;
-    if (dpo__json_type(&r->json, at) != '{')
-        dpo__config_unsupported(r, "rope_scaling", "no object", "an object or null");
-    k->rope_theta = dpo__config_number(r, at, "rope_theta", k->rope_theta);
-    if (k->family == DPO_GPT_NEOX) *partial = dpo__config_number(r, at, "partial_rotary_factor", *partial);
-    if (dpo__json_find(&r->json, at, "rope_type") >= 0)
-        dpo__config_text(r, at, "rope_type", kind, sizeof kind, "default");
-    else dpo__config_text(r, at, "type", kind, sizeof kind, "default");
-    if (!strcmp(kind, "default")) return;
-    k->rope_factor = dpo__config_number(r, at, "factor", 1.0);
-    if (!strcmp(kind, "linear")) k->rope_scaling = DPO_ROPE_LINEAR;
-    else if (!strcmp(kind, "llama3")) {
-        k->rope_scaling = DPO_ROPE_LLAMA3;
-        k->rope_low_freq_factor = dpo__config_number(r, at, "low_freq_factor", 1.0);
-        k->rope_high_freq_factor = dpo__config_number(r, at, "high_freq_factor", 4.0);
-        k->rope_original_max_position = dpo__config_number(r, at, "original_max_position_embeddings", 8192.0);
-        if (!dpo__config_failed(r) && !(k->rope_high_freq_factor > k->rope_low_freq_factor &&
-                                        k->rope_low_freq_factor > 0 && k->rope_original_max_position > 0))
-            dpo__fail(
-                r->c, DPO_E_FORMAT,
-                "%s: \"rope_scaling\": needs 0 < low_freq_factor < high_freq_factor and a positive original length",
-                r->path);
-    } else dpo__config_unsupported(r, "rope_scaling.type", kind, "default, linear and llama3");
-    if (!dpo__config_failed(r) && !(k->rope_factor > 0))
-        dpo__fail(r->c, DPO_E_FORMAT, "%s: \"rope_scaling\": \"factor\" must be positive", r->path);
-}
-
 #define DPO__DIM 1000000 /* largest believable width, length or vocabulary here: 16 times as much */
 
-static void dpo__config_neox(dpo__config_reader *r, dpo_model_config *k) {
-    double pct;
-    k->hidden_size = (int)dpo__config_int(r, "hidden_size", 0, 1, DPO__DIM);
-    k->num_hidden_layers = (int)dpo__config_int(r, "num_hidden_layers", 0, 1, 9999);
-    k->num_attention_heads = (int)dpo__config_int(r, "num_attention_heads", 0, 1, 4096);
-    k->intermediate_size = (int)dpo__config_int(r, "intermediate_size", 4 * (int64_t)k->hidden_size, 1, 16 * DPO__DIM);
-    k->max_position_embeddings = (int)dpo__config_int(r, "max_position_embeddings", 2048, 1, 16 * DPO__DIM);
-    k->num_key_value_heads = k->num_attention_heads;
-    k->norm_eps = dpo__config_number(r, 0, "layer_norm_eps", 1e-5);
-    k->activation = dpo__config_activation(r, "hidden_act", "gelu");
-    k->parallel_residual = dpo__config_bool(r, "use_parallel_residual", 1);
-    k->qkv = DPO_QKV_HEADS;
-    k->qkv_bias = k->attention_bias = dpo__config_bool(r, "attention_bias", 1);
-    k->mlp_bias = 1;
-    k->tie_word_embeddings = dpo__config_bool(r, "tie_word_embeddings", 0);
-    k->rope_theta = dpo__config_number(r, 0, "rotary_emb_base", dpo__config_number(r, 0, "rope_theta", 10000.0));
-    pct = dpo__config_number(r, 0, "rotary_pct", dpo__config_number(r, 0, "partial_rotary_factor", 0.25));
-    dpo__config_rope(r, k, &pct);
-    if (dpo__config_failed(r)) return;
-    k->head_dim = k->hidden_size / k->num_attention_heads;
-    if (!(pct >= 0 && pct <= 1)) {
-        dpo__fail(r->c, DPO_E_FORMAT, "%s: \"rotary_pct\" must lie from 0 to 1", r->path);
-        return;
-    }
-    k->rotary_dim = (int)(k->head_dim * pct);
-}
-static void dpo__config_gpt2(dpo__config_reader *r, dpo_model_config *k) {
-    int btlm = k->family == DPO_BTLM;
-    int64_t at;
-    char text[40];
-    k->hidden_size = (int)dpo__config_int(r, "n_embd", 0, 1, DPO__DIM);
-    k->num_hidden_layers = (int)dpo__config_int(r, "n_layer", 0, 1, 9999);
-    k->num_attention_heads = (int)dpo__config_int(r, "n_head", 0, 1, 4096);
-    k->intermediate_size = (int)dpo__config_int(r, "n_inner", 4 * (int64_t)k->hidden_size, 1, 16 * DPO__DIM);
-    k->max_position_embeddings = (int)dpo__config_int(r, "n_positions", 1024, 1, 16 * DPO__DIM);
-    k->num_key_value_heads = k->num_attention_heads;
-    k->norm_eps = dpo__config_number(r, 0, "layer_norm_epsilon", 1e-5);
-    k->activation = dpo__config_activation(r, "activation_function", "gelu_new");
-    k->position = DPO_POSITION_LEARNED;
-    k->qkv = DPO_QKV_THIRDS;
-    k->conv1d = k->qkv_bias = k->attention_bias = k->mlp_bias = 1;
-    k->tie_word_embeddings = dpo__config_bool(r, "tie_word_embeddings", 1);
-    k->attention_scale_by_layer = dpo__config_bool(r, "scale_attn_by_inverse_layer_idx", 0);
-    if (!dpo__config_failed(r)) k->head_dim = k->hidden_size / k->num_attention_heads;
-    if (!dpo__config_bool(r, "scale_attn_weights", 1)) k->attention_scale = 1.0;
-    if (!btlm) return;
-    dpo__config_text(r, 0, "position_embedding_type", text, sizeof text, "learned");
-    if (!strcmp(text, "alibi")) k->position = DPO_POSITION_ALIBI;
-    else if (strcmp(text, "learned")) dpo__config_unsupported(r, "position_embedding_type", text, "learned and alibi");
-    at = dpo__config_find(r, 0, "alibi_scaling");
-    if (at >= 0) {
-        k->alibi_factor = dpo__config_number(r, at, "factor", 0.0);
-        if (dpo__config_find(r, at, "train_seq_len") >= 0)
-            dpo__config_unsupported(r, "alibi_scaling", "train_seq_len", "a fixed \"factor\"");
-    }
-    /* Two spellings of the muP scales: today's, and the first revisions'. */
-    k->embedding_scale =
-        dpo__config_number(r, 0, "mup_embeddings_scale", dpo__config_number(r, 0, "embeddings_scale", 1.0));
-    k->width_scale = dpo__config_number(r, 0, "mup_width_scale", dpo__config_number(r, 0, "width_scale", 1.0));
-    k->output_scale = dpo__config_number(r, 0, "mup_output_alpha", 1.0) * k->width_scale;
-    if (dpo__json_find(&r->json, 0, "output_logits_scale") >= 0)
-        k->output_scale = dpo__config_number(r, 0, "output_logits_scale", 1.0);
-    if (dpo__config_bool(r, "mup_scale_qk_dot_by_d", dpo__config_bool(r, "scale_qk_dot_by_d", 0)) &&
-        k->attention_scale == 0 && !dpo__config_failed(r))
-        k->attention_scale = 1.0 / (double)k->head_dim;
-    if (!dpo__config_failed(r) && k->embedding_scale != 1.0 && dpo__json_find(&r->json, 0, "mup_width_scale") < 0 &&
-        dpo__json_find(&r->json, 0, "width_scale") < 0)
-        dpo__log(r->c, DPO_LOG_WARNING,
-                 "%s: muP embedding scale without \"mup_width_scale\": taking 1, which makes logits too large if the "
-                 "model was trained with less",
-                 r->path);
-}
-static void dpo__config_llama(dpo__config_reader *r, dpo_model_config *k) {
-    int qwen = k->family == DPO_QWEN2;
-    double whole = 1.0;
-    char act[40];
-    k->hidden_size = (int)dpo__config_int(r, "hidden_size", 0, 1, DPO__DIM);
-    k->num_hidden_layers = (int)dpo__config_int(r, "num_hidden_layers", 0, 1, 9999);
-    k->num_attention_heads = (int)dpo__config_int(r, "num_attention_heads", 0, 1, 4096);
-    k->num_key_value_heads = (int)dpo__config_int(r, "num_key_value_heads", k->num_attention_heads, 1, 4096);
-    k->intermediate_size = (int)dpo__config_int(r, "intermediate_size", 0, 1, 16 * DPO__DIM);
-    k->max_position_embeddings = (int)dpo__config_int(r, "max_position_embeddings", 2048, 1, 16 * DPO__DIM);
-    k->norm = DPO_NORM_RMS;
-    k->norm_eps = dpo__config_number(r, 0, "rms_norm_eps", 1e-6);
-    k->activation = DPO_SWIGLU;
-    k->qkv = DPO_QKV_SEPARATE;
-    k->qkv_bias = qwen ? 1 : dpo__config_bool(r, "attention_bias", 0);
-    k->attention_bias = qwen ? 0 : k->qkv_bias;
-    k->mlp_bias = qwen ? 0 : dpo__config_bool(r, "mlp_bias", 0);
-    k->tie_word_embeddings = dpo__config_bool(r, "tie_word_embeddings", 0);
-    k->rope_theta = dpo__config_number(r, 0, "rope_theta", 10000.0);
-    dpo__config_rope(r, k, &whole);
-    dpo__config_text(r, 0, "hidden_act", act, sizeof act, "silu");
-    if (strcmp(act, "silu") && strcmp(act, "swish"))
-        dpo__config_unsupported(r, "hidden_act", act, "silu for this family");
-    if (dpo__config_bool(r, "use_sliding_window", 0))
-        dpo__config_unsupported(r, "use_sliding_window", "true", "full attention");
-    if (dpo__config_failed(r)) return;
-    k->head_dim = (int)dpo__config_int(r, "head_dim", k->hidden_size / k->num_attention_heads, 1, DPO__DIM);
-    k->rotary_dim = k->head_dim;
+/* What config.json says, in the order in which it is written. */
+typedef struct dpo__config_key {
+    int type;            /* 'i' int, 'b' int that is true or false, 'd' double */
+    size_t at;           /* the field, in dpo_model_config */
+    double least, most;  /* if its default is less, the key must be there */
+    const char *name[5]; /* in each family: the first of "this|that" that is there; NULL: it has no such key */
+} dpo__config_key;
+
+#define DPO__AT(field) offsetof(dpo_model_config, field)
+#define DPO__ALL(key)                                                                                                  \
+    { key, key, key, key, key }
+#define DPO__EACH(neox, gpt2, llama)                                                                                   \
+    { neox, gpt2, gpt2, llama, llama }
+static const dpo__config_key dpo__config_keys[] = {
+    {'i', DPO__AT(vocab_size), 2, 16 * DPO__DIM, DPO__ALL("vocab_size")},
+    {'i', DPO__AT(hidden_size), 1, DPO__DIM, DPO__EACH("hidden_size", "n_embd", "hidden_size")},
+    {'i', DPO__AT(num_hidden_layers), 1, 9999, DPO__EACH("num_hidden_layers", "n_layer", "num_hidden_layers")},
+    {'i', DPO__AT(num_attention_heads), 1, 4096, DPO__EACH("num_attention_heads", "n_head", "num_attention_heads")},
+    {'i', DPO__AT(num_key_value_heads), 1, 4096, DPO__EACH(NULL, NULL, "num_key_value_heads")},
+    {'i', DPO__AT(head_dim), 1, DPO__DIM, DPO__EACH(NULL, NULL, "head_dim")},
+    {'i', DPO__AT(intermediate_size), 1, 16 * DPO__DIM, DPO__EACH("intermediate_size", "n_inner", "intermediate_size")},
+    {'i', DPO__AT(max_position_embeddings), 1, 16 * DPO__DIM,
+     DPO__EACH("max_position_embeddings", "n_positions", "max_position_embeddings")},
+    {'i', DPO__AT(bos_token_id), -1, 16 * DPO__DIM, DPO__ALL("bos_token_id")},
+    {'i', DPO__AT(eos_token_id), -1, 16 * DPO__DIM, DPO__ALL("eos_token_id")},
+    {'d', DPO__AT(norm_eps), 0, 1, DPO__EACH("layer_norm_eps", "layer_norm_epsilon", "rms_norm_eps")},
+    {'d', DPO__AT(initializer_range), 0, 1e6, DPO__ALL("initializer_range")},
+    {'d', DPO__AT(rope_theta), 1e-9, 1e300, DPO__EACH("rotary_emb_base|rope_theta", NULL, "rope_theta")},
+    {'b', DPO__AT(tie_word_embeddings), 0, 1, DPO__ALL("tie_word_embeddings")},
+    {'b', DPO__AT(parallel_residual), 0, 1, {"use_parallel_residual", NULL, NULL, NULL, NULL}},
+    {'b', DPO__AT(qkv_bias), 0, 1, {"attention_bias", NULL, NULL, "attention_bias", NULL}},
+    {'b', DPO__AT(mlp_bias), 0, 1, {NULL, NULL, NULL, "mlp_bias", NULL}},
+    {'b', DPO__AT(attention_scale_by_layer), 0, 1, DPO__EACH(NULL, "scale_attn_by_inverse_layer_idx", NULL)},
+    /* muP: today's spelling, and the first revisions' */
+    {'d', DPO__AT(embedding_scale), -1e6, 1e6, {NULL, "mup_embeddings_scale|embeddings_scale", NULL, NULL, NULL}},
+    {'d', DPO__AT(width_scale), 1e-9, 1e6, {NULL, "mup_width_scale|width_scale", NULL, NULL, NULL}}};
+#define DPO__CONFIG_KEYS (sizeof dpo__config_keys / sizeof dpo__config_keys[0])
+
+/* What each family is where its config.json does not say otherwise; sizes are 0. */
+static dpo_model_config dpo__config_of_family(int family) {
+    int neox = family == DPO_GPT_NEOX, gpt2 = family == DPO_GPT2 || family == DPO_BTLM;
+    int llama = family == DPO_LLAMA || family == DPO_QWEN2;
+    dpo_model_config k;
+    memset(&k, 0, sizeof k);
+    k.family = family;
+    k.max_position_embeddings = gpt2 ? 1024 : 2048;
+    k.bos_token_id = k.eos_token_id = -1;
+    k.norm = llama ? DPO_NORM_RMS : DPO_NORM_LAYER;
+    k.norm_eps = llama ? 1e-6 : 1e-5;
+    k.initializer_range = 0.02;
+    k.position = gpt2 ? DPO_POSITION_LEARNED : DPO_POSITION_ROPE;
+    k.rope_theta = 10000.0;
+    k.activation = neox ? DPO_GELU : gpt2 ? DPO_GELU_TANH : DPO_SWIGLU;
+    k.parallel_residual = neox;
+    k.qkv = neox ? DPO_QKV_HEADS : gpt2 ? DPO_QKV_THIRDS : DPO_QKV_SEPARATE;
+    k.conv1d = k.tie_word_embeddings = gpt2;
+    k.qkv_bias = family != DPO_LLAMA;
+    k.attention_bias = k.mlp_bias = !llama;
+    k.embedding_scale = k.output_scale = k.width_scale = 1.0;
+    return k;
 }
 
 /* What holds for every family; also the guard for configurations that were filled in by hand. */
 static dpo_result dpo__config_check(dpo_context *c, const char *path, const dpo_model_config *k) {
     const char *why = NULL;
-    int gpt2 = k->family == DPO_GPT2 || k->family == DPO_BTLM, llama = k->family == DPO_LLAMA || k->family == DPO_QWEN2;
-    if (k->family < DPO_GPT_NEOX || k->family > DPO_QWEN2) why = "family is not one of DPO_GPT_NEOX...";
-    else if (k->vocab_size < 2 || k->hidden_size < 1 || k->num_hidden_layers < 1 || k->num_attention_heads < 1 ||
-             k->num_key_value_heads < 1 || k->head_dim < 1 || k->intermediate_size < 1 ||
-             k->max_position_embeddings < 1)
-        why = "every size must be positive, the vocabulary at least 2";
-    else if (k->vocab_size > 16 * DPO__DIM || k->hidden_size > DPO__DIM || k->num_hidden_layers > 9999 ||
-             k->num_attention_heads > 4096 || k->head_dim > DPO__DIM || k->intermediate_size > 16 * DPO__DIM)
-        why = "a size is beyond what this version holds";
-    else if ((int64_t)k->num_attention_heads * k->head_dim > 16 * DPO__DIM || k->num_key_value_heads > 4096)
+    dpo_model_config own;
+    size_t i;
+    if (k->family < DPO_GPT_NEOX || k->family > DPO_QWEN2)
+        return dpo__fail(c, DPO_E_FORMAT, "%s: family is not one of DPO_GPT_NEOX...", path);
+    own = dpo__config_of_family(k->family);
+    for (i = 0; i < DPO__CONFIG_KEYS; i++) {
+        const dpo__config_key *row = &dpo__config_keys[i];
+        const char *field = (const char *)k + row->at, *name = row->name[k->family - 1];
+        double v = row->type == 'd' ? *(const double *)(const void *)field : *(const int *)(const void *)field;
+        if (row->type == 'b' || !(name || row->type == 'i') || (v >= row->least && v <= row->most)) continue;
+        return dpo__fail(c, DPO_E_FORMAT, "%s: %s is %.9g; it must lie from %.9g to %.9g", path,
+                         name ? name : "the number of key/value heads, or the head size", v, row->least, row->most);
+    }
+    if ((int64_t)k->num_attention_heads * k->head_dim > 16 * DPO__DIM)
         why = "heads times head size is beyond what this version holds";
-    else if (k->qkv != (k->family == DPO_GPT_NEOX ? DPO_QKV_HEADS
-                        : gpt2                    ? DPO_QKV_THIRDS
-                                                  : DPO_QKV_SEPARATE) ||
-             (k->norm == DPO_NORM_RMS) != llama || (k->conv1d != 0) != gpt2 ||
-             (gpt2 ? k->position != DPO_POSITION_LEARNED && k->position != DPO_POSITION_ALIBI
-                   : k->position != DPO_POSITION_ROPE) ||
+    else if (k->qkv != own.qkv || k->norm != own.norm || (k->conv1d != 0) != own.conv1d ||
+             (k->position != own.position && !(own.conv1d && k->position == DPO_POSITION_ALIBI)) ||
              k->activation < DPO_GELU || k->activation > DPO_SWIGLU ||
-             (k->activation == DPO_SWIGLU ? k->family == DPO_GPT_NEOX : llama) || k->rope_scaling < DPO_ROPE_PLAIN ||
-             k->rope_scaling > DPO_ROPE_LLAMA3)
+             (k->activation == DPO_SWIGLU ? k->family == DPO_GPT_NEOX : own.activation == DPO_SWIGLU) ||
+             k->rope_scaling < DPO_ROPE_PLAIN || k->rope_scaling > DPO_ROPE_LLAMA3)
         why = "norm, positions, activation, q/k/v layout or storage is not one that this family has";
-    else if (k->rope_scaling != DPO_ROPE_PLAIN && !(k->rope_factor > 0)) why = "rope_factor must be positive";
-    else if (!(k->width_scale > 0 && k->width_scale < 1e6) || !(k->alibi_factor >= 0 && k->alibi_factor < 1e6) ||
-             !(k->initializer_range >= 0 && k->initializer_range < 1e6))
-        why = "width_scale, alibi_factor or initializer_range is not a usable number";
+    else if (k->rope_scaling != DPO_ROPE_PLAIN && !(k->rope_factor > 0 && k->rope_factor < 1e6))
+        why = "the factor of rope_scaling must be positive";
+    else if (k->rope_scaling == DPO_ROPE_LLAMA3 && !(k->rope_high_freq_factor > k->rope_low_freq_factor &&
+                                                     k->rope_low_freq_factor > 0 && k->rope_original_max_position > 0))
+        why = "rope_scaling needs 0 < low_freq_factor < high_freq_factor and a positive original length";
     else if (k->num_attention_heads % k->num_key_value_heads)
         why = "num_key_value_heads must divide num_attention_heads";
     else if (k->qkv != DPO_QKV_SEPARATE && k->num_key_value_heads != k->num_attention_heads)
@@ -7178,62 +6857,214 @@ static dpo_result dpo__config_check(dpo_context *c, const char *path, const dpo_
     else if (k->position == DPO_POSITION_ROPE &&
              (k->rotary_dim < 0 || k->rotary_dim > k->head_dim || k->rotary_dim % 2))
         why = "the rotary part of a head must be even and no larger than the head";
-    else if (k->position == DPO_POSITION_ROPE && !(k->rope_theta > 0)) why = "rope_theta must be positive";
-    else if (!(k->norm_eps >= 0) || !(k->norm_eps < 1)) why = "the norm's epsilon must lie from 0 to 1";
-    else if (!(k->attention_scale > 0) || !(k->attention_scale < 1e6)) why = "attention_scale is not usable";
+    else if (!(k->attention_scale > 0 && k->attention_scale < 1e6) || !(k->width_scale > 0 && k->width_scale < 1e6) ||
+             !(k->alibi_factor >= 0 && k->alibi_factor < 1e6))
+        why = "attention_scale, width_scale or alibi_factor is not a usable number";
     else if (!(k->embedding_scale > -1e6 && k->embedding_scale < 1e6 && k->embedding_scale != 0) ||
              !(k->output_scale > -1e6 && k->output_scale < 1e6 && k->output_scale != 0))
         why = "a muP scale is zero or not a usable number";
     return why ? dpo__fail(c, DPO_E_FORMAT, "%s: %s", path, why) : DPO_OK;
 }
 
+typedef struct dpo__config_reader {
+    dpo_context *c;
+    const char *path;
+    dpo__json json;
+} dpo__config_reader;
+
+/* After the first error values no longer count. */
+static int dpo__config_failed(const dpo__config_reader *r) { return r->c->error.code != DPO_OK; }
+
+/* The first of "this|that", and its length. */
+static size_t dpo__config_spelling(const char *key, char *out, size_t cap) {
+    const char *bar = strchr(key, '|');
+    size_t n = bar ? (size_t)(bar - key) : strlen(key);
+    dpo__append(out, cap, 0, "%.*s", (int)n, key);
+    return n;
+}
+/* The value of the first of "this|that" that is there and not null; -1 if there is none. */
+static int64_t dpo__config_find(const dpo__config_reader *r, int64_t object, const char *key) {
+    for (;;) {
+        char one[64];
+        size_t n = dpo__config_spelling(key, one, sizeof one);
+        int64_t at = dpo_json_find(&r->json, object, one);
+        if (at >= 0 && !dpo__json_null(&r->json, at)) return at;
+        if (!key[n]) return -1;
+        key += n + 1;
+    }
+}
+/* A value by the type of a dpo__config_key; `otherwise` where it is not there, an error if that is below `least`. */
+static double dpo__config_get(dpo__config_reader *r, int64_t object, const char *key, int type, double otherwise,
+                              double least, double most) {
+    int64_t at = dpo__config_find(r, object, key), whole = 0;
+    const dpo__json_node *n = &r->json.nodes[at < 0 ? 0 : at];
+    int truth = 0, ok;
+    double v = otherwise;
+    char got[48] = "missing";
+    if (dpo__config_failed(r) || (at < 0 && otherwise >= least)) return otherwise;
+    if (type == 'd') ok = dpo_json_number(&r->json, at, &v);
+    else if (type == 'i') ok = dpo__json_int64(&r->json, at, &whole);
+    else ok = dpo__json_bool(&r->json, at, &truth);
+    if (type != 'd') v = type == 'i' ? (double)whole : truth;
+    if (ok && v >= least && v <= most) return v;
+    if (dpo_json_type(&r->json, at) == '[' || dpo_json_type(&r->json, at) == '{')
+        dpo__append(got, sizeof got, 0, "no single value");
+    else if (at >= 0) dpo__append(got, sizeof got, 0, "%.*s", (int)(n->end - n->begin), r->json.text + n->begin);
+    if (type == 'b') dpo__fail(r->c, DPO_E_FORMAT, "%s: key \"%s\" is %s; it must be true or false", r->path, key, got);
+    else
+        dpo__fail(r->c, DPO_E_FORMAT, "%s: key \"%s\" is %s; it must be a %s from %.9g to %.9g", r->path, key, got,
+                  type == 'i' ? "whole number" : "number", least, most);
+    return otherwise;
+}
+static double dpo__config_number(dpo__config_reader *r, int64_t object, const char *key, double otherwise) {
+    return dpo__config_get(r, object, key, 'd', otherwise, -1e300, 1e300);
+}
+static int dpo__config_bool(dpo__config_reader *r, const char *key, int otherwise) {
+    return dpo__config_get(r, 0, key, 'b', otherwise, 0, 1) != 0;
+}
+static void dpo__config_text(dpo__config_reader *r, int64_t object, const char *key, char *out, size_t cap,
+                             const char *otherwise) {
+    int64_t at = dpo__config_find(r, object, key), n;
+    dpo__append(out, cap, 0, "%s", otherwise);
+    if (dpo__config_failed(r) || at < 0) return;
+    n = dpo_json_string(&r->json, at, out, cap);
+    if (n < 0 || (size_t)n >= cap)
+        dpo__fail(r->c, DPO_E_FORMAT, "%s: key \"%s\" must be a string of less than %d bytes", r->path, key, (int)cap);
+}
+static void dpo__config_unsupported(dpo__config_reader *r, const char *key, const char *got, const char *known) {
+    dpo__fail(r->c, DPO_E_UNSUPPORTED, "%s: \"%s\" is \"%s\"; this version knows %s", r->path, key, got, known);
+}
+
+static const struct {
+    const char *name;
+    int activation, llama; /* in Llama's family: always gated */
+} dpo__activations[] = {{"gelu", DPO_GELU, 0},        {"gelu_new", DPO_GELU_TANH, 0},
+                        {"swiglu", DPO_SWIGLU, 0},    {"silu", DPO_SWIGLU, 1},
+                        {"gelu_python", DPO_GELU, 0}, {"gelu_fast", DPO_GELU_TANH, 0},
+                        {"swish", DPO_SWIGLU, 1},     {"gelu_pytorch_tanh", DPO_GELU_TANH, 0}};
+#define DPO__ACTIVATIONS (sizeof dpo__activations / sizeof dpo__activations[0])
+
+static const char *dpo__config_activation_key(const dpo_model_config *k) {
+    return k->conv1d ? "activation_function" : "hidden_act";
+}
+static void dpo__config_activation(dpo__config_reader *r, dpo_model_config *k) {
+    const char *key = dpo__config_activation_key(k);
+    int llama = k->norm == DPO_NORM_RMS;
+    char name[40];
+    size_t i;
+    dpo__config_text(r, 0, key, name, sizeof name, "");
+    for (i = 0; i < DPO__ACTIVATIONS; i++)
+        if (dpo__activations[i].llama == llama && !strcmp(name, dpo__activations[i].name)) break;
+    if (i < DPO__ACTIVATIONS) k->activation = dpo__activations[i].activation;
+    else if (name[0])
+        dpo__config_unsupported(r, key, name,
+                                llama ? "silu for this family" : "gelu, gelu_new, gelu_pytorch_tanh and swiglu");
+}
+static void dpo__config_rope(dpo__config_reader *r, dpo_model_config *k) {
+    int64_t at = dpo__config_find(r, 0, "rope_scaling|rope_parameters");
+    double part = dpo__config_number(r, 0, "rotary_pct|partial_rotary_factor", 0.25);
+    char kind[40] = "default";
+    if (at >= 0 && dpo_json_type(&r->json, at) != '{')
+        dpo__config_unsupported(r, "rope_scaling", "no object", "an object or null");
+    if (at >= 0) { /* newer configurations keep these in there, too */
+        k->rope_theta = dpo__config_number(r, at, "rope_theta", k->rope_theta);
+        part = dpo__config_number(r, at, "partial_rotary_factor", part);
+        dpo__config_text(r, at, "rope_type|type", kind, sizeof kind, "default");
+    }
+    if (k->family != DPO_GPT_NEOX) part = 1.0;
+    if (!dpo__config_failed(r) && !(part >= 0 && part <= 1))
+        dpo__fail(r->c, DPO_E_FORMAT, "%s: \"rotary_pct\" must lie from 0 to 1", r->path);
+    if (dpo__config_failed(r)) return;
+    k->rotary_dim = (int)(k->head_dim * part);
+    if (!strcmp(kind, "default")) return;
+    k->rope_factor = dpo__config_number(r, at, "factor", 1.0);
+    if (!strcmp(kind, "linear")) k->rope_scaling = DPO_ROPE_LINEAR;
+    else if (!strcmp(kind, "llama3")) {
+        k->rope_scaling = DPO_ROPE_LLAMA3;
+        k->rope_low_freq_factor = dpo__config_number(r, at, "low_freq_factor", 1.0);
+        k->rope_high_freq_factor = dpo__config_number(r, at, "high_freq_factor", 4.0);
+        k->rope_original_max_position = dpo__config_number(r, at, "original_max_position_embeddings", 8192.0);
+    } else dpo__config_unsupported(r, "rope_scaling.type", kind, "default, linear and llama3");
+}
+static void dpo__config_btlm(dpo__config_reader *r, dpo_model_config *k) {
+    int64_t at = dpo__config_find(r, 0, "alibi_scaling");
+    char text[40];
+    dpo__config_text(r, 0, "position_embedding_type", text, sizeof text, "learned");
+    if (!strcmp(text, "alibi")) k->position = DPO_POSITION_ALIBI;
+    else if (strcmp(text, "learned")) dpo__config_unsupported(r, "position_embedding_type", text, "learned and alibi");
+    k->alibi_factor = dpo__config_number(r, at, "factor", 0.0);
+    if (dpo__config_find(r, at, "train_seq_len") >= 0)
+        dpo__config_unsupported(r, "alibi_scaling", "train_seq_len", "a fixed \"factor\"");
+    k->output_scale = dpo__config_number(r, 0, "mup_output_alpha", 1.0) * k->width_scale;
+    k->output_scale = dpo__config_number(r, 0, "output_logits_scale", k->output_scale);
+    if (dpo__config_bool(r, "mup_scale_qk_dot_by_d|scale_qk_dot_by_d", 0) && k->attention_scale == 0)
+        k->attention_scale = 1.0 / (double)k->head_dim;
+    if (!dpo__config_failed(r) && k->embedding_scale != 1.0 &&
+        dpo__config_find(r, 0, "mup_width_scale|width_scale") < 0)
+        dpo__log(r->c, DPO_LOG_WARNING,
+                 "%s: muP embedding scale without \"mup_width_scale\": taking 1, which makes logits too large if the "
+                 "model was trained with less",
+                 r->path);
+}
+
+/* All that the table has, and what each family says besides. */
+static void dpo__config_read(dpo__config_reader *r, dpo_model_config *k) {
+    size_t i;
+    for (i = 0; i < DPO__CONFIG_KEYS; i++) {
+        const dpo__config_key *row = &dpo__config_keys[i];
+        void *field = (char *)k + row->at;
+        const char *key = row->name[k->family - 1];
+        /* defaults that follow from what was read before */
+        if (!k->num_key_value_heads) k->num_key_value_heads = k->num_attention_heads;
+        if (!k->head_dim && k->num_attention_heads > 0) k->head_dim = k->hidden_size / k->num_attention_heads;
+        if (!k->intermediate_size && k->norm == DPO_NORM_LAYER) k->intermediate_size = 4 * k->hidden_size;
+        if (!key || dpo__config_failed(r)) continue;
+        if (row->at == DPO__AT(eos_token_id) && dpo_json_type(&r->json, dpo__config_find(r, 0, key)) == '[') continue;
+        if (row->type == 'd')
+            *(double *)field = dpo__config_get(r, 0, key, 'd', *(double *)field, row->least, row->most);
+        else *(int *)field = (int)dpo__config_get(r, 0, key, row->type, *(int *)field, row->least, row->most);
+    }
+    if (dpo__config_failed(r)) return;
+    dpo__config_activation(r, k);
+    if (k->position == DPO_POSITION_ROPE) dpo__config_rope(r, k);
+    if (k->family == DPO_GPT_NEOX || k->family == DPO_LLAMA) k->attention_bias = k->qkv_bias;
+    if (k->conv1d && !dpo__config_bool(r, "scale_attn_weights", 1)) k->attention_scale = 1.0;
+    if (k->family == DPO_BTLM) dpo__config_btlm(r, k);
+    if (k->norm == DPO_NORM_RMS && dpo__config_bool(r, "use_sliding_window", 0))
+        dpo__config_unsupported(r, "use_sliding_window", "true", "full attention");
+    if (k->attention_scale == 0) k->attention_scale = 1.0 / sqrt((double)k->head_dim);
+}
+
 /* Reads text (a whole config.json) into *k. */
 static dpo_result dpo__config_parse(dpo_context *c, const char *path, const char *text, size_t bytes,
                                     dpo_model_config *k) {
     dpo__config_reader r;
-    const char *key;
+    int64_t at, v;
     char name[40];
-    int f;
-    memset(k, 0, sizeof *k);
-    memset(&r, 0, sizeof r);
+    int f = DPO_QWEN2;
     r.c = c;
     r.path = path;
     if (dpo__json_parse(c, path, text, bytes, &r.json)) return c->error.code;
-    if (dpo__json_type(&r.json, 0) != '{') {
+    if (dpo_json_type(&r.json, 0) != '{')
         dpo__fail(c, DPO_E_FORMAT, "%s: expected a JSON object of model settings", path);
-    }
     dpo__config_text(&r, 0, "model_type", name, sizeof name, "");
-    for (f = 1; f <= 5; f++)
-        if (!strcmp(name, dpo__family_names[f])) k->family = f;
-    if (!k->family) dpo__config_unsupported(&r, "model_type", name, "gpt_neox, btlm, gpt2, llama and qwen2");
-    k->embedding_scale = k->output_scale = k->width_scale = 1.0;
-    k->vocab_size = (int)dpo__config_int(&r, "vocab_size", 0, 2, 16 * DPO__DIM);
-    k->bos_token_id = (int)dpo__config_int(&r, "bos_token_id", -1, -1, 16 * DPO__DIM);
+    while (f > 0 && strcmp(name, dpo__family_names[f]) != 0) f--;
+    *k = dpo__config_of_family(f);
+    if (f) dpo__config_read(&r, k);
+    else dpo__config_unsupported(&r, "model_type", name, "gpt_neox, btlm, gpt2, llama and qwen2");
     /* some models list several ends of text; the first one is written after a response */
-    f = (int)dpo__config_find(&r, 0, "eos_token_id");
-    if (dpo__json_type(&r.json, f) == '[') {
-        int64_t first = dpo__json_count(&r.json, f) ? dpo__json_first(&r.json, f) : -1, v = -1;
-        if (first < 0 || !dpo__json_int64(&r.json, first, &v) || v < 0 || v > 16 * DPO__DIM) v = -1;
-        k->eos_token_id = (int)v;
-    } else k->eos_token_id = (int)dpo__config_int(&r, "eos_token_id", -1, -1, 16 * DPO__DIM);
-    k->initializer_range = dpo__config_number(&r, 0, "initializer_range", 0.02);
-    if (k->family == DPO_GPT_NEOX) dpo__config_neox(&r, k);
-    else if (k->family == DPO_GPT2 || k->family == DPO_BTLM) dpo__config_gpt2(&r, k);
-    else if (k->family) dpo__config_llama(&r, k);
-    if (!dpo__config_failed(&r) && k->attention_scale == 0) k->attention_scale = 1.0 / sqrt((double)k->head_dim);
+    at = dpo_json_first(&r.json, dpo__config_find(&r, 0, "eos_token_id"));
+    if (dpo__json_int64(&r.json, at, &v) && v >= 0 && v <= 16 * DPO__DIM) k->eos_token_id = (int)v;
     dpo__config_text(&r, 0, "dpo_tokenizer", name, sizeof name, "");
     k->byte_tokenizer = !strcmp(name, "bytes");
-    key = dpo__json_type(&r.json, dpo__json_find(&r.json, 0, "dtype")) == '"' ? "dtype" : "torch_dtype";
-    if (dpo__json_type(&r.json, dpo__json_find(&r.json, 0, key)) == '"')
-        dpo__config_text(&r, 0, key, name, sizeof name, "");
-    else name[0] = 0;
-    k->torch_dtype = !strcmp(name, "bfloat16")  ? DPO_BF16
-                     : !strcmp(name, "float16") ? DPO_F16
-                     : !strcmp(name, "float32") ? DPO_F32
-                                                : 0;
+    at = dpo_json_find(&r.json, 0, "dtype");
+    if (dpo_json_type(&r.json, at) != '"') at = dpo_json_find(&r.json, 0, "torch_dtype");
+    k->torch_dtype = dpo__json_is(&r.json, at, "bfloat16")  ? DPO_BF16
+                     : dpo__json_is(&r.json, at, "float16") ? DPO_F16
+                     : dpo__json_is(&r.json, at, "float32") ? DPO_F32
+                                                            : 0;
     dpo__json_free(c, &r.json);
-    if (dpo__config_failed(&r)) return c->error.code;
-    return dpo__config_check(c, path, k);
+    return dpo__config_failed(&r) ? c->error.code : dpo__config_check(c, path, k);
 }
 
 /* --- the configuration's file, read and written ---------------------------------------------------- */
@@ -7244,11 +7075,9 @@ static dpo_result dpo__config_parse(dpo_context *c, const char *path, const char
 static dpo_result dpo__config_load(dpo_context *c, const char *path, dpo_model_config *k, char **text) {
     char full[4096];
     size_t n = strlen(path), bytes;
-    dpo_result r;
-    if (n > 5 && !strcmp(path + n - 5, ".json")) {
-        if (dpo__append(full, sizeof full, 0, "%s", path) >= sizeof full)
-            return dpo__fail(c, DPO_E_ARG, "the path %.200s... is too long", path);
-    } else if (dpo__file_join(c, path, "config.json", full, sizeof full)) return c->error.code;
+    int file = n > 5 && !strcmp(path + n - 5, ".json");
+    dpo_result r = dpo__file_join(c, file ? "" : path, file ? path : "config.json", full, sizeof full);
+    if (r) return r;
     r = dpo__file_read_all(c, full, DPO__CONFIG_BYTES, text, &bytes);
     if (!r) r = dpo__config_parse(c, full, *text, bytes, k);
     if (r) {
@@ -7289,49 +7118,28 @@ static size_t dpo__config_write(const dpo_model_config *k, char *out, size_t cap
         "", "GPTNeoXForCausalLM", "BTLMLMHeadModel", "GPT2LMHeadModel", "LlamaForCausalLM", "Qwen2ForCausalLM"};
     static const char *const truth[2] = {"false", "true"};
     dpo__text t = {out, cap, 0};
-    int gpt2 = k->family == DPO_GPT2 || k->family == DPO_BTLM, neox = k->family == DPO_GPT_NEOX;
+    char word[64];
+    size_t i;
     t.at = dpo__append(out, cap, 0, "{\n  \"architectures\": [\"%s\"],\n  \"model_type\": \"%s\"",
                        architectures[k->family], dpo__family_names[k->family]);
-    dpo__text_int(&t, "vocab_size", k->vocab_size);
-    dpo__text_int(&t, gpt2 ? "n_embd" : "hidden_size", k->hidden_size);
-    dpo__text_int(&t, gpt2 ? "n_layer" : "num_hidden_layers", k->num_hidden_layers);
-    dpo__text_int(&t, gpt2 ? "n_head" : "num_attention_heads", k->num_attention_heads);
-    dpo__text_int(&t, gpt2 ? "n_inner" : "intermediate_size", k->intermediate_size);
-    dpo__text_int(&t, gpt2 ? "n_positions" : "max_position_embeddings", k->max_position_embeddings);
-    dpo__text_word(&t, "tie_word_embeddings", truth[k->tie_word_embeddings != 0]);
-    dpo__text_number(&t, gpt2 ? "layer_norm_epsilon" : neox ? "layer_norm_eps" : "rms_norm_eps", k->norm_eps);
-    dpo__text_number(&t, "initializer_range", k->initializer_range);
-    if (k->bos_token_id >= 0) dpo__text_int(&t, "bos_token_id", k->bos_token_id);
-    if (k->eos_token_id >= 0) dpo__text_int(&t, "eos_token_id", k->eos_token_id);
-    if (neox) {
-        dpo__text_word(&t, "hidden_act", k->activation == DPO_GELU ? "\"gelu\"" : "\"gelu_new\"");
-        dpo__text_number(&t, "rotary_pct", (double)k->rotary_dim / k->head_dim);
-        dpo__text_number(&t, "rotary_emb_base", k->rope_theta);
-        dpo__text_word(&t, "use_parallel_residual", truth[k->parallel_residual != 0]);
-        dpo__text_word(&t, "attention_bias", truth[k->qkv_bias != 0]);
-    } else if (gpt2) {
-        dpo__text_word(&t, "activation_function",
-                       k->activation == DPO_SWIGLU ? "\"swiglu\""
-                       : k->activation == DPO_GELU ? "\"gelu\""
-                                                   : "\"gelu_new\"");
-        dpo__text_word(&t, "scale_attn_by_inverse_layer_idx", truth[k->attention_scale_by_layer != 0]);
-        if (k->family == DPO_BTLM) {
-            dpo__text_word(&t, "position_embedding_type",
-                           k->position == DPO_POSITION_ALIBI ? "\"alibi\"" : "\"learned\"");
-            dpo__text_number(&t, "mup_embeddings_scale", k->embedding_scale);
-            dpo__text_number(&t, "mup_width_scale", k->width_scale);
-            dpo__text_number(&t, "mup_output_alpha", k->output_scale / k->width_scale);
-            dpo__text_word(&t, "mup_scale_qk_dot_by_d", truth[k->attention_scale * k->head_dim < 1.5]);
-        }
-    } else {
-        dpo__text_int(&t, "num_key_value_heads", k->num_key_value_heads);
-        dpo__text_int(&t, "head_dim", k->head_dim);
-        dpo__text_word(&t, "hidden_act", "\"silu\"");
-        dpo__text_number(&t, "rope_theta", k->rope_theta);
-        if (k->family == DPO_LLAMA) {
-            dpo__text_word(&t, "attention_bias", truth[k->qkv_bias != 0]);
-            dpo__text_word(&t, "mlp_bias", truth[k->mlp_bias != 0]);
-        }
+    for (i = 0; i < DPO__CONFIG_KEYS; i++) {
+        const dpo__config_key *row = &dpo__config_keys[i];
+        const void *field = (const char *)k + row->at;
+        const char *name = row->name[k->family - 1];
+        if (!name || (row->least == -1 && *(const int *)field < 0)) continue; /* there is no such token */
+        (void)dpo__config_spelling(name, word, sizeof word);
+        if (row->type == 'd') dpo__text_number(&t, word, *(const double *)field);
+        else if (row->type == 'b') dpo__text_word(&t, word, truth[*(const int *)field != 0]);
+        else dpo__text_int(&t, word, *(const int *)field);
+    }
+    for (i = 0; dpo__activations[i].activation != k->activation || dpo__activations[i].llama != (k->norm != 0);) i++;
+    dpo__append(word, sizeof word, 0, "\"%s\"", dpo__activations[i].name);
+    dpo__text_word(&t, dpo__config_activation_key(k), word);
+    if (k->family == DPO_GPT_NEOX) dpo__text_number(&t, "rotary_pct", (double)k->rotary_dim / k->head_dim);
+    if (k->family == DPO_BTLM) {
+        dpo__text_word(&t, "position_embedding_type", k->position == DPO_POSITION_ALIBI ? "\"alibi\"" : "\"learned\"");
+        dpo__text_number(&t, "mup_output_alpha", k->output_scale / k->width_scale);
+        dpo__text_word(&t, "mup_scale_qk_dot_by_d", truth[k->attention_scale * k->head_dim < 1.5]);
     }
     if (k->rope_scaling != DPO_ROPE_PLAIN) {
         t.at = dpo__append(out, cap, t.at, ",\n  \"rope_scaling\": {\"rope_type\": \"%s\"",
@@ -7400,15 +7208,29 @@ static int dpo__ends_with(const char *text, const char *end) {
 }
 /* Buffers that checkpoints carry and nobody trains; also a tied head written twice. */
 static int dpo__model_buffer(const dpo_model *m, const char *name) {
-    return dpo__ends_with(name, ".attention.bias") || dpo__ends_with(name, ".attention.masked_bias") ||
-           dpo__ends_with(name, ".rotary_emb.inv_freq") || dpo__ends_with(name, ".attn.bias") ||
-           dpo__ends_with(name, ".attn.masked_bias") ||
-           (m->config.tie_word_embeddings && (!strcmp(name, "lm_head.weight") || !strcmp(name, "embed_out.weight")));
+    static const char *const ends[] = {".attention.bias", ".attention.masked_bias", ".attn.bias", ".attn.masked_bias",
+                                       ".rotary_emb.inv_freq"};
+    size_t i;
+    for (i = 0; i < sizeof ends / sizeof *ends; i++)
+        if (dpo__ends_with(name, ends[i])) return 1;
+    return m->config.tie_word_embeddings && (!strcmp(name, "lm_head.weight") || !strcmp(name, "embed_out.weight"));
 }
 
 /* The name a parameter has in this model's files. */
 static const char *dpo__model_file_name(const dpo_model *m, const dpo__param *p) {
     return m->no_prefix && !strncmp(p->name, "transformer.", 12) ? p->name + 12 : p->name;
+}
+
+/* Does a tensor have the shape that was planned for it? */
+static dpo_result dpo__param_fits(const dpo__st *st, const dpo__st_entry *e, const dpo__param *p) {
+    if (e->ndim == (p->columns ? 2 : 1) && e->shape[0] == p->rows && e->shape[1] == dpo__max64(p->columns, 1))
+        return DPO_OK;
+    return dpo__fail(st->file.c, DPO_E_SHAPE,
+                     "%.400s: tensor %s has shape [%ld%s%ld%s], the configuration asks for [%ld%s%ld]; they do not "
+                     "belong together",
+                     st->path, e->name, (long)e->shape[0], e->ndim > 1 ? "," : "",
+                     (long)(e->ndim > 1 ? e->shape[1] : 0), e->ndim > 2 ? ",..." : "", (long)p->rows,
+                     p->columns ? "," : "", (long)p->columns);
 }
 
 static dpo_result dpo__model_finite(dpo_context *c, const char *path, const char *name, const void *x, int dtype,
@@ -7442,7 +7264,6 @@ static void dpo__model_say_rounded(const dpo_model *m, int64_t n) {
 typedef struct dpo__loader {
     dpo_model *m;
     const char *dir;
-    uint8_t *seen;      /* [n_params] */
     int64_t rounded;    /* values that bf16 changed */
     dpo__st st;         /* the file at hand */
     const uint8_t *map; /* all of it; NULL: it is read */
@@ -7484,20 +7305,10 @@ static dpo_result dpo__model_take(dpo__loader *l, const dpo__st_entry *e) {
     int64_t i;
     for (i = 0; i < m->n_params; i++) {
         dpo__param *p = &m->params[i];
-        int fits;
         if (strcmp(dpo__model_file_name(m, p), e->name)) continue;
-        fits = p->columns ? e->ndim == 2 && e->shape[0] == p->rows && e->shape[1] == p->columns
-                          : e->ndim == 1 && e->shape[0] == p->rows;
-        if (!fits)
-            return dpo__fail(c, DPO_E_SHAPE,
-                             "%.400s: tensor %s has shape [%ld%s%ld%s], config.json asks for [%ld%s%ld]; they do not "
-                             "belong together",
-                             path, e->name, (long)e->shape[0], e->ndim > 1 ? "," : "",
-                             (long)(e->ndim > 1 ? e->shape[1] : 0), e->ndim > 2 ? ",..." : "", (long)p->rows,
-                             p->columns ? "," : "", (long)p->columns);
-        if (l->seen[i])
+        if (dpo__param_fits(&l->st, e, p)) return DPO_E_SHAPE;
+        if (p->found++)
             return dpo__fail(c, DPO_E_FORMAT, "%.400s: tensor %s is in two files of this model", path, e->name);
-        l->seen[i] = 1;
         return dpo__model_read_param(l, e, p);
     }
     if (m->slopes && dpo__ends_with(e->name, "relative_pe.slopes") && e->elements == m->config.num_attention_heads) {
@@ -7509,33 +7320,6 @@ static dpo_result dpo__model_take(dpo__loader *l, const dpo__st_entry *e) {
         dpo__log(c, DPO_LOG_WARNING, "%s: tensor %s is not used by this model", path, e->name);
     return DPO_OK;
 }
-/* A tied model's head that the file holds all the same is left out; so says Hugging Face, too. Should it be another
-   matrix than the embedding, that is worth a word. */
-static dpo_result dpo__model_check_tied(const dpo__loader *l) {
-    static const char *const names[2] = {"lm_head.weight", "embed_out.weight"};
-    const dpo_model *m = l->m;
-    dpo_context *c = m->c;
-    const dpo__st_entry *head = NULL, *embedding;
-    uint64_t sums[2];
-    uint8_t *buffer;
-    int i;
-    dpo_result r;
-    if (!m->config.tie_word_embeddings) return DPO_OK;
-    for (i = 0; i < 2 && !head; i++) head = dpo__st_find(&l->st, names[i]);
-    embedding =
-        dpo__st_find(&l->st, dpo__model_file_name(m, dpo__model_param(m, m->config.num_hidden_layers, DPO__EMBED)));
-    if (!head || !embedding || head->dtype != embedding->dtype) return DPO_OK;
-    buffer = (uint8_t *)dpo__get(c, DPO__FILE_BUFFER, "a file buffer");
-    if (!buffer) return DPO_E_MEMORY;
-    r = dpo__st_sum_of(&l->st, head, buffer, &sums[0]);
-    if (!r) r = dpo__st_sum_of(&l->st, embedding, buffer, &sums[1]);
-    dpo__put(c, buffer);
-    if (!r && sums[0] != sums[1])
-        dpo__log(c, DPO_LOG_WARNING,
-                 "%.400s: config.json ties the output head to the embedding, but %s is another matrix; it is not used",
-                 l->st.path, head->name);
-    return r;
-}
 static dpo_result dpo__model_take_file(dpo__loader *l, const char *name) {
     char path[4096];
     int64_t i;
@@ -7543,87 +7327,62 @@ static dpo_result dpo__model_take_file(dpo__loader *l, const char *name) {
     dpo_result r = dpo__file_join(c, l->dir, name, path, sizeof path);
     if (!r) r = dpo__st_open(c, path, &l->st);
     if (r) return r;
-    if (l->verify && (r = dpo__st_verify(&l->st)) != DPO_OK) {
-        dpo__st_close(&l->st);
-        return r;
-    }
+    if (l->verify) r = dpo__st_verify(&l->st);
     l->asked = l->no_map;
     l->map = NULL;
     /* GPT-2's original files leave the prefix out. */
     if (dpo__st_find(&l->st, "wte.weight")) l->m->no_prefix = 1;
-    r = dpo__model_check_tied(l);
     for (i = 0; i < l->st.count && !r; i++) r = dpo__model_take(l, &l->st.entries[i]);
     dpo__st_close(&l->st);
     return r;
 }
 
+#define DPO__SHARDS_MOST 1024
+
 /* Every distinct file that the index names. */
 static dpo_result dpo__model_take_shards(dpo__loader *l, const char *index) {
     dpo_context *c = l->m->c;
     dpo__json j;
-    char *text = NULL, shard[256], other[256];
-    size_t bytes;
-    int64_t map, i, k, v, n, files = 0, *taken = NULL; /* the first entry of each file */
-    dpo_result r = dpo__file_read_all(c, index, (uint64_t)64 << 20, &text, &bytes);
-    memset(&j, 0, sizeof j);
-    if (!r) r = dpo__json_parse(c, index, text, bytes, &j);
-    if (r) {
-        dpo__put(c, text);
-        return r;
-    }
-    map = dpo__json_find(&j, 0, "weight_map");
-    if (dpo__json_type(&j, map) != '{' || !dpo__json_count(&j, map))
+    char *text, shard[256];
+    int64_t map, i, k, v, files = 0, taken[DPO__SHARDS_MOST]; /* the first entry of each file */
+    dpo_result r = dpo__file_read_json(c, index, (uint64_t)64 << 20, &text, &j);
+    if (r) return r;
+    map = dpo_json_find(&j, 0, "weight_map");
+    if (dpo_json_type(&j, map) != '{' || !dpo_json_count(&j, map))
         r = dpo__fail(c, DPO_E_FORMAT, "%.400s: \"weight_map\" must be an object of tensor: file", index);
-    taken = (int64_t *)dpo__get(c, DPO__ST_SHARDS * sizeof *taken, "a list of files");
-    if (!r && !taken) r = DPO_E_MEMORY;
-    n = dpo__json_count(&j, map);
-    for (i = 0, v = dpo__json_first(&j, map); i < n && !r; i++, v = dpo__json_next(&j, v + 1)) {
-        int64_t length = dpo__json_string(&j, v + 1, shard, sizeof shard);
-        int known = 0;
-        if (length < 1 || length >= (int64_t)sizeof shard || strchr(shard, '/') || strlen(shard) != (size_t)length) {
+    for (i = 0, v = dpo_json_first(&j, map); i < dpo_json_count(&j, map) && !r; i++, v = dpo_json_next(&j, v + 1)) {
+        int64_t length = dpo_json_string(&j, v + 1, shard, sizeof shard);
+        for (k = files - 1; k >= 0 && !dpo__json_is(&j, taken[k], shard);) k--; /* most often the one before */
+        if (length < 1 || length >= (int64_t)sizeof shard || strchr(shard, '/') || strlen(shard) != (size_t)length)
             r = dpo__fail(c, DPO_E_FORMAT, "%.400s: entry %ld of \"weight_map\" must name a file beside it", index,
                           (long)i);
-            break;
-        }
-        for (k = files - 1; k >= 0 && !known; k--) { /* most often the one before */
-            dpo__json_string(&j, taken[k], other, sizeof other);
-            known = !strcmp(other, shard);
-        }
-        if (known) continue;
-        if (files == DPO__ST_SHARDS) {
-            r = dpo__fail(c, DPO_E_UNSUPPORTED, "%.400s names more than %d files", index, DPO__ST_SHARDS);
-            break;
-        }
-        taken[files++] = v + 1;
-        r = dpo__model_take_file(l, shard);
+        else if (k >= 0) continue;
+        else if (files == DPO__SHARDS_MOST)
+            r = dpo__fail(c, DPO_E_UNSUPPORTED, "%.400s names more than %d files", index, DPO__SHARDS_MOST);
+        else r = dpo__model_take_file(l, shard);
+        if (files < DPO__SHARDS_MOST) taken[files++] = v + 1;
     }
-    dpo__put(c, taken);
     dpo__json_free(c, &j);
     dpo__put(c, text);
     return r;
 }
 
-static int dpo__model_pickled(dpo_context *c, const char *dir) {
-    static const char *const names[2] = {"pytorch_model.bin", "pytorch_model.bin.index.json"};
+static int dpo__model_has(dpo__loader *l, const char *name) {
     char path[4096];
-    int i, found = 0;
-    for (i = 0; i < 2 && !found; i++)
-        found = !dpo__file_join(c, dir, names[i], path, sizeof path) && dpo__file_exists(c, path);
-    return found;
+    return !dpo__file_join(l->m->c, l->dir, name, path, sizeof path) && dpo__file_exists(l->m->c, path);
 }
 
 /* The files of a directory, whichever it has, into the model. */
 static dpo_result dpo__model_take_dir(dpo__loader *l) {
     static const char *const file = "model.safetensors";
     dpo_context *c = l->m->c;
-    char single[4096], index[4096];
+    char index[4096];
     int64_t i;
-    dpo_result r = dpo__file_join(c, l->dir, file, single, sizeof single);
-    if (!r) r = dpo__file_join(c, l->dir, "model.safetensors.index.json", index, sizeof index);
+    dpo_result r = dpo__file_join(c, l->dir, "model.safetensors.index.json", index, sizeof index);
     if (r) return r;
-    if (dpo__file_exists(c, single)) r = dpo__model_take_file(l, file);
+    if (dpo__model_has(l, file)) r = dpo__model_take_file(l, file);
     else if (dpo__file_exists(c, index)) r = dpo__model_take_shards(l, index);
-    else if (dpo__model_pickled(c, l->dir))
+    else if (dpo__model_has(l, "pytorch_model.bin") || dpo__model_has(l, "pytorch_model.bin.index.json"))
         r = dpo__fail(
             c, DPO_E_UNSUPPORTED,
             "%.400s/pytorch_model.bin: PyTorch's pickle files are not read here; dpo-convert DIR NEW_DIR makes "
@@ -7631,7 +7390,7 @@ static dpo_result dpo__model_take_dir(dpo__loader *l) {
             l->dir);
     else r = dpo__model_take_file(l, file);
     for (i = 0; i < l->m->n_params && !r; i++)
-        if (!l->seen[i])
+        if (!l->m->params[i].found)
             r = dpo__fail(c, DPO_E_FORMAT, "%.400s: tensor %s is missing; config.json asks for it", l->dir,
                           dpo__model_file_name(l->m, &l->m->params[i]));
     return r;
@@ -7642,16 +7401,11 @@ DPO_API dpo_model *dpo_model_load_as(dpo_context *c, const char *dir, const dpo_
     dpo_model_config k;
     dpo__loader l;
     char *text = NULL;
-    dpo_result r;
-    if (!c || c->error.code) return NULL;
+    if (!dpo__given(c, "dpo_model_load", dir) || dpo__model_precision_check(c, "dpo_model_load_as", precision) ||
+        dpo__config_load(c, dir, &k, &text))
+        return NULL;
     memset(&l, 0, sizeof l);
     l.dir = dir;
-    if (!dir) {
-        dpo__fail(c, DPO_E_ARG, "dpo_model_load: the directory must not be NULL");
-        return NULL;
-    }
-    if (dpo__model_precision_check(c, "dpo_model_load_as", precision) || dpo__config_load(c, dir, &k, &text))
-        return NULL;
     l.m = dpo__model_new(c, &k, 1, dpo__model_storage(precision, frozen));
     if (!l.m) {
         dpo__put(c, text);
@@ -7660,13 +7414,9 @@ DPO_API dpo_model *dpo_model_load_as(dpo_context *c, const char *dir, const dpo_
     l.m->precision = precision;
     l.m->frozen = frozen;
     l.m->config_text = text;
-    l.seen = (uint8_t *)dpo__get(c, (size_t)l.m->n_params, "a list of tensors");
-    if (l.seen) memset(l.seen, 0, (size_t)l.m->n_params);
     l.verify = how && how->verify;
     l.no_map = how && how->no_map;
-    r = l.seen ? dpo__model_take_dir(&l) : DPO_E_MEMORY;
-    dpo__put(c, l.seen);
-    if (r) {
+    if (dpo__model_take_dir(&l)) {
         dpo_model_free(l.m);
         return NULL;
     }
@@ -7826,12 +7576,7 @@ static void dpo__model_init(dpo_model *m, uint64_t seed) {
 }
 DPO_API dpo_model *dpo_model_create(dpo_context *c, const dpo_model_config *config, uint64_t seed) {
     dpo_model *m;
-    if (!c || c->error.code) return NULL;
-    if (!config) {
-        dpo__fail(c, DPO_E_ARG, "dpo_model_create: the configuration must not be NULL");
-        return NULL;
-    }
-    if (dpo__config_check(c, "dpo_model_create", config)) return NULL;
+    if (!dpo__given(c, "dpo_model_create", config) || dpo__config_check(c, "dpo_model_create", config)) return NULL;
     m = dpo__model_new(c, config, 1, DPO_F32);
     if (m) dpo__model_init(m, seed);
     return m;
@@ -7840,12 +7585,8 @@ DPO_API dpo_model *dpo_model_create_from(dpo_context *c, const char *config_path
     dpo_model_config k;
     char *text = NULL;
     dpo_model *m;
-    if (!c || c->error.code) return NULL;
-    if (!config_path) {
-        dpo__fail(c, DPO_E_ARG, "dpo_model_create_from: the path must not be NULL");
+    if (!dpo__given(c, "dpo_model_create_from", config_path) || dpo__config_load(c, config_path, &k, &text))
         return NULL;
-    }
-    if (dpo__config_load(c, config_path, &k, &text)) return NULL;
     m = dpo_model_create(c, &k, seed);
     if (m) m->config_text = text;
     else dpo__put(c, text);
@@ -7875,7 +7616,7 @@ static dpo_result dpo__model_save_config(const dpo_model *m, const char *path, i
     const char *text = m->config_text;
     size_t n, from = 0;
     dpo__json j;
-    int i;
+    int64_t i, v;
     if (!text) { /* made in a program: config.json must be able to say all of it */
         dpo_model_config back;
         const dpo_model_config *k = &m->config;
@@ -7892,16 +7633,13 @@ static dpo_result dpo__model_save_config(const dpo_model *m, const char *path, i
         text = made;
     }
     n = strlen(text);
-    memset(&j, 0, sizeof j);
     if (dpo__json_parse(c, path, text, n, &j)) return c->error.code;
     dpo__file_create(c, path, &w);
-    for (i = 0; i < 2; i++) { /* the older key, the newer one: either, both, in any order */
-        int64_t at = dpo__json_find(&j, 0, "torch_dtype"), other = dpo__json_find(&j, 0, "dtype");
-        if (at < 0 || (other >= 0 && (j.nodes[other].begin < j.nodes[at].begin) == !i)) at = other;
-        if (at < 0 || j.nodes[at].begin < from) continue;
-        dpo__file_write(&w, text + from, j.nodes[at].begin - from);
+    for (i = 0, v = dpo_json_first(&j, 0); i < dpo_json_count(&j, 0); i++, v = dpo_json_next(&j, v + 1)) {
+        if (!dpo__json_is(&j, v, "torch_dtype") && !dpo__json_is(&j, v, "dtype")) continue; /* the newer key */
+        dpo__file_write(&w, text + from, j.nodes[v + 1].begin - from);
         dpo__file_write(&w, names[dtype], strlen(names[dtype]));
-        from = j.nodes[at].end;
+        from = j.nodes[v + 1].end;
     }
     dpo__json_free(c, &j);
     dpo__file_write(&w, text + from, n - from);
@@ -7911,8 +7649,8 @@ static dpo_result dpo__model_save_config(const dpo_model *m, const char *path, i
 DPO_API dpo_result dpo_model_save(const dpo_model *m, const char *dir, int dtype) {
     static const char *const metadata[3] = {"format", "pt", NULL};
     dpo_context *c;
+    dpo_tensor *views, slopes;
     dpo__st_item *items;
-    int64_t(*shapes)[2];
     int64_t i, n;
     char path[4096];
     dpo_result r;
@@ -7921,29 +7659,27 @@ DPO_API dpo_result dpo_model_save(const dpo_model *m, const char *dir, int dtype
     if (!dir || (dtype != DPO_F32 && dtype != DPO_BF16 && dtype != DPO_F16))
         return dpo__fail(c, DPO_E_ARG, "dpo_model_save: needs a directory, and DPO_F32, DPO_BF16 or DPO_F16");
     n = m->n_params + m->slopes_in_file;
-    items = (dpo__st_item *)dpo__get(c, (size_t)n * (sizeof *items + sizeof *shapes), "a list of tensors");
-    if (!items) return DPO_E_MEMORY;
-    shapes = (int64_t(*)[2])(void *)(items + n);
+    views = (dpo_tensor *)dpo__get(c, (size_t)n * (sizeof *views + sizeof *items), "a list of tensors");
+    if (!views) return DPO_E_MEMORY;
+    items = (dpo__st_item *)(void *)(views + n);
+    slopes = dpo_tensor_f32(m->slopes, m->config.num_attention_heads, 1, 0, 0);
+    slopes.name = m->no_prefix ? "relative_pe.slopes" : "transformer.relative_pe.slopes";
     for (i = 0; i < n; i++) {
-        const dpo__param *p = &m->params[i < m->n_params ? i : 0];
-        dpo__st_item item = {dpo__model_file_name(m, p), p->data, dtype, p->dtype, p->columns ? 2 : 1, shapes[i]};
-        items[i] = item;
-        shapes[i][0] = p->rows;
-        shapes[i][1] = p->columns;
-    }
-    if (m->slopes_in_file) {
-        const char *name = m->no_prefix ? "relative_pe.slopes" : "transformer.relative_pe.slopes";
-        dpo__st_item item = {name, m->slopes, DPO_F32, DPO_F32, 2, shapes[n - 1]};
-        items[n - 1] = item;
-        shapes[n - 1][0] = m->config.num_attention_heads;
-        shapes[n - 1][1] = 1;
+        int weight = i < m->n_params;
+        views[i] = weight ? dpo__param_view(&m->params[i]) : slopes;
+        items[i].name = weight ? dpo__model_file_name(m, &m->params[i]) : slopes.name;
+        items[i].data = views[i].data;
+        items[i].dtype = weight ? dtype : DPO_F32;
+        items[i].from = views[i].dtype;
+        items[i].ndim = views[i].ndim;
+        items[i].shape = views[i].shape;
     }
     r = dpo__file_make_dir(c, dir);
     if (!r) r = dpo__file_join(c, dir, "model.safetensors", path, sizeof path);
     if (!r) r = dpo__st_write(c, path, items, n, metadata, NULL);
     if (!r) r = dpo__file_join(c, dir, "config.json", path, sizeof path);
     if (!r) r = dpo__model_save_config(m, path, dtype);
-    dpo__put(c, items);
+    dpo__put(c, views);
     return r;
 }
 
@@ -7956,9 +7692,9 @@ DPO_API const float *dpo_model_slopes(const dpo_model *m) { return m ? m->slopes
 
 DPO_API dpo_result dpo_model_tensors_of(dpo_context *c, const dpo_model_config *config, dpo_tensor **out,
                                         int64_t *count) {
+    enum { NAME = sizeof((dpo__param *)NULL)->name };
     dpo_model *m;
-    dpo__param *params;
-    int64_t i, n;
+    int64_t i;
     if (out) *out = NULL;
     if (count) *count = 0;
     DPO__READY(c, c);
@@ -7967,36 +7703,21 @@ DPO_API dpo_result dpo_model_tensors_of(dpo_context *c, const dpo_model_config *
     if (dpo__config_check(c, "dpo_model_tensors_of", config)) return c->error.code;
     m = dpo__model_new(c, config, 0, DPO_F32);
     if (!m) return c->error.code;
-    n = m->n_params;
-    *out = (dpo_tensor *)dpo__get(c, (size_t)n * (sizeof **out + sizeof *params), "a list of tensors");
-    if (*out) {
-        params = (dpo__param *)(void *)(*out + n); /* they hold the names */
-        memcpy(params, m->params, (size_t)n * sizeof *params);
-        for (i = 0; i < n; i++) {
-            params[i].data = NULL;
-            (*out)[i] = dpo__param_view(&params[i]);
-        }
-        *count = n;
-    }
+    *out = (dpo_tensor *)dpo__get(c, (size_t)m->n_params * (sizeof **out + NAME), "a list of tensors");
+    if (*out) *count = dpo_model_tensors(m, *out, m->n_params);
+    for (i = 0; i < *count; i++) /* the names outlive the model */
+        (*out)[i].name = (char *)memcpy((char *)(*out + *count) + i * NAME, (*out)[i].name, NAME);
     dpo_model_free(m);
     return *out ? DPO_OK : DPO_E_MEMORY;
 }
 
 /* Values count as floats, however they are kept. */
 static void dpo__hash_param(dpo__hash *h, const dpo__param *p) {
-    float x[8]; /* a group of the hash */
-    int64_t at, n;
     dpo__hash_add(h, p->name, strlen(p->name));
     dpo__hash_number(h, p->rows);
     dpo__hash_number(h, p->columns);
     if (p->dtype == DPO_BF16) dpo__hash_add_bf16(h, (const uint16_t *)p->data, p->count);
-    else if (!DPO__BIG_ENDIAN) dpo__hash_add(h, p->data, (size_t)p->count * sizeof *x);
-    for (at = 0; DPO__BIG_ENDIAN && p->dtype == DPO_F32 && at < p->count; at += n) {
-        n = dpo__min64(p->count - at, 8);
-        memcpy(x, dpo__param_f32(p) + at, (size_t)n * sizeof *x);
-        dpo__st_swap(x, (uint64_t)n, sizeof *x);
-        dpo__hash_add(h, x, (size_t)n * sizeof *x);
-    }
+    else dpo__hash_add(h, p->data, (size_t)p->count * sizeof(float));
 }
 DPO_API uint64_t dpo_model_hash(const dpo_model *m) {
     dpo__hash h = dpo__hash_start(0);
@@ -8917,29 +8638,40 @@ static size_t dpo__lora_next(const char **list, const char **name) {
     while (n && (*name)[n - 1] == ' ') n--;
     return n;
 }
-/* PEFT's rule: the module's name is the target or ends in "." and the target. */
-static int dpo__lora_match(const char *module, size_t length, const char *target, size_t n) {
-    return length >= n && !memcmp(module + length - n, target, n) && (length == n || module[length - n - 1] == '.');
-}
-/* Whether module `p` is adapted; the output head of a tied model is a module of its own. */
+/* Whether module `p` is adapted, by PEFT's rule: its name is a target or ends in "." and the target. The output head of
+   a tied model is a module of its own. */
 static int dpo__lora_wanted(const dpo_model *m, const dpo__param *p, const char *targets, const char **module,
                             size_t *length) {
     const char *name;
     size_t n;
     *module = p->name;
     *length = strlen(p->name) - 7; /* without ".weight" */
-    if (p->kind == DPO__EMBEDDING) {
-        if (p->id != DPO__EMBED || !m->config.tie_word_embeddings) return 0;
+    if (p->id == DPO__EMBED && m->config.tie_word_embeddings) {
         *module = m->config.family == DPO_GPT_NEOX ? "embed_out" : "lm_head";
         *length = strlen(*module);
     } else if (p->kind != DPO__MATRIX && p->kind != DPO__HEADMATRIX) return 0;
     while ((n = dpo__lora_next(&targets, &name)) > 0) {
+        const char *end = *module + *length;
         if (n == 10 && !memcmp(name, "all-linear", 10) && p->kind == DPO__MATRIX) return 1;
-        if (dpo__lora_match(*module, *length, name, n)) return 1;
+        if (n <= *length && !memcmp(end - n, name, n) && (n == *length || end[-1 - (int64_t)n] == '.')) return 1;
     }
     return 0;
 }
 
+/* A or B of a module that has the weights w. */
+static void dpo__lora_param(dpo__param *p, const dpo__param *w, const char *module, size_t length, char which,
+                            int64_t rows, int64_t columns, float *data) {
+    memset(p, 0, sizeof *p);
+    dpo__append(p->name, sizeof p->name, 0, "base_model.model.%.*s.lora_%c.weight", (int)length, module, which);
+    p->id = w->id;
+    p->layer = w->layer;
+    p->kind = w->kind;
+    p->dtype = DPO_F32;
+    p->data = data;
+    p->rows = rows;
+    p->columns = columns;
+    p->count = rows * columns;
+}
 /* Lists all adapters in the model's order: in l->params if they are there, their values in an arena if there is one. */
 static void dpo__lora_list(const dpo_model *m, dpo__lora *l, dpo__arena *values) {
     int64_t i, r = l->config.r;
@@ -8950,26 +8682,13 @@ static void dpo__lora_list(const dpo_model *m, dpo__lora *l, dpo__arena *values)
         size_t length;
         int conv = m->config.conv1d && p->kind == DPO__MATRIX;
         int64_t in = conv ? p->rows : p->columns, out = conv ? p->columns : p->rows;
-        float *a_data, *b_data;
+        float *a, *b;
         if (!dpo__lora_wanted(m, p, l->config.target_modules, &module, &length)) continue;
-        a_data = values ? DPO__CARVE(values, float, r *in) : NULL;
-        b_data = values ? DPO__CARVE(values, float, r *out) : NULL;
+        a = values ? DPO__CARVE(values, float, r *in) : NULL;
+        b = values ? DPO__CARVE(values, float, r *out) : NULL;
         if (l->params) {
-            dpo__param *a = &l->params[l->n_params], *b = a + 1;
-            *a = *b = *p;
-            a->panels = b->panels = NULL; /* if the model is packed, those are its own */
-            a->dtype = b->dtype = DPO_F32;
-            a->own = b->own = NULL;
-            dpo__append(a->name, sizeof a->name, 0, "base_model.model.%.*s.lora_A.weight", (int)length, module);
-            dpo__append(b->name, sizeof b->name, 0, "base_model.model.%.*s.lora_B.weight", (int)length, module);
-            a->data = a_data;
-            a->rows = r;
-            a->columns = in;
-            a->count = r * in;
-            b->data = b_data;
-            b->rows = out;
-            b->columns = r;
-            b->count = out * r;
+            dpo__lora_param(&l->params[l->n_params], p, module, length, 'A', r, in, a);
+            dpo__lora_param(&l->params[l->n_params + 1], p, module, length, 'B', out, r, b);
             l->of[p->layer * DPO__N_TENSORS + (p->id == DPO__EMBED ? (int)DPO__HEAD : p->id)] = (int32_t)l->n_params;
         }
         l->n_params += 2;
@@ -9003,7 +8722,9 @@ static void dpo__lora_layout(dpo__arena *a, const dpo_model *m, const dpo_lora_c
 static dpo_result dpo__lora_check(const dpo_model *m, const dpo_lora_config *k, const char *where, int strict) {
     dpo_context *c = m->c;
     dpo__lora probe;
-    const char *list = k->target_modules, *name;
+    const char *list = k->target_modules, *name, *missing = NULL;
+    char one[128];
+    int found = 0;
     size_t n;
     if (k->r < 1 || k->r > 65536)
         return dpo__fail(c, DPO_E_ARG, "%.400s: the rank r is %d; it must lie from 1 to 65536", where, k->r);
@@ -9012,28 +8733,21 @@ static dpo_result dpo__lora_check(const dpo_model *m, const dpo_lora_config *k, 
     if (!list || !*list) return dpo__fail(c, DPO_E_ARG, "%.400s: target_modules names no module", where);
     memset(&probe, 0, sizeof probe);
     probe.config = *k;
-    dpo__lora_list(m, &probe, NULL);
-    if (!probe.n_params)
-        return dpo__fail(c, DPO_E_ARG,
-                         "%.400s: target_modules \"%.200s\" matches no linear module of this %s model; its modules are "
-                         "named like %s (without .weight)",
-                         where, k->target_modules, dpo__family_names[m->config.family], m->params[2].name);
-    while ((n = dpo__lora_next(&list, &name)) > 0) {
-        char one[128];
-        if (n >= sizeof one) continue;
-        memcpy(one, name, n);
-        one[n] = 0;
-        probe.config.target_modules = one;
+    probe.config.target_modules = one;
+    while (!(strict && missing) && (n = dpo__lora_next(&list, &name)) > 0) {
+        dpo__append(one, sizeof one, 0, "%.*s", (int)dpo__min64((int64_t)n, 127), name);
         dpo__lora_list(m, &probe, NULL);
-        if (probe.n_params) continue;
-        if (strict)
-            return dpo__fail(c, DPO_E_ARG,
-                             "%.400s: target module \"%s\" matches no linear module of this model; its modules are "
-                             "named like %s (without .weight)",
-                             where, one, m->params[2].name);
-        dpo__log(c, DPO_LOG_WARNING, "%s: target module \"%s\" matches nothing in this model", where, one);
+        if (probe.n_params) found = 1;
+        else missing = one;
+        if (!probe.n_params && !strict)
+            dpo__log(c, DPO_LOG_WARNING, "%s: target module \"%s\" matches nothing in this model", where, one);
     }
-    return DPO_OK;
+    if (found && !(strict && missing)) return DPO_OK;
+    return dpo__fail(
+        c, DPO_E_ARG,
+        "%.400s: target module \"%.200s\" matches no linear module of this %s model; its modules are named "
+        "like %s (without .weight)",
+        where, strict && missing ? missing : k->target_modules, dpo__family_names[m->config.family], m->params[2].name);
 }
 /* Adapters for a model, their values not set. */
 static dpo__lora *dpo__lora_new(const dpo_model *m, const dpo_lora_config *k, const char *where, int strict,
@@ -9131,50 +8845,41 @@ DPO_API dpo_model *dpo_lora_merge(const dpo_model *m) {
 
 /* Reads adapter_config.json into *k; names: room for the target list. */
 static dpo_result dpo__lora_read_config(dpo_context *c, const char *path, dpo_lora_config *k, char *names, size_t cap) {
+    static const char *const off[5] = {"use_dora", "lora_bias", "rank_pattern", "alpha_pattern", "modules_to_save"};
     dpo__config_reader r;
     char *text, kind[40];
-    size_t bytes, at = 0;
+    size_t at = 0;
     int64_t v, i, n, w;
-    memset(&r, 0, sizeof r);
     r.c = c;
     r.path = path;
-    if (dpo__file_read_all(c, path, DPO__CONFIG_BYTES, &text, &bytes)) return c->error.code;
-    if (dpo__json_parse(c, path, text, bytes, &r.json)) {
-        dpo__put(c, text);
-        return c->error.code;
-    }
+    if (dpo__file_read_json(c, path, DPO__CONFIG_BYTES, &text, &r.json)) return c->error.code;
     dpo__config_text(&r, 0, "peft_type", kind, sizeof kind, "LORA");
     if (strcmp(kind, "LORA")) dpo__config_unsupported(&r, "peft_type", kind, "LORA");
-    k->r = (int)dpo__config_int(&r, "r", 0, 1, 65536);
+    k->r = (int)dpo__config_get(&r, 0, "r", 'i', 0, 1, 65536);
     k->lora_alpha = dpo__config_number(&r, 0, "lora_alpha", (double)k->r);
     k->use_rslora = dpo__config_bool(&r, "use_rslora", 0);
-    if (dpo__config_bool(&r, "use_dora", 0)) dpo__config_unsupported(&r, "use_dora", "true", "plain LoRA");
-    if (dpo__config_bool(&r, "lora_bias", 0))
-        dpo__config_unsupported(&r, "lora_bias", "true", "adapters without biases");
     dpo__config_text(&r, 0, "bias", kind, sizeof kind, "none");
     if (strcmp(kind, "none")) dpo__config_unsupported(&r, "bias", kind, "none");
-    for (i = 0; i < 3; i++) {
-        static const char *const keys[3] = {"rank_pattern", "alpha_pattern", "modules_to_save"};
-        if (dpo__json_count(&r.json, dpo__config_find(&r, 0, keys[i])) > 0)
-            dpo__config_unsupported(&r, keys[i], "not empty", "adapters of one rank without extra modules");
+    for (i = 0; i < 5; i++) {
+        v = dpo__config_find(&r, 0, off[i]);
+        if (v >= 0 && dpo_json_type(&r.json, v) != 'f' && !dpo__json_empty(&r.json, v))
+            dpo__config_unsupported(&r, off[i], "in use", "plain LoRA of one rank, without biases or extra modules");
     }
     v = dpo__config_find(&r, 0, "target_modules");
-    if (dpo__json_type(&r.json, v) == '"') {
-        n = dpo__json_string(&r.json, v, names, cap);
-        if (strpbrk(names, "*?^$()[]|\\") || n >= (int64_t)cap)
+    names[0] = 0;
+    if (dpo_json_type(&r.json, v) == '"') {
+        if (dpo_json_string(&r.json, v, names, cap) >= (int64_t)cap || strpbrk(names, "*?^$()[]|\\"))
             dpo__config_unsupported(&r, "target_modules", names, "a list of module names");
     } else {
-        n = dpo__json_type(&r.json, v) == '[' ? dpo__json_count(&r.json, v) : 0;
-        names[0] = 0;
-        for (i = 0, w = dpo__json_first(&r.json, v); i < n; i++, w = dpo__json_next(&r.json, w)) {
+        n = dpo_json_type(&r.json, v) == '[' ? dpo_json_count(&r.json, v) : 0;
+        for (i = 0, w = dpo_json_first(&r.json, v); i < n; i++, w = dpo_json_next(&r.json, w)) {
             char one[128];
-            int64_t length = dpo__json_string(&r.json, w, one, sizeof one);
+            int64_t length = dpo_json_string(&r.json, w, one, sizeof one);
             if (length < 1 || length >= (int64_t)sizeof one) n = 0;
             else at = dpo__append(names, cap, at, "%s%s", i ? "," : "", one);
         }
-        if ((n < 1 || at >= cap) && !dpo__config_failed(&r)) {
+        if ((n < 1 || at >= cap) && !dpo__config_failed(&r))
             dpo__fail(c, DPO_E_FORMAT, "%.400s: \"target_modules\" must be a list of module names", path);
-        }
     }
     k->target_modules = names;
     dpo__json_free(c, &r.json);
@@ -9184,7 +8889,7 @@ static dpo_result dpo__lora_read_config(dpo_context *c, const char *path, dpo_lo
 
 static dpo_result dpo__lora_read(dpo_context *c, const char *path, const dpo__lora *l) {
     dpo__st st;
-    int64_t i, used = 0;
+    int64_t i;
     dpo_result r = dpo__st_open(c, path, &st);
     if (r) return r;
     for (i = 0; i < l->n_params && !r; i++) {
@@ -9193,17 +8898,13 @@ static dpo_result dpo__lora_read(dpo_context *c, const char *path, const dpo__lo
         if (!e)
             r = dpo__fail(c, DPO_E_FORMAT, "%.400s: tensor %s is missing; adapter_config.json and the model ask for it",
                           path, p->name);
-        else if (e->ndim != 2 || e->shape[0] != p->rows || e->shape[1] != p->columns)
-            r = dpo__fail(c, DPO_E_SHAPE, "%.400s: tensor %s has shape [%ld,%ld], this model and rank need [%ld,%ld]",
-                          path, p->name, (long)e->shape[0], (long)(e->ndim > 1 ? e->shape[1] : 1), (long)p->rows,
-                          (long)p->columns);
-        else r = dpo__st_read_f32(&st, e, dpo__param_f32(p));
+        else r = dpo__param_fits(&st, e, p);
+        if (!r) r = dpo__st_read_f32(&st, e, dpo__param_f32(p));
         if (!r) r = dpo__model_finite(c, path, p->name, p->data, DPO_F32, p->count);
-        used++;
     }
-    if (!r && used < st.count)
+    if (!r && l->n_params < st.count)
         dpo__log(c, DPO_LOG_WARNING, "%s: %ld tensors belong to no module of this model", path,
-                 (long)(st.count - used));
+                 (long)(st.count - l->n_params));
     dpo__st_close(&st);
     return r;
 }
@@ -9230,8 +8931,7 @@ DPO_API dpo_result dpo_lora_load(dpo_model *m, const char *dir) {
 static size_t dpo__lora_config_text(const dpo_model *m, const char *base, char *out, size_t cap) {
     const dpo_lora_config *k = &m->lora->config;
     const char *list = k->target_modules, *name;
-    size_t at, n, count = 0;
-    int all = 0;
+    size_t n, count = 0;
     dpo__text t = {out, cap, 0};
     t.at = dpo__append(out, cap, 0, "{\n  \"base_model_name_or_path\": ");
     t.at = dpo__json_quote(out, cap, t.at, base ? base : "");
@@ -9242,16 +8942,13 @@ static size_t dpo__lora_config_text(const dpo_model *m, const char *base, char *
     dpo__text_word(&t, "lora_dropout", "0.0");
     dpo__text_word(&t, "peft_type", "\"LORA\"");
     dpo__text_int(&t, "r", k->r);
-    at = t.at;
-    dpo__text_word(&t, "target_modules", "[");
-    while ((n = dpo__lora_next(&list, &name)) > 0) {
-        all |= n == 10 && !memcmp(name, "all-linear", 10);
-        t.at = dpo__append(out, cap, t.at, "%s\"%.*s\"", count++ ? ", " : "", (int)n, name);
-    }
-    t.at = dpo__append(out, cap, t.at, "]");
-    if (all) { /* a word of PEFT's, not a list */
-        t.at = at;
+    if (strstr(list, "all-linear")) { /* a word of PEFT's, not a list */
         dpo__text_word(&t, "target_modules", "\"all-linear\"");
+    } else {
+        dpo__text_word(&t, "target_modules", "[");
+        while ((n = dpo__lora_next(&list, &name)) > 0)
+            t.at = dpo__append(out, cap, t.at, "%s\"%.*s\"", count++ ? ", " : "", (int)n, name);
+        t.at = dpo__append(out, cap, t.at, "]");
     }
     dpo__text_word(&t, "task_type", "\"CAUSAL_LM\"");
     dpo__text_word(&t, "use_rslora", k->use_rslora ? "true" : "false");
@@ -9261,7 +8958,6 @@ DPO_API dpo_result dpo_lora_save(const dpo_model *m, const char *dir, const char
     static const char *const metadata[3] = {"format", "pt", NULL};
     char path[4096], text[8192];
     dpo_tensor *views;
-    dpo__file_writer w;
     size_t n;
     dpo_context *c;
     dpo_result r = dpo__lora_ready(m, "dpo_lora_save", 1);
@@ -9278,10 +8974,7 @@ DPO_API dpo_result dpo_lora_save(const dpo_model *m, const char *dir, const char
     if (!r) r = dpo_tensors_save(c, path, views, m->lora->n_params, metadata);
     if (!r) r = dpo__file_join(c, dir, "adapter_config.json", path, sizeof path);
     dpo__put(c, views);
-    if (r) return r;
-    dpo__file_create(c, path, &w);
-    dpo__file_write(&w, text, n);
-    return dpo__file_commit(&w);
+    return r ? r : dpo__file_save(c, path, text, n);
 }
 
 /* ===========================================================================================

@@ -164,7 +164,7 @@ static void bad_configs(void) {
         {"an activation that is not known", "\"gelu\"", "\"relu6\"", DPO_E_UNSUPPORTED, "relu6"},
         {"tie_word_embeddings is a string", "\"tie_word_embeddings\":false", "\"tie_word_embeddings\":\"no\"",
          DPO_E_FORMAT, "tie_word_embeddings"},
-        {"layer_norm_eps negative", "1e-05", "-1", DPO_E_FORMAT, "epsilon"},
+        {"layer_norm_eps negative", "1e-05", "-1", DPO_E_FORMAT, "layer_norm_eps\" is -1"},
         {"layer_norm_eps beyond double", "1e-05", "1e999", DPO_E_FORMAT, "layer_norm_eps"},
         {"not JSON: a comma is missing", "300,\"hidden", "300 \"hidden", DPO_E_FORMAT, "expected"},
         {"not JSON: cut off", "\"tie_word_embeddings\":false}", "\"tie_word", DPO_E_FORMAT, "does not end"},

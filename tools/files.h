@@ -63,44 +63,64 @@ static inline int sync_path(const char *path) {
     return bad == EINVAL ? 0 : bad; /* some systems cannot for directories */
 }
 
-/* A text under its name at once and whole: written beside it, synced, renamed. */
-static inline int write_file(const char *path, const char *text, size_t n) {
-    char part[4200];
+/* A file that is there at once and whole, or not at all: written beside its name, synced, renamed. */
+typedef struct out_file {
     FILE *f;
-    int bad;
-    snprintf(part, sizeof part, "%s.part", path);
+    const char *path;
+    char part[4200];
+} out_file;
+
+static inline int out_open(out_file *o, const char *path) {
+    int n = snprintf(o->part, sizeof o->part, "%s.part", path);
+    o->path = path;
+    o->f = NULL;
+    if (n < 0 || (size_t)n >= sizeof o->part) return cli_die("the path %.80s... is too long", path);
     errno = 0;
-    f = fopen(part, "wb");
-    bad = !f || fwrite(text, 1, n, f) != n || fflush(f) || fsync(fileno(f));
-    if (f && fclose(f)) bad = 1;
-    if (!bad && !rename(part, path)) return 0;
-    bad = errno;
-    if (f) remove(part);
-    return cli_die("cannot write %s: %s", path, bad ? strerror(bad) : "no reason given");
+    o->f = fopen(o->part, "wb");
+    return o->f ? 0 : cli_die("cannot write %s: %s", path, errno ? strerror(errno) : "no reason given");
 }
 
-/* Copies a file if it is there, under its new name at once and whole. */
+/* failed: it is not wanted after all. Gives `failed`, or 1 after an error. */
+static inline int out_close(out_file *o, int failed) {
+    int bad;
+    if (!o->f) return 1;
+    errno = 0;
+    bad = failed || fflush(o->f) || ferror(o->f) || fsync(fileno(o->f));
+    if (fclose(o->f)) bad = 1;
+    o->f = NULL;
+    if (!bad && !rename(o->part, o->path)) return 0;
+    bad = errno;
+    remove(o->part);
+    if (failed) return 1;
+    return cli_die("cannot write %s: %s", o->path, bad ? strerror(bad) : "no reason given");
+}
+
+static inline int write_file(const char *path, const char *text, size_t n) {
+    out_file o;
+    if (out_open(&o, path)) return 1;
+    (void)fwrite(text, 1, n, o.f); /* an error stays with the stream */
+    return out_close(&o, 0);
+}
+
+/* Copies a file if it is there, under a new name. */
 static inline int copy_file(const char *from_dir, const char *name, const char *to_dir, const char *new_name) {
-    char from[4096], to[4096], part[4200], block[65536];
-    FILE *in, *out;
+    char from[4096], to[4096], block[65536];
+    out_file o;
+    FILE *in;
     size_t n;
     int bad;
     if (!holds(from_dir, name)) return 0;
     if (path_join(from, sizeof from, from_dir, name) || path_join(to, sizeof to, to_dir, new_name)) return 1;
-    snprintf(part, sizeof part, "%s.part", to);
-    errno = 0;
     in = fopen(from, "rb");
-    out = in ? fopen(part, "wb") : NULL;
-    bad = !out;
-    while (!bad && (n = fread(block, 1, sizeof block, in)) > 0) bad = fwrite(block, 1, n, out) != n;
-    bad = bad || ferror(in);
-    if (in) fclose(in);
-    if (!bad && (fflush(out) || fsync(fileno(out)))) bad = 1;
-    if (out && fclose(out)) bad = 1;
-    if (!bad && !rename(part, to)) return 0;
-    bad = errno;
-    if (out) remove(part);
-    return cli_die("cannot copy %s to %s: %s", from, to, bad ? strerror(bad) : "no reason given");
+    if (!in) return cli_die("cannot open %s: %s", from, strerror(errno));
+    if (out_open(&o, to)) {
+        fclose(in);
+        return 1;
+    }
+    while ((n = fread(block, 1, sizeof block, in)) > 0) (void)fwrite(block, 1, n, o.f);
+    bad = ferror(in) ? cli_die("cannot read %s: %s", from, strerror(errno)) : 0;
+    fclose(in);
+    return out_close(&o, bad);
 }
 
 /* A small file whole, with a zero after it, on the heap; NULL after an error was said. */

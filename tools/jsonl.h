@@ -103,38 +103,6 @@ static inline int64_t text_chars(const char *text) {
 
 /* ---- files ------------------------------------------------------------------------------------------------------ */
 
-/* A file that is there at once and whole, or not at all. */
-typedef struct out_file {
-    FILE *f;
-    const char *path;
-    char part[4200];
-} out_file;
-
-static inline int out_open(out_file *o, const char *path) {
-    int n = snprintf(o->part, sizeof o->part, "%s.part", path);
-    o->path = path;
-    o->f = NULL;
-    if (n < 0 || (size_t)n >= sizeof o->part) return cli_die("the path %.80s... is too long", path);
-    errno = 0;
-    o->f = fopen(o->part, "wb");
-    return o->f ? 0 : cli_die("cannot write %s: %s", path, errno ? strerror(errno) : "no reason given");
-}
-
-/* failed: it is not wanted after all. Gives `failed`, or 1 after an error. */
-static inline int out_close(out_file *o, int failed) {
-    int bad;
-    if (!o->f) return 1;
-    errno = 0;
-    bad = failed || fflush(o->f) || ferror(o->f) || fsync(fileno(o->f));
-    if (fclose(o->f)) bad = 1;
-    o->f = NULL;
-    if (!bad && !rename(o->part, o->path)) return 0;
-    bad = errno;
-    remove(o->part);
-    if (failed) return 1;
-    return cli_die("cannot write %s: %s", o->path, bad ? strerror(bad) : "no reason given");
-}
-
 /* The whole of a file, plain or .gz, the mark of UTF-8 taken off. */
 typedef struct in_file {
     char *memory;
