@@ -1039,7 +1039,8 @@ DPO_API dpo_result dpo_attention_backward(dpo_context *c, dpo_tensor dq, dpo_ten
                                           dpo_tensor stats, dpo_tensor q, dpo_tensor k, dpo_tensor v,
                                           const dpo_segment *segments, int64_t n_segments, double scale,
                                           const float *slopes);
-/* Activations, elementwise: y = gelu(x) (DPO_GELU: erf, DPO_GELU_TANH); SwiGLU y = up * silu(gate). */
+/* Activations, elementwise, on tensors of as many elements: y = gelu(x) (DPO_GELU: erf, DPO_GELU_TANH); SwiGLU
+   y = up * silu(gate). */
 DPO_API dpo_result dpo_gelu_forward(dpo_context *c, dpo_tensor y, dpo_tensor x, int kind);
 DPO_API dpo_result dpo_gelu_backward(dpo_context *c, dpo_tensor dx, dpo_tensor dy, dpo_tensor x, int kind);
 DPO_API dpo_result dpo_swiglu_forward(dpo_context *c, dpo_tensor y, dpo_tensor up, dpo_tensor gate);
@@ -8074,6 +8075,14 @@ typedef struct dpo__grads {
     const int32_t *slots; /* [N] slot of each row's token */
 } dpo__grads;
 
+/* Runs a statement in the floating-point environment of all computing. */
+#define DPO__COMPUTE(statement)                                                                                        \
+    do {                                                                                                               \
+        dpo__fpenv env_ = dpo__fp_enter();                                                                             \
+        statement;                                                                                                     \
+        dpo__fp_leave(env_);                                                                                           \
+    } while (0)
+
 static int64_t dpo__qkv_width(const dpo_model_config *k) {
     return ((int64_t)k->num_attention_heads + 2 * (int64_t)k->num_key_value_heads) * k->head_dim;
 }
@@ -8197,9 +8206,7 @@ static void dpo__rope_tables(const dpo_model_config *k, const int32_t *positions
 }
 static void dpo__run_tables(dpo__run *r) {
     const dpo_model_config *k = &r->m->config;
-    dpo__fpenv env = dpo__fp_enter();
-    if (k->position == DPO_POSITION_ROPE) dpo__rope_tables(k, NULL, r->cap.path, r->cosines, r->sines);
-    dpo__fp_leave(env);
+    if (k->position == DPO_POSITION_ROPE) DPO__COMPUTE(dpo__rope_tables(k, NULL, r->cap.path, r->cosines, r->sines));
 }
 
 /* --- linear modules with their adapters ------------------------------------------------------------ */
@@ -8346,19 +8353,9 @@ static dpo__attention dpo__run_attention(const dpo__run *r, int64_t layer, const
 /* Rotates q and k of a q/k/v buffer; turn -1 back. */
 static void dpo__run_rotate(const dpo__run *r, const dpo__attention *a, const float *qkv, float *x, float turn) {
     const dpo_model_config *k = &r->m->config;
-    dpo__rope l;
+    dpo__rope l = {r->c,         x + (a->q - qkv), a->q_row, a->q_head, r->batch->n_rows, a->heads, k->rotary_dim / 2,
+                   r->positions, r->cosines,       r->sines, turn};
     if (k->position != DPO_POSITION_ROPE || !k->rotary_dim) return;
-    l.c = r->c;
-    l.x = x + (a->q - qkv);
-    l.row = a->q_row;
-    l.head = a->q_head;
-    l.n = r->batch->n_rows;
-    l.heads = a->heads;
-    l.half = k->rotary_dim / 2;
-    l.positions = r->positions;
-    l.cosines = r->cosines;
-    l.sines = r->sines;
-    l.turn = turn;
     dpo__split_light(r->c, l.n, l.heads * k->rotary_dim, 1, dpo__rope_rows, &l);
     l.x = x + (a->k - qkv);
     l.head = a->k_head;
@@ -8798,6 +8795,13 @@ static void dpo__run_head(dpo__run *r, double *logps, double *weights, int64_t g
     if (frozen) dpo__head_frozen_back(r, g, weights);
 }
 
+/* Both without gradients. Needs the computing environment. */
+static dpo_result dpo__run_logps(dpo__run *r, const dpo_batch *b, double *logps) {
+    dpo_result code = dpo__run_forward(r, b);
+    if (!code) dpo__run_head(r, logps, NULL, 0, NULL, NULL, NULL);
+    return code;
+}
+
 /* A workspace of its own for one call: what it is for, its layout, and the block. */
 static dpo__run dpo__run_plan(dpo_model *m, const dpo__shape *cap, int64_t head_rows, int64_t cache_rows) {
     dpo__run r;
@@ -8855,13 +8859,10 @@ static dpo__run *dpo__model_pass(dpo_model *m, const dpo_batch *b, const char *w
     return dpo__run_open(dpo__run_plan(m, &s, dpo__max64(1, dpo__min64(DPO__HEAD_ROWS, s.targets)), 0));
 }
 DPO_API dpo_result dpo_model_logps(dpo_model *m, const dpo_batch *b, double *logps) {
-    dpo__fpenv env;
     dpo__run *r;
     DPO__READY(m, m->c);
     r = dpo__model_pass(m, b, "dpo_model_logps", logps);
-    env = dpo__fp_enter();
-    if (r && !dpo__run_forward(r, b)) dpo__run_head(r, logps, NULL, 0, NULL, NULL, NULL);
-    dpo__fp_leave(env);
+    if (r) DPO__COMPUTE((void)dpo__run_logps(r, b, logps));
     dpo__put(m->c, r);
     return m->c->error.code;
 }
@@ -12880,44 +12881,35 @@ typedef struct dpo__generation {
     dpo__answer *answer;   /* [batch] active ones first, in order; the others hold free slots */
     dpo__trunk *trunk;     /* [n_trunks] */
     int64_t *cache_first;  /* [batch + n_trunks] of the batch's segments */
+    char *tails;           /* [batch, tail] */
+    uint8_t *seen;         /* [workers, V], only if repetitions are looked for */
     dpo__sampler *sampler; /* [workers] */
     int32_t *tokens;
     dpo_segment *segments;
     dpo_target *targets;
 } dpo__generation;
 
-static void dpo__generation_layout(dpo__arena *a, dpo__generation *t, const dpo_generate_config *g, int64_t vocab,
-                                   int64_t rows, int workers) {
-    int64_t i, weights = g->temperature > 0 ? vocab : 0, segments = t->batch + t->n_trunks;
-    int64_t keys = g->temperature > 0 && (g->top_k || g->top_p < 1.0) ? vocab : 0;
-    int64_t seen = g->repetition_penalty != 1.0 ? vocab : 0;
+/* Runs twice, to measure and to carve; *plan says for what, and its pointers are of no use before the second time. */
+static void dpo__generation_carve(dpo__arena *a, dpo__generation *plan, const dpo__run *run) {
+    dpo__generation *t = DPO__CARVE(a, dpo__generation, 1); /* the first one */
+    const dpo_generate_config *g = plan->g;
+    int64_t i, vocab = run->m->config.vocab_size, workers = run->c->pool.n, segments = plan->batch + plan->n_trunks;
+    int64_t weights = g->temperature > 0 ? vocab : 0, keys = g->top_k || g->top_p < 1.0 ? weights : 0;
+    if (t) *t = *plan;
+    else t = plan;
     t->answer = DPO__CARVE(a, dpo__answer, t->batch);
     t->trunk = DPO__CARVE(a, dpo__trunk, t->n_trunks);
     t->cache_first = DPO__CARVE(a, int64_t, segments);
-    t->tokens = DPO__CARVE(a, int32_t, rows);
+    t->tokens = DPO__CARVE(a, int32_t, run->cap.rows);
     t->segments = DPO__CARVE(a, dpo_segment, segments);
     t->targets = DPO__CARVE(a, dpo_target, t->batch);
     t->text = DPO__CARVE(a, char, (int64_t)t->text_size);
+    t->tails = DPO__CARVE(a, char, t->batch *(int64_t)t->tail);
+    t->seen = DPO__CARVE(a, uint8_t, g->repetition_penalty != 1.0 ? workers * vocab : 0);
     t->sampler = DPO__CARVE(a, dpo__sampler, workers);
     for (i = 0; i < workers; i++) {
-        dpo__sampler s;
-        s.weights = DPO__CARVE(a, double, weights);
-        s.keys = DPO__CARVE(a, uint64_t, keys);
-        s.seen = DPO__CARVE(a, uint8_t, seen);
-        if (!a->base) continue;
-        t->sampler[i] = s;
-        if (seen > 0) memset(s.seen, 0, (size_t)seen);
-    }
-    for (i = 0; i < t->batch; i++) {
-        char *tail = DPO__CARVE(a, char, (int64_t)t->tail);
-        if (!a->base) continue;
-        memset(&t->answer[i], 0, sizeof t->answer[i]);
-        t->answer[i].slot = i;
-        t->answer[i].tail = tail;
-    }
-    for (i = 0; a->base && i < t->n_trunks; i++) {
-        memset(&t->trunk[i], 0, sizeof t->trunk[i]);
-        t->trunk[i].prompt = -1;
+        dpo__sampler s = {DPO__CARVE(a, double, weights), DPO__CARVE(a, uint64_t, keys), NULL};
+        if (a->base) t->sampler[i] = s;
     }
 }
 
@@ -12975,12 +12967,6 @@ static void dpo__generation_plan(dpo_model *m, const dpo_generate_config *g, int
                     (t->total + t->batch - 1) / t->batch * own >= DPO__GENERATE_SHORT))
         t->packed = a.used;
 }
-static void dpo__generation_carve(dpo__arena *a, dpo__generation *plan, const dpo__run *run) {
-    dpo__generation *t = DPO__CARVE(a, dpo__generation, 1); /* the first one */
-    if (t) *t = *plan;
-    else t = plan;
-    dpo__generation_layout(a, t, t->g, run->m->config.vocab_size, run->cap.rows, run->c->pool.n);
-}
 /* Gives back what dpo__generation_open took. */
 static void dpo__generation_close(dpo_context *c, dpo__generation *t) {
     if (t->packed) dpo_model_unpack(t->r->m);
@@ -12991,11 +12977,23 @@ static dpo__generation *dpo__generation_open(dpo_model *m, const dpo_generate_co
     dpo__arena a = {NULL, 0};
     dpo__generation plan, *t;
     dpo__run run;
+    int64_t i;
     dpo__generation_plan(m, g, n, longest, &plan, &run);
     dpo__generation_carve(&a, &plan, &run);
     if (!dpo__arena_get(m->c, &a, "generation")) return NULL;
     dpo__generation_carve(&a, &plan, &run);
     t = (dpo__generation *)(void *)a.base;
+    memset(t->answer, 0, (size_t)t->batch * sizeof *t->answer);
+    for (i = 0; i < t->batch; i++) {
+        t->answer[i].slot = i;
+        t->answer[i].tail = t->tails + i * (int64_t)t->tail;
+    }
+    memset(t->trunk, 0, (size_t)t->n_trunks * sizeof *t->trunk);
+    for (i = 0; i < t->n_trunks; i++) t->trunk[i].prompt = -1;
+    for (i = 0; i < m->c->pool.n && g->repetition_penalty != 1.0; i++) {
+        t->sampler[i].seen = t->seen + i * m->config.vocab_size;
+        memset(t->sampler[i].seen, 0, (size_t)m->config.vocab_size);
+    }
     t->r = dpo__run_open(run);
     if (t->r && t->packed && dpo_model_pack(m)) {
         t->packed = 0;
@@ -13129,11 +13127,12 @@ static dpo_result dpo__generation_step(dpo__generation *t) {
     return DPO_OK;
 }
 
-static int dpo__holds(const char *text, size_t n, const char *what) {
+/* Where `what` begins in n bytes of text; n if it is not there. */
+static size_t dpo__text_find(const char *text, size_t n, const char *what) {
     size_t i, k = strlen(what);
     for (i = 0; i + k <= n; i++)
-        if (text[i] == what[0] && !memcmp(text + i, what, k)) return 1;
-    return 0;
+        if (text[i] == what[0] && !memcmp(text + i, what, k)) return i;
+    return n;
 }
 /* Whether the answer's text now holds a stop string. */
 static int dpo__answer_stops(dpo__generation *t, dpo__answer *a, int32_t id) {
@@ -13144,7 +13143,7 @@ static int dpo__answer_stops(dpo__generation *t, dpo__answer *a, int32_t id) {
     memcpy(t->text, a->tail, n);
     n += (size_t)dpo__min64(more, (int64_t)(t->text_size - n));
     for (i = 0; i < g->n_stop; i++)
-        if (dpo__holds(t->text, n, g->stop[i])) return 1;
+        if (dpo__text_find(t->text, n, g->stop[i]) < n) return 1;
     a->n_tail = n < t->tail ? n : t->tail;
     memcpy(a->tail, t->text + n - a->n_tail, a->n_tail);
     return 0;
@@ -13189,35 +13188,42 @@ static void dpo__generation_take(dpo__generation *t) {
 
 /* --- what is asked for ------------------------------------------------------------------------------ */
 
-static dpo_result dpo__generate_range(dpo_context *c, const char *what, double got, int ok, const char *expected) {
-    return ok ? DPO_OK : dpo__fail(c, DPO_E_ARG, "dpo_generate: %s is %g; expected %s", what, got, expected);
+/* A number of a description struct and its range, without the lowest (open 1), the highest (2) or both (3). */
+typedef struct dpo__option {
+    const char *name;
+    double got, low, high;
+    int open;
+} dpo__option;
+static dpo_result dpo__options_check(dpo_context *c, const char *who, const dpo__option *o, size_t n) {
+    size_t i;
+    for (i = 0; i < n; i++, o++)
+        if (!(o->got >= o->low && o->got <= o->high) || ((o->open & 1) && o->got == o->low) ||
+            ((o->open & 2) && o->got == o->high))
+            return dpo__fail(c, DPO_E_ARG, "%s: %s is %.10g; expected a number %s %.10g %s %.10g", who, o->name, o->got,
+                             o->open & 1 ? "above" : "from", o->low, o->open & 2 ? "to below" : "to", o->high);
+    return DPO_OK;
 }
+#define DPO__MOST_IDS (INT32_MAX / 2)
+
 static dpo_result dpo__generate_options(dpo_context *c, const dpo_generate_config *g) {
-    const int64_t most = INT32_MAX / 2;
-    const double p = g->repetition_penalty;
+    const double any = (double)INT64_MAX;
+    const dpo__option options[] = {{"max_new_tokens", (double)g->max_new_tokens, 1, DPO__MOST_IDS, 0},
+                                   {"num_return_sequences", (double)g->num_return_sequences, 1, DPO__MOST_IDS, 0},
+                                   {"repetition_penalty", g->repetition_penalty, 0, 1e6, 1},
+                                   {"temperature", g->temperature, 0, 1e6, 0},
+                                   {"top_k (0 is off)", (double)g->top_k, 0, any, 0},
+                                   {"top_p (1 is off)", g->top_p, 0, 1, 1},
+                                   {"min_p (0 is off)", g->min_p, 0, 1, 2},
+                                   {"batch (0 is planned)", (double)g->batch, 0, any, 0},
+                                   {"pack (1 always, 0 planned, -1 never)", g->pack, -1, 1, 0},
+                                   {"n_stop_ids", (double)g->n_stop_ids, 0, any, 0},
+                                   {"n_stop", (double)g->n_stop, 0, any, 0}};
     int64_t i;
-    if (dpo__generate_range(c, "max_new_tokens", (double)g->max_new_tokens,
-                            g->max_new_tokens >= 1 && g->max_new_tokens <= most, "1 to 2^30 - 1") ||
-        dpo__generate_range(c, "num_return_sequences", (double)g->num_return_sequences,
-                            g->num_return_sequences >= 1 && g->num_return_sequences <= most, "1 to 2^30 - 1") ||
-        dpo__generate_range(c, "repetition_penalty", p, p > 0.0 && p <= 1e6, "a number above 0 and up to 1e6") ||
-        dpo__generate_range(c, "temperature", g->temperature, g->temperature >= 0.0 && g->temperature <= 1e6,
-                            "a number from 0 to 1e6") ||
-        dpo__generate_range(c, "top_k", (double)g->top_k, g->top_k >= 0, "0 (off) or more") ||
-        dpo__generate_range(c, "top_p", g->top_p, g->top_p > 0.0 && g->top_p <= 1.0,
-                            "a number above 0 and up to 1 (off)") ||
-        dpo__generate_range(c, "min_p", g->min_p, g->min_p >= 0.0 && g->min_p < 1.0,
-                            "a number from 0 (off) to below 1") ||
-        dpo__generate_range(c, "batch", (double)g->batch, g->batch >= 0, "0 (planned) or more") ||
-        dpo__generate_range(c, "pack", (double)g->pack, g->pack >= -1 && g->pack <= 1,
-                            "1 (always), 0 (planned) or -1 (never)") ||
-        dpo__generate_range(c, "n_stop_ids", (double)g->n_stop_ids, g->n_stop_ids >= 0, "0 or more") ||
-        dpo__generate_range(c, "n_stop", (double)g->n_stop, g->n_stop >= 0, "0 or more"))
-        return c->error.code;
-    if ((g->n_stop_ids && !g->stop_ids) || (g->n_stop && !g->stop))
-        return dpo__fail(c, DPO_E_ARG, "dpo_generate: %s is NULL, but %s is %ld; expected as many as it says",
-                         g->n_stop && !g->stop ? "stop" : "stop_ids", g->n_stop && !g->stop ? "n_stop" : "n_stop_ids",
-                         (long)(g->n_stop && !g->stop ? g->n_stop : g->n_stop_ids));
+    if (dpo__options_check(c, "dpo_generate", options, sizeof options / sizeof options[0])) return DPO_E_ARG;
+    if (g->n_stop_ids && !g->stop_ids)
+        return dpo__fail(c, DPO_E_ARG, "dpo_generate: stop_ids is NULL; expected %ld ids", (long)g->n_stop_ids);
+    if (g->n_stop && !g->stop)
+        return dpo__fail(c, DPO_E_ARG, "dpo_generate: stop is NULL; expected %ld strings", (long)g->n_stop);
     if (g->n_stop && !g->tokenizer)
         return dpo__fail(c, DPO_E_ARG,
                          "dpo_generate: %ld stop strings, but tokenizer is NULL; expected the one that decodes them",
@@ -13247,7 +13253,7 @@ static dpo_result dpo__generate_check(const dpo_model *m, const int32_t *const *
                          (long)n, (long)g->num_return_sequences, (long)g->max_new_tokens);
     *longest = 1;
     for (i = 0; i < n; i++) {
-        if (n_prompt[i] < 1 || n_prompt[i] > INT32_MAX / 2)
+        if (n_prompt[i] < 1 || n_prompt[i] > DPO__MOST_IDS)
             return dpo__fail(c, DPO_E_ARG, "dpo_generate: prompt %ld has %ld ids; expected 1 to 2^30 - 1", (long)i,
                              (long)n_prompt[i]);
         if (!prompts[i]) return dpo__fail(c, DPO_E_ARG, "dpo_generate: prompt %ld is NULL", (long)i);
@@ -13267,8 +13273,7 @@ DPO_API dpo_result dpo_generate(dpo_model *m, const int32_t *const *prompts, con
     dpo__generation *t;
     int64_t longest = 0, i;
     dpo_result code;
-    if (!m) return DPO_E_ARG;
-    if (m->c->error.code) return m->c->error.code;
+    DPO__READY(m, m->c);
     k = g ? *g : dpo_generate_defaults();
     code = dpo__generate_check(m, prompts, n_prompt, n, &k, out, n_out, &longest);
     if (code || !n) return code;
@@ -13298,11 +13303,10 @@ DPO_API dpo_result dpo_plan_generate(dpo_model *m, int64_t n, int64_t longest, c
     dpo__generation t;
     dpo__run run;
     dpo__arena a = {NULL, 0};
-    const int64_t most = INT32_MAX / 2;
     DPO__READY(m, m->c);
     k = g ? *g : dpo_generate_defaults();
     if (dpo__generate_options(m->c, &k)) return m->c->error.code;
-    if (n < 1 || n > most || longest < 1 || longest > most || !out)
+    if (n < 1 || n > DPO__MOST_IDS || longest < 1 || longest > DPO__MOST_IDS || !out)
         return dpo__fail(m->c, DPO_E_ARG,
                          "dpo_plan_generate: %ld prompts of up to %ld ids, out %s; expected 1 to 2^30 - 1 of each, and "
                          "room for the answer",
@@ -13325,10 +13329,8 @@ DPO_API dpo_result dpo_plan_generate(dpo_model *m, int64_t n, int64_t longest, c
 /* Bytes of text before the first stop string, and at most `most`, where no character is cut. */
 static size_t dpo__text_cut(const char *text, size_t n, const dpo_generate_config *g, size_t most) {
     int64_t s;
-    size_t i, k;
-    for (s = 0; s < g->n_stop; s++)
-        for (i = 0, k = strlen(g->stop[s]); i + k <= n; i++)
-            if (!memcmp(text + i, g->stop[s], k)) n = i;
+    size_t i;
+    for (s = 0; s < g->n_stop; s++) n = dpo__text_find(text, n, g->stop[s]);
     if (n <= most) return n;
     for (i = most; i > 0 && most - i < 3 && ((unsigned char)text[i] & 0xc0) == 0x80; i--) {
     }
@@ -13364,8 +13366,7 @@ DPO_API dpo_result dpo_generate_text(dpo_model *m, const dpo_tokenizer *t, const
     const int32_t *start;
     char *text = NULL;
     dpo_result code;
-    if (!m || !t) return DPO_E_ARG;
-    if (m->c->error.code) return m->c->error.code;
+    DPO__READY(m && t, m->c);
     k = g ? *g : dpo_generate_defaults();
     if (k.eos < 0) k.eos = dpo_tokenizer_eos(t);
     if (!k.tokenizer) k.tokenizer = t;
@@ -13723,8 +13724,7 @@ static dpo_result dpo__reference_micro(dpo__run *run, const dpo__builder *b, dou
     int on = l ? l->on : 0;
     dpo_result r;
     if (l) l->on = 0;
-    r = dpo__run_forward(run, &batch);
-    if (!r) dpo__run_head(run, logps, NULL, 0, NULL, NULL, NULL);
+    r = dpo__run_logps(run, &batch, logps);
     if (l) l->on = on;
     for (i = 0; i < batch.n_sequences && !r; i++) {
         int64_t item = items ? items[first + i / 2] : first + i / 2;
@@ -13738,9 +13738,9 @@ static dpo_result dpo__reference_micro(dpo__run *run, const dpo__builder *b, dou
 /* All of a data set, on a workspace and a builder that its longest example fits. */
 static dpo_result dpo__reference_pass(dpo__run *run, dpo__builder *b, double *logps, dpo_data *d) {
     int objective = DPO_PREFERENCE | (run->naive ? DPO__NAIVE : 0);
-    dpo__fpenv env = dpo__fp_enter();
     int64_t i, first;
     dpo_result r = dpo__reference_room(d, dpo_model_hash(run->m), run->m->precision);
+    dpo__fpenv env = dpo__fp_enter();
     for (i = 0; i < d->n && !r;) {
         first = i;
         if (dpo__cancelled(run->c, env))
@@ -13853,46 +13853,40 @@ static void dpo__train_fit(const dpo__shape *most, dpo_train_config *k) {
 /* --- creation ------------------------------------------------------------------------------------------ */
 
 static dpo_result dpo__train_check(dpo_context *c, const dpo_train_config *k) {
-    const dpo_loss_options *o = &k->loss_options;
-    const int64_t most = INT32_MAX / 4;
-    const int64_t capacity =
-        dpo__max64(dpo__max64(k->max_rows, k->max_targets), dpo__max64(k->max_segments, k->max_path));
-    const int64_t least = dpo__min64(dpo__min64(k->max_rows, k->max_targets), dpo__min64(k->max_segments, k->max_path));
-    const struct dpo__rule {
-        int holds;
-        const char *why;
-    } rules[] = {
-        {k->objective == DPO_SFT || k->objective == DPO_PREFERENCE, "objective must be DPO_SFT or DPO_PREFERENCE"},
-        {k->sft_reduction == DPO_TOKEN_MEAN || k->sft_reduction == DPO_SEQUENCE_SUM,
-         "sft_reduction must be DPO_TOKEN_MEAN or DPO_SEQUENCE_SUM"},
-        {k->learning_rate >= 0 && k->learning_rate < 1e6, "learning_rate must be a finite number from 0"},
-        {k->batch_size >= 1 && k->batch_size <= (int64_t)1 << 30, "batch_size must be at least 1"},
-        {k->num_train_epochs >= 0 && k->num_train_epochs <= 1000000 && k->max_steps >= 0 &&
-             (k->num_train_epochs > 0 || k->max_steps > 0),
-         "num_train_epochs must be at least 1, or max_steps must be"},
-        {k->warmup_steps >= 0, "warmup_steps must not be negative"},
-        {k->optimizer == DPO_ADAMW || k->optimizer == DPO_RMSPROP, "optimizer must be DPO_ADAMW or DPO_RMSPROP"},
-        {k->optimizer_dtype == DPO_F32 || k->optimizer_dtype == DPO_BF16,
-         "optimizer_dtype must be DPO_F32 or DPO_BF16"},
-        {k->schedule >= DPO_CONSTANT && k->schedule <= DPO_COSINE,
-         "schedule must be DPO_CONSTANT, DPO_LINEAR or DPO_COSINE"},
-        {k->adam_beta1 >= 0 && k->adam_beta1 < 1 && k->adam_beta2 >= 0 && k->adam_beta2 < 1 && k->rmsprop_alpha >= 0 &&
-             k->rmsprop_alpha < 1,
-         "adam_beta1, adam_beta2 and rmsprop_alpha must lie from 0 to below 1"},
-        {k->adam_epsilon >= 1e-30 && k->adam_epsilon < 1, "adam_epsilon must lie between 1e-30 and 1"},
-        {k->weight_decay >= 0 && k->weight_decay < 1e6, "weight_decay must be a number from 0"},
-        {k->max_grad_norm >= 0, "max_grad_norm must be a number from 0"},
-        {k->eval_size >= 0 && k->micro_rows >= 0 && k->micro_rows <= most && least >= 0 && capacity <= most,
-         "sizes must lie from 0 to 2^29"},
-        {k->objective != DPO_PREFERENCE || (o->beta > 0 && o->beta < 1e6), "beta must be a positive number"},
-        {o->label_smoothing >= 0 && o->label_smoothing < 0.5, "label_smoothing must lie from 0 to below 0.5"},
-        {o->gamma > -1e6 && o->gamma < 1e6 && o->lambda >= 0 && o->lambda < 1e6 && o->tau > 0 && o->tau < 1e6 &&
-             o->sft_weight >= 0 && o->sft_weight < 1e6,
-         "gamma, lambda, tau and sft_weight must be finite, lambda and sft_weight from 0, tau positive"}};
-    size_t i;
-    for (i = 0; i < sizeof rules / sizeof rules[0]; i++)
-        if (!rules[i].holds) return dpo__fail(c, DPO_E_ARG, "training options: %s", rules[i].why);
-    return DPO_OK;
+    const dpo_loss_options *l = &k->loss_options;
+    const double any = (double)INT64_MAX, rows = INT32_MAX / 4, epochs = (double)k->num_train_epochs,
+                 steps = (double)k->max_steps;
+    const dpo__option options[] = {
+        {"objective (DPO_SFT, DPO_PREFERENCE)", k->objective, DPO_SFT, DPO_PREFERENCE, 0},
+        {"sft_reduction (DPO_TOKEN_MEAN, DPO_SEQUENCE_SUM)", k->sft_reduction, DPO_TOKEN_MEAN, DPO_SEQUENCE_SUM, 0},
+        {"learning_rate", k->learning_rate, 0, 1e6, 2},
+        {"batch_size", (double)k->batch_size, 1, 1 << 30, 0},
+        {"num_train_epochs", epochs, 0, 1e6, 0},
+        {"max_steps", steps, 0, any, 0},
+        {"num_train_epochs + max_steps", epochs + steps, 1, 2 * any, 0},
+        {"warmup_steps", (double)k->warmup_steps, 0, any, 0},
+        {"optimizer (DPO_ADAMW, DPO_RMSPROP)", k->optimizer, DPO_ADAMW, DPO_RMSPROP, 0},
+        {"optimizer_dtype (DPO_F32, DPO_BF16)", k->optimizer_dtype, DPO_F32, DPO_BF16, 0},
+        {"schedule (DPO_CONSTANT, DPO_LINEAR, DPO_COSINE)", k->schedule, DPO_CONSTANT, DPO_COSINE, 0},
+        {"adam_beta1", k->adam_beta1, 0, 1, 2},
+        {"adam_beta2", k->adam_beta2, 0, 1, 2},
+        {"rmsprop_alpha", k->rmsprop_alpha, 0, 1, 2},
+        {"adam_epsilon", k->adam_epsilon, 1e-30, 1, 2},
+        {"weight_decay", k->weight_decay, 0, 1e6, 2},
+        {"max_grad_norm (0 is off)", k->max_grad_norm, 0, (double)INFINITY, 0},
+        {"eval_size (0 is all)", (double)k->eval_size, 0, any, 0},
+        {"micro_rows (0 is planned)", (double)k->micro_rows, 0, rows, 0},
+        {"max_rows", (double)k->max_rows, 0, rows, 0},
+        {"max_targets", (double)k->max_targets, 0, rows, 0},
+        {"max_segments", (double)k->max_segments, 0, rows, 0},
+        {"max_path", (double)k->max_path, 0, rows, 0},
+        {"beta", k->objective == DPO_PREFERENCE ? l->beta : 1, 0, 1e6, 3},
+        {"label_smoothing", l->label_smoothing, 0, 0.5, 2},
+        {"gamma", l->gamma, -1e6, 1e6, 3},
+        {"lambda", l->lambda, 0, 1e6, 2},
+        {"tau", l->tau, 0, 1e6, 3},
+        {"sft_weight", l->sft_weight, 0, 1e6, 2}};
+    return dpo__options_check(c, "training options", options, sizeof options / sizeof options[0]);
 }
 
 static void dpo__trainer_bind(dpo_trainer *t) {
@@ -13980,37 +13974,26 @@ DPO_API int64_t dpo_trainer_steps(const dpo_trainer *t) { return t ? t->steps : 
 
 /* --- gradients ------------------------------------------------------------------------------------------ */
 
-/* Rows of the compact embedding gradient for a batch's tokens; new tokens get cleared ones. */
-static void dpo__trainer_slots(dpo_trainer *t, const dpo_batch *b) {
+/* Rows of the compact embedding gradient for a batch's tokens; new tokens get cleared ones. There is room for the
+   trainer's own batches, unless the caller's were added before an update. */
+static dpo_result dpo__trainer_slots(dpo_trainer *t, const dpo_batch *b) {
     int64_t n, d = t->m->config.hidden_size;
-    if (!t->embed_grad) return;
-    for (n = 0; n < b->n_rows; n++) {
+    for (n = 0; n < b->n_rows && t->embed_grad; n++) {
         int32_t *slot = &t->slot_of[b->tokens[n]];
         if (*slot < 0) {
-            DPO_ASSERT(t->used_slots < t->embed_slots);
+            if (t->used_slots == t->embed_slots)
+                return dpo__fail(
+                    t->c, DPO_E_SHAPE,
+                    "training: with this batch an update would use more different tokens than the %ld that "
+                    "this trainer has room for; raise its batch_size, or make it without data",
+                    (long)t->embed_slots);
             *slot = (int32_t)t->used_slots++;
             t->slot_token[*slot] = b->tokens[n];
             memset(t->embed_grad + *slot * d, 0, (size_t)d * sizeof(float));
         }
         t->slots[n] = *slot;
     }
-}
-/* Whether a batch finds room for its tokens: the trainer's own do, unless the caller's were added before an update. */
-static dpo_result dpo__trainer_slots_fit(dpo_trainer *t, const dpo_batch *b) {
-    int64_t n, more = 0;
-    if (!t->embed_grad || t->embed_slots >= t->m->config.vocab_size) return DPO_OK;
-    for (n = 0; n < b->n_rows; n++) /* each new token is marked when it is met first */
-        if (t->slot_of[b->tokens[n]] == -1) {
-            t->slot_of[b->tokens[n]] = -2;
-            more++;
-        }
-    for (n = 0; n < b->n_rows; n++)
-        if (t->slot_of[b->tokens[n]] == -2) t->slot_of[b->tokens[n]] = -1;
-    if (t->used_slots + more <= t->embed_slots) return DPO_OK;
-    return dpo__fail(t->c, DPO_E_SHAPE,
-                     "training: with this batch an update would use %ld different tokens, this trainer has "
-                     "room for %ld; raise its batch_size, or make it without data",
-                     (long)(t->used_slots + more), (long)t->embed_slots);
+    return DPO_OK;
 }
 /* Adds the embedding's share of a tied matrix to the head's: once, head + embedding. */
 static void dpo__trainer_tie(dpo_trainer *t) {
@@ -14059,20 +14042,11 @@ static dpo_result dpo__trainer_move(dpo_trainer *t, double *grad_norm) {
     for (i = 0; i < t->n_trained; i++) {
         const dpo__param *p = t->trained[i];
         int scaled = k->mup_learning_rate && !t->m->lora && p->kind == DPO__MATRIX; /* [muP] */
+        int rounding = p->dtype == DPO_BF16 || (t->m->precision == DPO_PRECISION_BF16 && !t->m->lora);
+        uint64_t stream = DPO__MOVE_STREAM + (uint64_t)(t->step * t->n_trained + i);
         dpo__update o = dpo__optimizer_constants(k, t->step + 1, scaled ? lr * t->m->config.width_scale : lr, clip);
-        dpo__optimizer_job j = {t->c,
-                                k->optimizer,
-                                p->data,
-                                p->dtype,
-                                0,
-                                t->grad[i],
-                                t->m1[i],
-                                t->m2[i],
-                                k->optimizer_dtype,
-                                k->seed,
-                                DPO__MOVE_STREAM + (uint64_t)(t->step * t->n_trained + i),
-                                o};
-        j.rounding = p->dtype == DPO_BF16 || (t->m->precision == DPO_PRECISION_BF16 && !t->m->lora);
+        dpo__optimizer_job j = {t->c,     k->optimizer,       p->data, p->dtype, rounding, t->grad[i], t->m1[i],
+                                t->m2[i], k->optimizer_dtype, k->seed, stream,   o};
         dpo__optimizer_run(&j, p->count);
     }
     if (!t->m->lora) dpo_model_unpack(t->m); /* a packed copy would be of the weights before */
@@ -14123,12 +14097,7 @@ static dpo_result dpo__trainer_takes(const dpo_trainer *t, const char *who, cons
 }
 DPO_API dpo_result dpo_trainer_forward(dpo_trainer *t, const dpo_batch *b, double *logps) {
     dpo_result r = dpo__trainer_takes(t, "dpo_trainer_forward", b, logps);
-    dpo__fpenv env;
-    if (r) return r;
-    env = dpo__fp_enter();
-    r = dpo__run_forward(&t->run, b);
-    if (!r) dpo__run_head(&t->run, logps, NULL, 0, NULL, NULL, NULL);
-    dpo__fp_leave(env);
+    if (!r) DPO__COMPUTE(r = dpo__run_logps(&t->run, b, logps));
     return r;
 }
 DPO_API dpo_result dpo_trainer_backward(dpo_trainer *t, const dpo_batch *b, const double *dlogps) {
@@ -14143,12 +14112,10 @@ DPO_API dpo_result dpo_trainer_backward(dpo_trainer *t, const dpo_batch *b, cons
                              (long)i);
         t->weights[i] = dlogps[i];
     }
-    r = dpo__trainer_slots_fit(t, b);
-    if (r) return r;
     env = dpo__fp_enter();
     r = dpo__run_forward(&t->run, b);
+    if (!r) r = dpo__trainer_slots(t, b);
     if (!r) {
-        dpo__trainer_slots(t, b);
         dpo__run_head(&t->run, t->logps, t->weights, 0, NULL, NULL, &t->grads);
         dpo__run_backward(&t->run, &t->grads);
     }
@@ -14157,23 +14124,16 @@ DPO_API dpo_result dpo_trainer_backward(dpo_trainer *t, const dpo_batch *b, cons
 }
 DPO_API dpo_result dpo_trainer_update(dpo_trainer *t, double *grad_norm) {
     double norm = 0.0;
-    dpo__fpenv env;
     dpo_result r = dpo__trainer_ready(t, "dpo_trainer_update", DPO__ONE_RUN | DPO__LEARNING);
     if (r) return r;
-    env = dpo__fp_enter();
-    r = dpo__trainer_move(t, &norm);
-    dpo__fp_leave(env);
+    DPO__COMPUTE(r = dpo__trainer_move(t, &norm));
     if (grad_norm) *grad_norm = norm;
     return r;
 }
 DPO_API int64_t dpo_trainer_gradients(dpo_trainer *t, dpo_tensor *out, int64_t cap) {
     int64_t i;
     if (!t) return 0;
-    if (out) {
-        dpo__fpenv env = dpo__fp_enter();
-        dpo__trainer_tie(t);
-        dpo__fp_leave(env);
-    }
+    if (out) DPO__COMPUTE(dpo__trainer_tie(t));
     for (i = 0; out && i < t->n_trained && i < cap; i++) {
         out[i] = dpo__param_view(t->trained[i]);
         out[i].data = t->grad[i];
@@ -14279,9 +14239,8 @@ static dpo_result dpo__trainer_micro(dpo_trainer *t, int64_t n, int backward) {
     int64_t i;
     dpo_result r = dpo__trainer_reference(t, n);
     if (!r) r = dpo__run_forward(&t->run, &b);
-    if (!r && backward) r = dpo__trainer_slots_fit(t, &b);
+    if (!r && backward) r = dpo__trainer_slots(t, &b);
     if (r) return r;
-    if (backward) dpo__trainer_slots(t, &b);
     if (t->k.objective == DPO_SFT) {
         double w = -1.0 / (double)(t->k.sft_reduction == DPO_TOKEN_MEAN ? t->batch_targets : t->batch_items);
         for (i = 0; i < n; i++) t->weights[i] = w;
@@ -14343,7 +14302,7 @@ static void dpo__trainer_report(dpo_trainer *t, int64_t n, dpo_metrics *out) {
     out->step = t->step;
     out->examples = t->examples;
     out->tokens = t->tokens;
-    out->epoch = t->data->n ? (double)t->examples / (double)t->data->n : 0.0;
+    out->epoch = t->n_items ? (double)t->examples / (double)t->n_items : 0.0;
 }
 
 static dpo_result dpo__trainer_update_on(dpo_trainer *t, const int64_t *items, int64_t n, dpo_metrics *out) {
@@ -14414,8 +14373,7 @@ DPO_API dpo_result dpo_trainer_evaluate(dpo_trainer *t, dpo_data *eval, dpo_metr
     dpo_result r;
     if (!eval) return DPO_E_ARG;
     r = dpo__trainer_ready(t, "dpo_trainer_evaluate", DPO__ONE_RUN);
-    if (r) return r;
-    r = dpo__data_fits(eval, t->m, dpo__train_batches(&t->k), &most);
+    if (!r) r = dpo__data_fits(eval, t->m, dpo__train_batches(&t->k), &most);
     if (r) return r;
     if (most.rows > t->cap.rows || most.path > t->cap.path || most.targets > t->cap.targets || t->cap.segments < 3)
         return dpo__fail(t->c, DPO_E_SHAPE,
@@ -14439,13 +14397,12 @@ DPO_API dpo_result dpo_trainer_evaluate(dpo_trainer *t, dpo_data *eval, dpo_metr
     t->data = eval;
     t->env = dpo__fp_enter();
     r = dpo__trainer_pass(t, order, n, 0);
-    t->data = train ? train : eval;
     if (!r && out) {
         dpo__trainer_report(t, n, out);
         out->is_eval = 1;
     }
-    t->data = train;
     dpo__fp_leave(t->env);
+    t->data = train;
     dpo__put(t->c, order);
     return r;
 }
@@ -14498,30 +14455,24 @@ static void dpo__note_double(dpo__checkpoint *k, const char *key, double x) {
     dpo__note(k, key, k->text[k->n]);
 }
 
-/* The fields of a configuration that enter what a model computes: whole numbers, others. */
-#define DPO__CONFIG_WHOLE(X)                                                                                           \
-    X(family)                                                                                                          \
-    X(vocab_size)                                                                                                      \
-    X(hidden_size) X(num_hidden_layers) X(num_attention_heads) X(num_key_value_heads) X(head_dim) X(intermediate_size) \
-        X(max_position_embeddings) X(norm) X(position) X(rotary_dim) X(rope_scaling) X(activation)                     \
-            X(parallel_residual) X(qkv) X(conv1d) X(qkv_bias) X(attention_bias) X(mlp_bias) X(tie_word_embeddings)     \
-                X(attention_scale_by_layer)
-#define DPO__CONFIG_REAL(X)                                                                                            \
-    X(norm_eps)                                                                                                        \
-    X(rope_theta)                                                                                                      \
-    X(rope_factor) X(rope_low_freq_factor) X(rope_high_freq_factor) X(rope_original_max_position) X(alibi_factor)      \
-        X(embedding_scale) X(output_scale) X(attention_scale) X(width_scale)
-
+/* Of the fields of a configuration that enter what a model computes. */
 static uint64_t dpo__checkpoint_config_hash(const dpo_model *m) {
     const dpo_model_config *k = &m->config;
+    /* clang-format off */
+    const int whole[22] = {
+        k->family, k->vocab_size, k->hidden_size, k->num_hidden_layers, k->num_attention_heads, k->num_key_value_heads,
+        k->head_dim, k->intermediate_size, k->max_position_embeddings, k->norm, k->position, k->rotary_dim,
+        k->rope_scaling, k->activation, k->parallel_residual, k->qkv, k->conv1d, k->qkv_bias, k->attention_bias,
+        k->mlp_bias, k->tie_word_embeddings, k->attention_scale_by_layer};
+    const double real[11] = {
+        k->norm_eps, k->rope_theta, k->rope_factor, k->rope_low_freq_factor, k->rope_high_freq_factor,
+        k->rope_original_max_position, k->alibi_factor, k->embedding_scale, k->output_scale, k->attention_scale,
+        k->width_scale};
+    /* clang-format on */
     dpo__hash h = dpo__hash_start(2);
     int i;
-#define X(field) dpo__hash_number(&h, k->field);
-    DPO__CONFIG_WHOLE(X)
-#undef X
-#define X(field) dpo__hash_number(&h, (int64_t)dpo__num_bits64(k->field));
-    DPO__CONFIG_REAL(X)
-#undef X
+    for (i = 0; i < 22; i++) dpo__hash_number(&h, whole[i]);
+    for (i = 0; i < 11; i++) dpo__hash_number(&h, (int64_t)dpo__num_bits64(real[i]));
     for (i = 0; m->slopes && i < k->num_attention_heads; i++)
         dpo__hash_number(&h, (int64_t)dpo__num_bits(m->slopes[i]));
     return dpo__hash_end(&h);
@@ -14998,10 +14949,7 @@ typedef struct dpo__forest {
     const dpo_sequence *s;
     int64_t n;
     int64_t *shared; /* [n] ids in common with the one before */
-    int32_t *tokens;
-    dpo_segment *segments;
-    dpo_target *targets;
-    dpo_batch b;
+    dpo__builder b;
     int64_t depth; /* segments on the path of the last sequence, and the positions where they end */
     int32_t path[DPO__MAX_DEPTH];
     int64_t ends[DPO__MAX_DEPTH];
@@ -15025,15 +14973,9 @@ static void dpo__forest_segments(dpo__forest *f, int64_t i) {
         else f->shared[k] = 0; /* too deep: that one begins a tree of its own */
     }
     while (n-- > 0) {
-        dpo_segment *g = &f->segments[f->b.n_segments];
         if (ends[n] == from) continue; /* nothing new: the beginning of the one before */
-        g->parent = f->depth ? f->path[f->depth - 1] : -1;
-        g->first = (int32_t)f->b.n_rows;
-        g->length = (int32_t)(ends[n] - from);
-        g->past = 0;
-        memcpy(f->tokens + f->b.n_rows, s->ids + from, (size_t)g->length * sizeof *s->ids);
-        f->b.n_rows += g->length;
-        f->path[f->depth] = (int32_t)f->b.n_segments++;
+        k = dpo__builder_segment(&f->b, f->depth ? f->path[f->depth - 1] : -1, s->ids + from, ends[n] - from);
+        f->path[f->depth] = (int32_t)k;
         f->ends[f->depth++] = from = ends[n];
     }
 }
@@ -15042,45 +14984,39 @@ static void dpo__forest_add(dpo__forest *f, int64_t i) {
     int64_t p, d = 0;
     dpo__forest_segments(f, i);
     for (p = s->context; p < s->n; p++) {
-        dpo_target *t = &f->targets[f->b.n_targets++];
         const dpo_segment *g;
         while (f->ends[d] < p) d++; /* position p - 1 foretells id p */
-        g = &f->segments[f->path[d]];
-        t->row = (int32_t)(g->first + g->length - (f->ends[d] - (p - 1)));
-        t->token = s->ids[p];
-        t->sequence = (int32_t)i;
+        g = &f->b.segments[f->path[d]];
+        dpo__builder_target(&f->b, g->first + g->length - (f->ends[d] - (p - 1)), s->ids[p], i);
     }
-}
-static void dpo__forest_carve(dpo__arena *a, const dpo__forest *plan, int64_t rows, int64_t targets) {
-    dpo__forest *f = DPO__CARVE(a, dpo__forest, 1), none = *plan;
-    if (f) *f = *plan;
-    else f = &none;
-    f->shared = DPO__CARVE(a, int64_t, f->n);
-    f->tokens = DPO__CARVE(a, int32_t, rows);
-    f->segments = DPO__CARVE(a, dpo_segment, 2 * f->n); /* each adds at most one end and one cut */
-    f->targets = DPO__CARVE(a, dpo_target, targets);
 }
 /* Sequences s[0] .. s[n - 1]; NULL without memory. Freed by dpo__put. */
 static dpo__forest *dpo__forest_make(dpo_context *c, const dpo_sequence *s, int64_t n, int separate) {
     dpo__arena a = {NULL, 0};
-    dpo__forest plan, *f;
-    int64_t i, rows = 0, targets = 0;
-    memset(&plan, 0, sizeof plan);
-    plan.s = s;
-    plan.n = n;
+    dpo__forest plan, *f = &plan;
+    dpo__shape cap;
+    int64_t i;
+    int pass;
+    memset(&cap, 0, sizeof cap);
+    cap.segments = 2 * n; /* each sequence adds at most one end and one cut */
+    cap.sequences = n;
     for (i = 0; i < n; i++) {
-        rows += s[i].n - 1; /* as if nothing were shared */
-        targets += s[i].n - s[i].context;
+        cap.rows += s[i].n - 1; /* as if nothing were shared */
+        cap.targets += s[i].n - s[i].context;
     }
-    dpo__forest_carve(&a, &plan, rows, targets);
-    if (!dpo__arena_get(c, &a, "a batch of sequences")) return NULL;
-    dpo__forest_carve(&a, &plan, rows, targets);
-    f = (dpo__forest *)(void *)a.base;
+    for (pass = 0; pass < 2; pass++) {
+        dpo__forest *own = DPO__CARVE(&a, dpo__forest, 1); /* the first one */
+        if (pass) f = own;
+        f->shared = DPO__CARVE(&a, int64_t, n);
+        dpo__builder_layout(&a, &cap, &f->b);
+        if (!pass && !dpo__arena_get(c, &a, "a batch of sequences")) return NULL;
+    }
+    f->s = s;
+    f->n = n;
+    f->depth = 0;
+    dpo__builder_reset(&f->b);
+    f->b.used.sequences = n;
     for (i = 0; i < n; i++) f->shared[i] = i && !separate ? dpo__sequence_shared(&s[i - 1], &s[i]) : 0;
-    f->b.tokens = f->tokens;
-    f->b.segments = f->segments;
-    f->b.targets = f->targets;
-    f->b.n_sequences = n;
     for (i = 0; i < n; i++) dpo__forest_add(f, i);
     return f;
 }
@@ -15107,11 +15043,12 @@ static int64_t dpo__forest_size(const dpo_sequence *s, int64_t n, int64_t max_ro
 
 /* --- scores ---------------------------------------------------------------------------------------- */
 
-typedef struct dpo__scoring {
-    dpo_model *m, *reference;
-    dpo__run *run, *reference_run;
-    dpo__head head, reference_head; /* the tile at hand */
-    dpo_token_score *tokens;        /* of the tile */
+typedef struct dpo__scoring { /* [0] of the policy, [1] of the reference */
+    int n;                    /* of them */
+    dpo_model *m[2];
+    dpo__run *run[2];
+    dpo__head head[2];       /* the tile at hand */
+    dpo_token_score *tokens; /* of the tile */
 } dpo__scoring;
 
 /* log p of the whole vocabulary lies in z but for a constant, which the token's own log-prob tells. */
@@ -15130,55 +15067,52 @@ static void dpo__score_rows(void *arg, int64_t first, int64_t last, int worker) 
     int64_t i, v;
     (void)worker;
     for (i = first; i < last; i++) {
-        const float *z = s->head.z + i * s->head.vocab;
+        const dpo__head *h = s->head;
+        const float *z = h->z + i * h->vocab;
         dpo_token_score *t = &s->tokens[i];
-        t->logp = s->head.logp[i];
-        t->reference_logp = s->reference ? s->reference_head.logp[i] : 0.0;
-        t->kl = s->reference ? dpo__score_kl(&s->head, &s->reference_head, i) : 0.0;
+        t->logp = h[0].logp[i];
+        t->reference_logp = s->n > 1 ? h[1].logp[i] : 0.0;
+        t->kl = s->n > 1 ? dpo__score_kl(&h[0], &h[1], i) : 0.0;
         t->likeliest = 0;
-        for (v = 1; v < s->head.vocab; v++)
+        for (v = 1; v < h->vocab; v++)
             if (z[v] > z[t->likeliest]) t->likeliest = v;
     }
 }
-/* The model, or the same without its adapters, does the work of its run: all of it, or a tile of n targets from i. */
-static dpo_result dpo__score_pass(dpo__scoring *s, int reference, const dpo_batch *b, int64_t i, int64_t n) {
-    dpo_model *m = reference ? s->reference : s->m;
-    dpo__run *r = reference ? s->reference_run : s->run;
-    int on = m->lora ? m->lora->on : 0;
-    dpo_result code = DPO_OK;
-    if (m->lora && reference && m == s->m) m->lora->on = 0;
-    if (b) code = dpo__run_forward(r, b);
+/* Model k does the work of its run: the whole batch, or the head for n targets from i. The reference may be the policy
+   itself without its adapters. */
+static void dpo__score_pass(dpo__scoring *s, int k, const dpo_batch *b, int64_t i, int64_t n) {
+    dpo__lora *l = s->m[k]->lora;
+    dpo__run *r = s->run[k];
+    int on = l ? l->on : 0;
+    dpo__linear w;
+    if (l && k && s->m[1] == s->m[0]) l->on = 0;
+    if (b) (void)dpo__run_forward(r, b); /* the context keeps its error */
     else {
-        dpo__linear w;
-        dpo__head *h = reference ? &s->reference_head : &s->head;
-        *h = dpo__head_tile(r, n, &w);
+        s->head[k] = dpo__head_tile(r, n, &w);
         (void)dpo__head_gather(r, i, n);
-        dpo__head_forward(h, &w, r->head_norm, r->lora);
+        dpo__head_forward(&s->head[k], &w, r->head_norm, r->lora);
     }
-    if (m->lora) m->lora->on = on;
-    return code;
+    if (l) l->on = on;
 }
 /* One batch; tokens [its targets]. */
 static dpo_result dpo__score_batch(dpo__scoring *s, const dpo_batch *b, dpo_token_score *tokens) {
-    dpo_context *c = s->m->c;
-    dpo_result code = DPO_OK;
-    int64_t i, n;
+    dpo_context *c = s->m[0]->c;
     dpo__fpenv env;
-    s->run = dpo__model_pass(s->m, b, "dpo_score_sequences", tokens);
-    s->reference_run = s->run && s->reference ? dpo__model_pass(s->reference, b, "dpo_score_sequences", tokens) : NULL;
+    int64_t i, n;
+    int k;
+    s->run[0] = s->run[1] = NULL;
+    for (k = 0; k < s->n && !c->error.code; k++) s->run[k] = dpo__model_pass(s->m[k], b, "dpo_score_sequences", tokens);
     env = dpo__fp_enter();
-    if (!c->error.code) code = dpo__score_pass(s, 0, b, 0, 0);
-    if (!c->error.code && s->reference) code = dpo__score_pass(s, 1, b, 0, 0);
-    for (i = 0; !code && !c->error.code && i < b->n_targets; i += n) {
-        n = dpo__min64(s->run->head_rows, b->n_targets - i);
-        (void)dpo__score_pass(s, 0, NULL, i, n);
-        if (s->reference) (void)dpo__score_pass(s, 1, NULL, i, n);
+    for (k = 0; k < s->n && !c->error.code; k++) dpo__score_pass(s, k, b, 0, 0);
+    for (i = 0; i < b->n_targets && !c->error.code; i += n) {
+        n = dpo__min64(s->run[0]->head_rows, b->n_targets - i);
+        for (k = 0; k < s->n; k++) dpo__score_pass(s, k, NULL, i, n);
         s->tokens = tokens + i;
         dpo__split_run(c, n, 1, dpo__score_rows, s);
     }
     dpo__fp_leave(env);
-    dpo__put(c, s->run);
-    dpo__put(c, s->reference_run);
+    dpo__put(c, s->run[0]);
+    dpo__put(c, s->run[1]);
     return c->error.code;
 }
 /* A sequence's sums. */
@@ -15237,11 +15171,13 @@ DPO_API dpo_result dpo_score_sequences(dpo_model *m, const dpo_sequence *s, int6
     if (!o.max_rows) o.max_rows = 2048;
     if (dpo__score_check(m, s, n, &o, out)) return m->c->error.code;
     memset(&scoring, 0, sizeof scoring);
-    scoring.m = m;
-    scoring.reference = o.reference;
+    scoring.n = o.reference ? 2 : 1;
+    scoring.m[0] = m;
+    scoring.m[1] = o.reference;
     if (n) memset(out, 0, (size_t)n * sizeof *out);
     for (i = 0; i < n && !m->c->error.code; i += size) {
         dpo__forest *f;
+        dpo_batch b;
         dpo_token_score *t = NULL;
         env = dpo__fp_enter();
         if (dpo__cancelled(m->c, env)) dpo__fail(m->c, DPO_E_CANCELLED, "scoring was cancelled");
@@ -15249,13 +15185,14 @@ DPO_API dpo_result dpo_score_sequences(dpo_model *m, const dpo_sequence *s, int6
         dpo__fp_leave(env);
         size = dpo__forest_size(s + i, n - i, o.max_rows, o.separate);
         f = m->c->error.code ? NULL : dpo__forest_make(m->c, s + i, size, o.separate);
-        if (f) t = (dpo_token_score *)dpo__get(m->c, (size_t)f->b.n_targets * sizeof *t, "scores");
-        if (t && !dpo__score_batch(&scoring, &f->b, t)) {
-            if (o.rows) *o.rows += f->b.n_rows;
+        if (f) b = dpo__builder_batch(&f->b);
+        if (f) t = (dpo_token_score *)dpo__get(m->c, (size_t)b.n_targets * sizeof *t, "scores");
+        if (t && !dpo__score_batch(&scoring, &b, t)) {
+            if (o.rows) *o.rows += b.n_rows;
             for (j = at = 0; j < size && !m->c->error.code; at += s[i + j].n - s[i + j].context, j++)
                 dpo__score_sum(m->c, &s[i + j], i + j, t + at, &out[i + j]);
-            if (tokens) memcpy(tokens, t, (size_t)f->b.n_targets * sizeof *t);
-            if (tokens) tokens += f->b.n_targets;
+            if (tokens) memcpy(tokens, t, (size_t)b.n_targets * sizeof *t);
+            if (tokens) tokens += b.n_targets;
         }
         dpo__put(m->c, t);
         dpo__put(m->c, f);
@@ -15325,7 +15262,6 @@ static dpo_result dpo__embedding_call(dpo_context *c, const char *who, dpo_tenso
                                       dpo_tensor y, int back) {
     dpo__sizes size;
     dpo__embedding e;
-    dpo__fpenv env;
     DPO__READY(c, c);
     if (dpo__signature(c, who, size, "table[V,d] rows[N,d]", &table, &y) ||
         dpo__ids_in(c, who, ids, size['N'], size['V']))
@@ -15334,10 +15270,7 @@ static dpo_result dpo__embedding_call(dpo_context *c, const char *who, dpo_tenso
     e.table = e.dtable = dpo__f(table);
     e.x = dpo__f(y);
     e.dx = e.x;
-    env = dpo__fp_enter();
-    if (back) dpo__embedding_backward(&e);
-    else dpo__embedding_forward(&e);
-    dpo__fp_leave(env);
+    DPO__COMPUTE(back ? dpo__embedding_backward(&e) : dpo__embedding_forward(&e));
     return DPO_OK;
 }
 DPO_API dpo_result dpo_embedding_forward(dpo_context *c, dpo_tensor y, const int32_t *ids, dpo_tensor table) {
@@ -15351,7 +15284,6 @@ static dpo_result dpo__norm_call(dpo_context *c, const char *who, int kind, dpo_
                                  dpo_tensor x, dpo_tensor w, dpo_tensor b, double eps) {
     dpo__sizes size;
     dpo__norm l;
-    dpo__fpenv env;
     DPO__READY(c, c);
     if (dpo__signature(c, who, size, "x[N,d] w[d] b?[d] y[N,d] stats[N,2]", &x, &w, &b, &y, &stats))
         return c->error.code;
@@ -15361,16 +15293,13 @@ static dpo_result dpo__norm_call(dpo_context *c, const char *who, int kind, dpo_
     l.b = dpo__f(b);
     l.y = dpo__f(y);
     l.eps = (float)eps;
-    env = dpo__fp_enter();
-    dpo__norm_forward(&l);
-    dpo__fp_leave(env);
+    DPO__COMPUTE(dpo__norm_forward(&l));
     return DPO_OK;
 }
 static dpo_result dpo__norm_back_call(dpo_context *c, const char *who, int kind, dpo_tensor dx, dpo_tensor dw,
                                       dpo_tensor db, dpo_tensor dy, dpo_tensor x, dpo_tensor w, dpo_tensor stats) {
     dpo__sizes size;
     dpo__norm l;
-    dpo__fpenv env;
     DPO__READY(c, c);
     if (dpo__signature(c, who, size, "x[N,d] w[d] stats[N,2] dy[N,d] dx?[N,d] dw?[d] db?[d]", &x, &w, &stats, &dy, &dx,
                        &dw, &db))
@@ -15380,9 +15309,7 @@ static dpo_result dpo__norm_back_call(dpo_context *c, const char *who, int kind,
     l.dx = dpo__f(dx);
     l.dw = dpo__f(dw);
     l.db = dpo__f(db);
-    env = dpo__fp_enter();
-    dpo__norm_backward(&l);
-    dpo__fp_leave(env);
+    DPO__COMPUTE(dpo__norm_backward(&l));
     return DPO_OK;
 }
 static dpo_tensor dpo__no_tensor(void) { return dpo_tensor_f32(NULL, 0, 0, 0, 0); }
@@ -15552,7 +15479,6 @@ static dpo_result dpo__attention_call(dpo_context *c, const char *who, const dpo
                                       const float *slopes) {
     dpo__sizes size;
     dpo__attention l;
-    dpo__fpenv env;
     void *block;
     if (dpo__signature(c, who, size, "q[N,H,D] k[N,K,D] v[N,K,D] stats[N,H,2] out[N,H,D] dq[N,H,D] dk[N,K,D] dv[N,K,D]",
                        &t[0], &t[1], &t[2], &t[3], &t[4], &t[5], &t[6], &t[7]))
@@ -15584,10 +15510,7 @@ static dpo_result dpo__attention_call(dpo_context *c, const char *who, const dpo
     }
     block = dpo__attention_open(c, segments, n_segments, back, &l);
     if (!block) return c->error.code;
-    env = dpo__fp_enter();
-    if (back) dpo__attention_backward(&l);
-    else dpo__attention_forward(&l);
-    dpo__fp_leave(env);
+    DPO__COMPUTE(back ? dpo__attention_backward(&l) : dpo__attention_forward(&l));
     dpo__put(c, block);
     return DPO_OK;
 }
@@ -15622,7 +15545,6 @@ static dpo_result dpo__activation_call(dpo_context *c, const char *who, const ch
     dpo_tensor t[5] = {dpo__flat(x), dpo__flat(to), dpo__flat(dy), dpo__flat(gate), dpo__flat(dgate)};
     dpo__sizes size;
     dpo__activation a;
-    dpo__fpenv env;
     if (dpo__signature(c, who, size, signature, &t[0], &t[1], &t[2], &t[3], &t[4])) return c->error.code;
     memset(&a, 0, sizeof a);
     a.c = c;
@@ -15632,10 +15554,7 @@ static dpo_result dpo__activation_call(dpo_context *c, const char *who, const ch
     a.dy = dpo__f(dy);
     a.gate = dpo__f(gate);
     a.dgate = dpo__f(dgate);
-    env = dpo__fp_enter();
-    if (back) dpo__activation_backward(&a, size['n']);
-    else dpo__activation_forward(&a, size['n']);
-    dpo__fp_leave(env);
+    DPO__COMPUTE(back ? dpo__activation_backward(&a, size['n']) : dpo__activation_forward(&a, size['n']));
     return DPO_OK;
 }
 static dpo_result dpo__gelu_kind(dpo_context *c, const char *who, int kind) {
@@ -15732,9 +15651,7 @@ DPO_API dpo_result dpo_head_backward(dpo_context *c, dpo_tensor dx, dpo_tensor d
 /* One number through the row kernels' scalar form: the bits every kernel gives. */
 #define DPO__MATH(name, type, value)                                                                                   \
     DPO_API type dpo_math_##name(type x) {                                                                             \
-        dpo__fpenv env = dpo__fp_enter();                                                                              \
-        x = value;                                                                                                     \
-        dpo__fp_leave(env);                                                                                            \
+        DPO__COMPUTE(x = value);                                                                                       \
         return x;                                                                                                      \
     }
 DPO__MATH(exp, float, dpo__lanes_exp(0, dpo__lanes_set(x)).x[0])
