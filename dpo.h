@@ -1004,16 +1004,12 @@ DPO_API dpo_result dpo_bootstrap_mean(const double *x, int64_t n, uint64_t seed,
 /* y[n] = table[ids[n]]; dtable[ids[n]] += dy[n] in row order.   table [V,d]  y [N,d] */
 DPO_API dpo_result dpo_embedding_forward(dpo_context *c, dpo_tensor y, const int32_t *ids, dpo_tensor table);
 DPO_API dpo_result dpo_embedding_backward(dpo_context *c, dpo_tensor dtable, const int32_t *ids, dpo_tensor dy);
-/* LayerNorm over the last dimension.   x,y [N,d]  w,b [d]  stats [N,2]: mean, 1/sqrt(var + eps) */
-DPO_API dpo_result dpo_layer_norm_forward(dpo_context *c, dpo_tensor y, dpo_tensor stats, dpo_tensor x, dpo_tensor w,
-                                          dpo_tensor b, double eps);
-DPO_API dpo_result dpo_layer_norm_backward(dpo_context *c, dpo_tensor dx, dpo_tensor dw, dpo_tensor db, dpo_tensor dy,
-                                           dpo_tensor x, dpo_tensor w, dpo_tensor stats);
-/* RMSNorm.   stats [N,2]: 0, 1/sqrt(mean x^2 + eps) */
-DPO_API dpo_result dpo_rms_norm_forward(dpo_context *c, dpo_tensor y, dpo_tensor stats, dpo_tensor x, dpo_tensor w,
-                                        double eps);
-DPO_API dpo_result dpo_rms_norm_backward(dpo_context *c, dpo_tensor dx, dpo_tensor dw, dpo_tensor dy, dpo_tensor x,
-                                         dpo_tensor w, dpo_tensor stats);
+/* LayerNorm or RMSNorm (kind: DPO_NORM_LAYER, DPO_NORM_RMS) over the last dimension.   x,y [N,d]  w,b [d], b or NULL
+   stats [N,2]: mean (RMSNorm: 0), 1/sqrt(var + eps) (1/sqrt(mean x^2 + eps)) */
+DPO_API dpo_result dpo_norm_forward(dpo_context *c, int kind, dpo_tensor y, dpo_tensor stats, dpo_tensor x,
+                                    dpo_tensor w, dpo_tensor b, double eps);
+DPO_API dpo_result dpo_norm_backward(dpo_context *c, int kind, dpo_tensor dx, dpo_tensor dw, dpo_tensor db,
+                                     dpo_tensor dy, dpo_tensor x, dpo_tensor w, dpo_tensor stats);
 /* y = x w^T + b + s (x a^T) bb^T.   x [N,in]  w [out,in]  b [out] or NULL data  y [N,out]
    w may be BF16: then the operands of all these products are rounded to bf16, as DPO_PRECISION_MIXED does
    a [r,in], bb [out,r]: an adapter, or NULL data; da, dbb likewise; dx, dw or db with NULL data: not wanted */
@@ -1039,13 +1035,11 @@ DPO_API dpo_result dpo_attention_backward(dpo_context *c, dpo_tensor dq, dpo_ten
                                           dpo_tensor stats, dpo_tensor q, dpo_tensor k, dpo_tensor v,
                                           const dpo_segment *segments, int64_t n_segments, double scale,
                                           const float *slopes);
-/* Activations, elementwise, on tensors of as many elements: y = gelu(x) (DPO_GELU: erf, DPO_GELU_TANH); SwiGLU
-   y = up * silu(gate). */
-DPO_API dpo_result dpo_gelu_forward(dpo_context *c, dpo_tensor y, dpo_tensor x, int kind);
-DPO_API dpo_result dpo_gelu_backward(dpo_context *c, dpo_tensor dx, dpo_tensor dy, dpo_tensor x, int kind);
-DPO_API dpo_result dpo_swiglu_forward(dpo_context *c, dpo_tensor y, dpo_tensor up, dpo_tensor gate);
-DPO_API dpo_result dpo_swiglu_backward(dpo_context *c, dpo_tensor dup, dpo_tensor dgate, dpo_tensor dy, dpo_tensor up,
-                                       dpo_tensor gate);
+/* Activations, elementwise, on tensors of as many elements. kind: DPO_GELU (erf), DPO_GELU_TANH, y = gelu(x), gate and
+   dgate without data; DPO_SWIGLU, y = x * silu(gate). */
+DPO_API dpo_result dpo_activation_forward(dpo_context *c, int kind, dpo_tensor y, dpo_tensor x, dpo_tensor gate);
+DPO_API dpo_result dpo_activation_backward(dpo_context *c, int kind, dpo_tensor dx, dpo_tensor dgate, dpo_tensor dy,
+                                           dpo_tensor x, dpo_tensor gate);
 /* Output head with log-softmax: logps[n] = log softmax(scale w x[n])[token[n]], never storing more than
    a tile of logits. Backward takes weights[n] = d(loss)/d(logps[n]) and recomputes.  x [N,d]  w [V,d] */
 DPO_API dpo_result dpo_head_forward(dpo_context *c, double *logps, dpo_tensor x, dpo_tensor w, const int32_t *token,
@@ -12881,28 +12875,24 @@ typedef struct dpo__generation {
     dpo__answer *answer;   /* [batch] active ones first, in order; the others hold free slots */
     dpo__trunk *trunk;     /* [n_trunks] */
     int64_t *cache_first;  /* [batch + n_trunks] of the batch's segments */
+    dpo__builder b;        /* a step's batch */
     char *tails;           /* [batch, tail] */
     uint8_t *seen;         /* [workers, V], only if repetitions are looked for */
     dpo__sampler *sampler; /* [workers] */
-    int32_t *tokens;
-    dpo_segment *segments;
-    dpo_target *targets;
 } dpo__generation;
 
 /* Runs twice, to measure and to carve; *plan says for what, and its pointers are of no use before the second time. */
 static void dpo__generation_carve(dpo__arena *a, dpo__generation *plan, const dpo__run *run) {
     dpo__generation *t = DPO__CARVE(a, dpo__generation, 1); /* the first one */
     const dpo_generate_config *g = plan->g;
-    int64_t i, vocab = run->m->config.vocab_size, workers = run->c->pool.n, segments = plan->batch + plan->n_trunks;
+    int64_t i, vocab = run->m->config.vocab_size, workers = run->c->pool.n;
     int64_t weights = g->temperature > 0 ? vocab : 0, keys = g->top_k || g->top_p < 1.0 ? weights : 0;
     if (t) *t = *plan;
     else t = plan;
     t->answer = DPO__CARVE(a, dpo__answer, t->batch);
     t->trunk = DPO__CARVE(a, dpo__trunk, t->n_trunks);
-    t->cache_first = DPO__CARVE(a, int64_t, segments);
-    t->tokens = DPO__CARVE(a, int32_t, run->cap.rows);
-    t->segments = DPO__CARVE(a, dpo_segment, segments);
-    t->targets = DPO__CARVE(a, dpo_target, t->batch);
+    t->cache_first = DPO__CARVE(a, int64_t, run->cap.segments);
+    dpo__builder_layout(a, &run->cap, &t->b);
     t->text = DPO__CARVE(a, char, (int64_t)t->text_size);
     t->tails = DPO__CARVE(a, char, t->batch *(int64_t)t->tail);
     t->seen = DPO__CARVE(a, uint8_t, g->repetition_penalty != 1.0 ? workers * vocab : 0);
@@ -13042,43 +13032,42 @@ static void dpo__generation_admit(dpo__generation *t) {
     }
 }
 
-static void dpo__generation_segment(dpo__generation *t, dpo_batch *b, int32_t parent, const int32_t *ids,
-                                    int64_t length, int64_t past, int64_t cache_first) {
-    dpo_segment *s = &t->segments[b->n_segments];
+/* Unlike a builder's own ones, a segment may have a past and no rows. */
+static int32_t dpo__generation_segment(dpo__generation *t, int32_t parent, const int32_t *ids, int64_t length,
+                                       int64_t past, int64_t cache_first) {
+    dpo__shape *used = &t->b.used;
+    dpo_segment *s = &t->b.segments[used->segments];
     s->parent = parent;
-    s->first = (int32_t)b->n_rows;
+    s->first = (int32_t)used->rows;
     s->length = (int32_t)length;
     s->past = (int32_t)past;
-    t->cache_first[b->n_segments++] = cache_first;
-    memcpy(t->tokens + b->n_rows, ids, (size_t)length * sizeof *ids);
-    b->n_rows += length;
+    memcpy(t->b.tokens + used->rows, ids, (size_t)length * sizeof *ids);
+    used->rows += length;
+    t->cache_first[used->segments] = cache_first;
+    return (int32_t)used->segments++;
 }
 /* The newest row of every active sequence as a batch. */
-static void dpo__generation_batch(dpo__generation *t, dpo_batch *b) {
+static dpo_batch dpo__generation_batch(dpo__generation *t) {
     int64_t i, k, n, prompt = -1;
     int32_t parent = -1;
-    memset(b, 0, sizeof *b);
+    dpo__builder_reset(&t->b);
     for (i = 0; i < t->active; i++) {
         dpo__answer *a = &t->answer[i];
         dpo__trunk *trunk = &t->trunk[a->trunk];
-        n = t->n_prompt[trunk->prompt] - 1;
         if (trunk->prompt != prompt) {
             prompt = trunk->prompt;
-            parent = n ? (int32_t)b->n_segments : -1;
+            n = t->n_prompt[prompt] - 1;
             k = trunk->cached ? 0 : n;
-            if (n) dpo__generation_segment(t, b, -1, t->prompts[prompt], k, n - k, a->trunk * t->trunk_rows);
+            parent = -1;
+            if (n) parent = dpo__generation_segment(t, -1, t->prompts[prompt], k, n - k, a->trunk * t->trunk_rows);
             trunk->cached = 1;
         }
-        t->targets[i].row = (int32_t)b->n_rows;
-        t->targets[i].token = 0;
-        t->targets[i].sequence = (int32_t)i;
-        dpo__generation_segment(t, b, parent, &a->last, 1, a->length++,
+        dpo__builder_target(&t->b, t->b.used.rows, 0, i);
+        dpo__generation_segment(t, parent, &a->last, 1, a->length++,
                                 t->n_trunks * t->trunk_rows + a->slot * t->own_rows);
     }
-    b->tokens = t->tokens;
-    b->segments = t->segments;
-    b->targets = t->targets;
-    b->n_targets = b->n_sequences = t->active;
+    t->b.used.sequences = t->active;
+    return dpo__builder_batch(&t->b);
 }
 
 static void dpo__generation_draw(void *arg, int64_t first, int64_t last, int worker) {
@@ -13113,7 +13102,7 @@ static dpo_result dpo__generation_step(dpo__generation *t) {
     dpo_result code;
     int64_t i;
     dpo__generation_admit(t);
-    dpo__generation_batch(t, &b);
+    b = dpo__generation_batch(t);
     code = dpo__run_forward(t->r, &b);
     if (code) return code;
     (void)dpo__head_logits(t->r, 0, t->active);
@@ -13215,7 +13204,7 @@ static dpo_result dpo__generate_options(dpo_context *c, const dpo_generate_confi
                                    {"top_p (1 is off)", g->top_p, 0, 1, 1},
                                    {"min_p (0 is off)", g->min_p, 0, 1, 2},
                                    {"batch (0 is planned)", (double)g->batch, 0, any, 0},
-                                   {"pack (1 always, 0 planned, -1 never)", g->pack, -1, 1, 0},
+                                   {"pack (1 always, 0 planned, -1 never)", (double)g->pack, -1, 1, 0},
                                    {"n_stop_ids", (double)g->n_stop_ids, 0, any, 0},
                                    {"n_stop", (double)g->n_stop, 0, any, 0}};
     int64_t i;
@@ -13857,17 +13846,18 @@ static dpo_result dpo__train_check(dpo_context *c, const dpo_train_config *k) {
     const double any = (double)INT64_MAX, rows = INT32_MAX / 4, epochs = (double)k->num_train_epochs,
                  steps = (double)k->max_steps;
     const dpo__option options[] = {
-        {"objective (DPO_SFT, DPO_PREFERENCE)", k->objective, DPO_SFT, DPO_PREFERENCE, 0},
-        {"sft_reduction (DPO_TOKEN_MEAN, DPO_SEQUENCE_SUM)", k->sft_reduction, DPO_TOKEN_MEAN, DPO_SEQUENCE_SUM, 0},
+        {"objective (DPO_SFT, DPO_PREFERENCE)", (double)k->objective, DPO_SFT, DPO_PREFERENCE, 0},
+        {"sft_reduction (DPO_TOKEN_MEAN, DPO_SEQUENCE_SUM)", (double)k->sft_reduction, DPO_TOKEN_MEAN, DPO_SEQUENCE_SUM,
+         0},
         {"learning_rate", k->learning_rate, 0, 1e6, 2},
         {"batch_size", (double)k->batch_size, 1, 1 << 30, 0},
         {"num_train_epochs", epochs, 0, 1e6, 0},
         {"max_steps", steps, 0, any, 0},
         {"num_train_epochs + max_steps", epochs + steps, 1, 2 * any, 0},
         {"warmup_steps", (double)k->warmup_steps, 0, any, 0},
-        {"optimizer (DPO_ADAMW, DPO_RMSPROP)", k->optimizer, DPO_ADAMW, DPO_RMSPROP, 0},
-        {"optimizer_dtype (DPO_F32, DPO_BF16)", k->optimizer_dtype, DPO_F32, DPO_BF16, 0},
-        {"schedule (DPO_CONSTANT, DPO_LINEAR, DPO_COSINE)", k->schedule, DPO_CONSTANT, DPO_COSINE, 0},
+        {"optimizer (DPO_ADAMW, DPO_RMSPROP)", (double)k->optimizer, DPO_ADAMW, DPO_RMSPROP, 0},
+        {"optimizer_dtype (DPO_F32, DPO_BF16)", (double)k->optimizer_dtype, DPO_F32, DPO_BF16, 0},
+        {"schedule (DPO_CONSTANT, DPO_LINEAR, DPO_COSINE)", (double)k->schedule, DPO_CONSTANT, DPO_COSINE, 0},
         {"adam_beta1", k->adam_beta1, 0, 1, 2},
         {"adam_beta2", k->adam_beta2, 0, 1, 2},
         {"rmsprop_alpha", k->rmsprop_alpha, 0, 1, 2},
@@ -14226,8 +14216,11 @@ static dpo_result dpo__trainer_reference(dpo_trainer *t, int64_t n) {
     int missing = t->k.naive; /* computed, known or not */
     int64_t i;
     if (!dpo__trainer_needs_reference(t) || (t->data->reference_whole && !t->k.naive)) return DPO_OK;
-    if (!t->data->reference) /* rows were added since: the count check stands before this */
-        return dpo__fail(t->c, DPO_E_STATE, "the reference log-probs of the data were dropped; make a new trainer");
+    if (!t->data->reference || (!t->m->lora && !t->data->reference_whole)) /* the weights they were made of are gone */
+        return dpo__fail(t->c, DPO_E_STATE,
+                         "update %ld: the reference log-probs of the data were dropped after this trainer was made; "
+                         "call dpo_reference_compute on the model it started from, or make a new trainer",
+                         (long)t->step + 1);
     for (i = 0; i < n; i++) missing |= t->data->reference[2 * item[i] + 1] != t->data->reference[2 * item[i] + 1];
     return missing ? dpo__reference_micro(&t->run, &t->builder, t->logps, t->data, item, 0) : DPO_OK;
 }
@@ -14308,13 +14301,7 @@ static void dpo__trainer_report(dpo_trainer *t, int64_t n, dpo_metrics *out) {
 static dpo_result dpo__trainer_update_on(dpo_trainer *t, const int64_t *items, int64_t n, dpo_metrics *out) {
     double lr = dpo__schedule(&t->k, t->step, t->steps), norm = 0.0;
     dpo_metrics m;
-    dpo_result r = DPO_OK;
-    if (dpo__trainer_needs_reference(t) && !t->m->lora && !dpo_reference_of(t->data))
-        r = dpo__fail(t->c, DPO_E_STATE,
-                      "update %ld: the reference log-probs of the data were dropped after this trainer was made; call "
-                      "dpo_reference_compute on the model it started from, or make a new trainer",
-                      (long)t->step + 1);
-    if (!r) r = dpo__trainer_pass(t, items, n, 1);
+    dpo_result r = dpo__trainer_pass(t, items, n, 1);
     if (!r && !(t->loss_sum - t->loss_sum == 0.0))
         r = dpo__fail(
             t->c, DPO_E_NONFINITE,
@@ -15208,14 +15195,15 @@ typedef int64_t dpo__sizes[128]; /* what the letters of a signature stand for; -
 
 static dpo_result dpo__signature_fail(dpo_context *c, const char *who, const char *word, const int64_t *want, int n,
                                       const dpo_tensor *t) {
-    char expected[200], got[200];
+    const char *type = dpo_dtype_name(t->dtype);
+    char expected[200], got[200] = "";
     size_t e = 0, g = 0;
     int i, name = (int)strcspn(word, "?["), all = (int)strcspn(word, " ");
     for (i = 0; i < n; i++) e = dpo__append(expected, sizeof expected, e, i ? ",%lld" : "%lld", (long long)want[i]);
     for (i = 0; i < t->ndim && i < DPO_MAX_DIMS; i++)
         g = dpo__append(got, sizeof got, g, i ? ",%lld" : "%lld", (long long)t->shape[i]);
-    return dpo__fail(c, DPO_E_SHAPE, "%s: %.*s must be F32 with data, %.*s = [%s] (-1: any); it is type %d [%s]%s", who,
-                     name, word, all, word, expected, t->dtype, g ? got : "", t->data ? "" : " without data");
+    return dpo__fail(c, DPO_E_SHAPE, "%s: %.*s must be F32 with data, %.*s = [%s] (-1: any); it is %s [%s]%s", who,
+                     name, word, all, word, expected, type ? type : "of no type", got, t->data ? "" : " without data");
 }
 /* Checks F32 tensors against a signature, a word for each: "x[N,d] b?[d]", where ? says that b may have no data.
    A letter is one size wherever it stands: what the first tensor that has it says, 0 if that one has no data. */
@@ -15280,12 +15268,18 @@ DPO_API dpo_result dpo_embedding_backward(dpo_context *c, dpo_tensor dtable, con
     return dpo__embedding_call(c, "dpo_embedding_backward", dtable, ids, dy, 1);
 }
 
-static dpo_result dpo__norm_call(dpo_context *c, const char *who, int kind, dpo_tensor y, dpo_tensor stats,
-                                 dpo_tensor x, dpo_tensor w, dpo_tensor b, double eps) {
+static dpo_result dpo__norm_kind(dpo_context *c, const char *who, int kind) {
+    if (kind == DPO_NORM_LAYER || kind == DPO_NORM_RMS) return DPO_OK;
+    return dpo__fail(c, DPO_E_ARG, "%s: kind is %d; expected DPO_NORM_LAYER or DPO_NORM_RMS", who, kind);
+}
+DPO_API dpo_result dpo_norm_forward(dpo_context *c, int kind, dpo_tensor y, dpo_tensor stats, dpo_tensor x,
+                                    dpo_tensor w, dpo_tensor b, double eps) {
+    const char *who = "dpo_norm_forward";
     dpo__sizes size;
     dpo__norm l;
     DPO__READY(c, c);
-    if (dpo__signature(c, who, size, "x[N,d] w[d] b?[d] y[N,d] stats[N,2]", &x, &w, &b, &y, &stats))
+    if (dpo__norm_kind(c, who, kind) ||
+        dpo__signature(c, who, size, "x[N,d] w[d] b?[d] y[N,d] stats[N,2]", &x, &w, &b, &y, &stats))
         return c->error.code;
     if (!(eps >= 0 && eps < 1) || size['d'] < 1)
         return dpo__fail(c, DPO_E_ARG, "%s: eps must lie from 0 to 1, and rows must not be empty", who);
@@ -15296,12 +15290,14 @@ static dpo_result dpo__norm_call(dpo_context *c, const char *who, int kind, dpo_
     DPO__COMPUTE(dpo__norm_forward(&l));
     return DPO_OK;
 }
-static dpo_result dpo__norm_back_call(dpo_context *c, const char *who, int kind, dpo_tensor dx, dpo_tensor dw,
-                                      dpo_tensor db, dpo_tensor dy, dpo_tensor x, dpo_tensor w, dpo_tensor stats) {
+DPO_API dpo_result dpo_norm_backward(dpo_context *c, int kind, dpo_tensor dx, dpo_tensor dw, dpo_tensor db,
+                                     dpo_tensor dy, dpo_tensor x, dpo_tensor w, dpo_tensor stats) {
+    const char *who = "dpo_norm_backward";
     dpo__sizes size;
     dpo__norm l;
     DPO__READY(c, c);
-    if (dpo__signature(c, who, size, "x[N,d] w[d] stats[N,2] dy[N,d] dx?[N,d] dw?[d] db?[d]", &x, &w, &stats, &dy, &dx,
+    if (dpo__norm_kind(c, who, kind) ||
+        dpo__signature(c, who, size, "x[N,d] w[d] stats[N,2] dy[N,d] dx?[N,d] dw?[d] db?[d]", &x, &w, &stats, &dy, &dx,
                        &dw, &db))
         return c->error.code;
     l = dpo__norm_of(c, kind, size['N'], size['d'], dpo__f(x), dpo__f(w), dpo__f(stats));
@@ -15313,23 +15309,6 @@ static dpo_result dpo__norm_back_call(dpo_context *c, const char *who, int kind,
     return DPO_OK;
 }
 static dpo_tensor dpo__no_tensor(void) { return dpo_tensor_f32(NULL, 0, 0, 0, 0); }
-
-DPO_API dpo_result dpo_layer_norm_forward(dpo_context *c, dpo_tensor y, dpo_tensor stats, dpo_tensor x, dpo_tensor w,
-                                          dpo_tensor b, double eps) {
-    return dpo__norm_call(c, "dpo_layer_norm_forward", DPO_NORM_LAYER, y, stats, x, w, b, eps);
-}
-DPO_API dpo_result dpo_layer_norm_backward(dpo_context *c, dpo_tensor dx, dpo_tensor dw, dpo_tensor db, dpo_tensor dy,
-                                           dpo_tensor x, dpo_tensor w, dpo_tensor stats) {
-    return dpo__norm_back_call(c, "dpo_layer_norm_backward", DPO_NORM_LAYER, dx, dw, db, dy, x, w, stats);
-}
-DPO_API dpo_result dpo_rms_norm_forward(dpo_context *c, dpo_tensor y, dpo_tensor stats, dpo_tensor x, dpo_tensor w,
-                                        double eps) {
-    return dpo__norm_call(c, "dpo_rms_norm_forward", DPO_NORM_RMS, y, stats, x, w, dpo__no_tensor(), eps);
-}
-DPO_API dpo_result dpo_rms_norm_backward(dpo_context *c, dpo_tensor dx, dpo_tensor dw, dpo_tensor dy, dpo_tensor x,
-                                         dpo_tensor w, dpo_tensor stats) {
-    return dpo__norm_back_call(c, "dpo_rms_norm_backward", DPO_NORM_RMS, dx, dw, dpo__no_tensor(), dy, x, w, stats);
-}
 
 /* grad NULL: forward to y; else backward from it, which is dy then. */
 static dpo_result dpo__linear_call(dpo_context *c, const char *who, const dpo_linear *l, dpo_tensor x, dpo_tensor y,
@@ -15539,13 +15518,19 @@ static dpo_tensor dpo__flat(dpo_tensor t) {
     t.shape[0] = n;
     return t;
 }
-/* to: y, or dx; dy, gate and dgate are looked at where the signature has them. */
-static dpo_result dpo__activation_call(dpo_context *c, const char *who, const char *signature, int kind, int back,
-                                       dpo_tensor x, dpo_tensor to, dpo_tensor dy, dpo_tensor gate, dpo_tensor dgate) {
+/* to: y, or dx; the backward pass has a dy. */
+static dpo_result dpo__activation_call(dpo_context *c, const char *who, int kind, int back, dpo_tensor x, dpo_tensor to,
+                                       dpo_tensor dy, dpo_tensor gate, dpo_tensor dgate) {
+    static const char *const signatures[2][2] = {{"x[n] y[n]", "x[n] dx[n] dy[n]"},
+                                                 {"x[n] y[n] dy?[n] gate[n]", "x[n] dx[n] dy[n] gate[n] dgate[n]"}};
     dpo_tensor t[5] = {dpo__flat(x), dpo__flat(to), dpo__flat(dy), dpo__flat(gate), dpo__flat(dgate)};
     dpo__sizes size;
     dpo__activation a;
-    if (dpo__signature(c, who, size, signature, &t[0], &t[1], &t[2], &t[3], &t[4])) return c->error.code;
+    DPO__READY(c, c);
+    if (kind != DPO_GELU && kind != DPO_GELU_TANH && kind != DPO_SWIGLU)
+        return dpo__fail(c, DPO_E_ARG, "%s: kind is %d; expected DPO_GELU, DPO_GELU_TANH or DPO_SWIGLU", who, kind);
+    if (dpo__signature(c, who, size, signatures[kind == DPO_SWIGLU][back], &t[0], &t[1], &t[2], &t[3], &t[4]))
+        return c->error.code;
     memset(&a, 0, sizeof a);
     a.c = c;
     a.kind = kind;
@@ -15557,33 +15542,13 @@ static dpo_result dpo__activation_call(dpo_context *c, const char *who, const ch
     DPO__COMPUTE(back ? dpo__activation_backward(&a, size['n']) : dpo__activation_forward(&a, size['n']));
     return DPO_OK;
 }
-static dpo_result dpo__gelu_kind(dpo_context *c, const char *who, int kind) {
-    if (kind == DPO_GELU || kind == DPO_GELU_TANH) return DPO_OK;
-    return dpo__fail(c, DPO_E_ARG, "%s: kind must be DPO_GELU or DPO_GELU_TANH", who);
+DPO_API dpo_result dpo_activation_forward(dpo_context *c, int kind, dpo_tensor y, dpo_tensor x, dpo_tensor gate) {
+    dpo_tensor none = dpo__no_tensor();
+    return dpo__activation_call(c, "dpo_activation_forward", kind, 0, x, y, none, gate, none);
 }
-DPO_API dpo_result dpo_gelu_forward(dpo_context *c, dpo_tensor y, dpo_tensor x, int kind) {
-    const dpo_tensor none = dpo__no_tensor();
-    DPO__READY(c, c);
-    if (dpo__gelu_kind(c, "dpo_gelu_forward", kind)) return DPO_E_ARG;
-    return dpo__activation_call(c, "dpo_gelu_forward", "x[n] y[n]", kind, 0, x, y, none, none, none);
-}
-DPO_API dpo_result dpo_gelu_backward(dpo_context *c, dpo_tensor dx, dpo_tensor dy, dpo_tensor x, int kind) {
-    const dpo_tensor none = dpo__no_tensor();
-    DPO__READY(c, c);
-    if (dpo__gelu_kind(c, "dpo_gelu_backward", kind)) return DPO_E_ARG;
-    return dpo__activation_call(c, "dpo_gelu_backward", "x[n] dx[n] dy[n]", kind, 1, x, dx, dy, none, none);
-}
-DPO_API dpo_result dpo_swiglu_forward(dpo_context *c, dpo_tensor y, dpo_tensor up, dpo_tensor gate) {
-    const dpo_tensor none = dpo__no_tensor();
-    DPO__READY(c, c);
-    return dpo__activation_call(c, "dpo_swiglu_forward", "up[n] y[n] dy?[n] gate[n]", DPO_SWIGLU, 0, up, y, none, gate,
-                                none);
-}
-DPO_API dpo_result dpo_swiglu_backward(dpo_context *c, dpo_tensor dup, dpo_tensor dgate, dpo_tensor dy, dpo_tensor up,
-                                       dpo_tensor gate) {
-    DPO__READY(c, c);
-    return dpo__activation_call(c, "dpo_swiglu_backward", "up[n] dup[n] dy[n] gate[n] dgate[n]", DPO_SWIGLU, 1, up, dup,
-                                dy, gate, dgate);
+DPO_API dpo_result dpo_activation_backward(dpo_context *c, int kind, dpo_tensor dx, dpo_tensor dgate, dpo_tensor dy,
+                                           dpo_tensor x, dpo_tensor gate) {
+    return dpo__activation_call(c, "dpo_activation_backward", kind, 1, x, dx, dy, gate, dgate);
 }
 
 /* Tiles of DPO__HEAD_ROWS rows; backward when weights are given. */
