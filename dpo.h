@@ -15192,6 +15192,7 @@ DPO_API dpo_result dpo_score_sequences(dpo_model *m, const dpo_sequence *s, int6
    =========================================================================================== */
 
 typedef int64_t dpo__sizes[128]; /* what the letters of a signature stand for; -1: nothing yet */
+DPO__INLINE int64_t dpo__size(const int64_t *size, char letter) { return size[(int)letter]; }
 
 static dpo_result dpo__signature_fail(dpo_context *c, const char *who, const char *word, const int64_t *want, int n,
                                       const dpo_tensor *t) {
@@ -15212,7 +15213,7 @@ static dpo_result dpo__signature(dpo_context *c, const char *who, int64_t *size,
     va_list args;
     dpo_result r = DPO_OK;
     memset(size, 255, sizeof(dpo__sizes));
-    size['2'] = 2;
+    size[(int)'2'] = 2;
     va_start(args, signature);
     while (*word && !r) {
         const dpo_tensor *t = va_arg(args, const dpo_tensor *);
@@ -15252,9 +15253,9 @@ static dpo_result dpo__embedding_call(dpo_context *c, const char *who, dpo_tenso
     dpo__embedding e;
     DPO__READY(c, c);
     if (dpo__signature(c, who, size, "table[V,d] rows[N,d]", &table, &y) ||
-        dpo__ids_in(c, who, ids, size['N'], size['V']))
+        dpo__ids_in(c, who, ids, dpo__size(size, 'N'), dpo__size(size, 'V')))
         return c->error.code;
-    e = dpo__embedding_of(c, ids, size['N'], size['d']);
+    e = dpo__embedding_of(c, ids, dpo__size(size, 'N'), dpo__size(size, 'd'));
     e.table = e.dtable = dpo__f(table);
     e.x = dpo__f(y);
     e.dx = e.x;
@@ -15281,9 +15282,9 @@ DPO_API dpo_result dpo_norm_forward(dpo_context *c, int kind, dpo_tensor y, dpo_
     if (dpo__norm_kind(c, who, kind) ||
         dpo__signature(c, who, size, "x[N,d] w[d] b?[d] y[N,d] stats[N,2]", &x, &w, &b, &y, &stats))
         return c->error.code;
-    if (!(eps >= 0 && eps < 1) || size['d'] < 1)
+    if (!(eps >= 0 && eps < 1) || dpo__size(size, 'd') < 1)
         return dpo__fail(c, DPO_E_ARG, "%s: eps must lie from 0 to 1, and rows must not be empty", who);
-    l = dpo__norm_of(c, kind, size['N'], size['d'], dpo__f(x), dpo__f(w), dpo__f(stats));
+    l = dpo__norm_of(c, kind, dpo__size(size, 'N'), dpo__size(size, 'd'), dpo__f(x), dpo__f(w), dpo__f(stats));
     l.b = dpo__f(b);
     l.y = dpo__f(y);
     l.eps = (float)eps;
@@ -15300,7 +15301,7 @@ DPO_API dpo_result dpo_norm_backward(dpo_context *c, int kind, dpo_tensor dx, dp
         dpo__signature(c, who, size, "x[N,d] w[d] stats[N,2] dy[N,d] dx?[N,d] dw?[d] db?[d]", &x, &w, &stats, &dy, &dx,
                        &dw, &db))
         return c->error.code;
-    l = dpo__norm_of(c, kind, size['N'], size['d'], dpo__f(x), dpo__f(w), dpo__f(stats));
+    l = dpo__norm_of(c, kind, dpo__size(size, 'N'), dpo__size(size, 'd'), dpo__f(x), dpo__f(w), dpo__f(stats));
     l.dy = dpo__f(dy);
     l.dx = dpo__f(dx);
     l.dw = dpo__f(dw);
@@ -15335,19 +15336,21 @@ static dpo_result dpo__linear_call(dpo_context *c, const char *who, const dpo_li
     k.b = dpo__f(l->b);
     k.lora_a = dpo__f(l->a);
     k.lora_b = dpo__f(l->bb);
-    k.out = size['o'];
-    k.in = size['i'];
-    k.r = size['r'];
+    k.out = dpo__size(size, 'o');
+    k.in = dpo__size(size, 'i');
+    k.r = dpo__size(size, 'r');
     k.scale = (float)l->scale;
     to.w = dpo__f(g->w);
     to.b = dpo__f(g->b);
     to.lora_a = dpo__f(g->a);
     to.lora_b = dpo__f(g->bb);
-    if (k.r && !(h = (float *)dpo__get(c, (size_t)(2 * size['N'] * k.r) * sizeof *h, "an adapter")))
+    if (k.r && !(h = (float *)dpo__get(c, (size_t)(2 * dpo__size(size, 'N') * k.r) * sizeof *h, "an adapter")))
         return DPO_E_MEMORY;
     env = dpo__fp_enter();
-    if (grad) dpo__linear_backward(c, &k, &to, dpo__f(dx), k.in, 0, dpo__f(y), k.out, dpo__f(x), k.in, size['N'], h);
-    else dpo__linear_forward(c, &k, dpo__f(y), k.out, dpo__f(x), k.in, size['N'], h);
+    if (grad)
+        dpo__linear_backward(c, &k, &to, dpo__f(dx), k.in, 0, dpo__f(y), k.out, dpo__f(x), k.in, dpo__size(size, 'N'),
+                             h);
+    else dpo__linear_forward(c, &k, dpo__f(y), k.out, dpo__f(x), k.in, dpo__size(size, 'N'), h);
     dpo__fp_leave(env);
     dpo__put(c, h);
     return DPO_OK;
@@ -15375,10 +15378,10 @@ static dpo_result dpo__rope_call(dpo_context *c, const char *who, dpo_tensor x, 
     int64_t n, half = rotary_dim / 2, i;
     DPO__READY(c, c);
     if (dpo__signature(c, who, size, "x[N,H,D]", &x)) return c->error.code;
-    if (!positions || rotary_dim < 0 || rotary_dim % 2 || rotary_dim > size['D'] || !(theta > 0))
+    if (!positions || rotary_dim < 0 || rotary_dim % 2 || rotary_dim > dpo__size(size, 'D') || !(theta > 0))
         return dpo__fail(c, DPO_E_ARG,
                          "%s: needs positions, theta above 0, and rotary_dim even and at most the head size", who);
-    n = size['N'];
+    n = dpo__size(size, 'N');
     if (!n || !half) return DPO_OK;
     cosines = (float *)dpo__get(c, (size_t)(n * half) * 8 + (size_t)n * 4, "rotation angles");
     if (!cosines) return DPO_E_MEMORY;
@@ -15392,10 +15395,10 @@ static dpo_result dpo__rope_call(dpo_context *c, const char *who, dpo_tensor x, 
     for (i = 0; i < n; i++) rows[i] = (int32_t)i; /* a table row for each row */
     l.c = c;
     l.x = dpo__f(x);
-    l.row = size['H'] * size['D'];
-    l.head = size['D'];
+    l.row = dpo__size(size, 'H') * dpo__size(size, 'D');
+    l.head = dpo__size(size, 'D');
     l.n = n;
-    l.heads = size['H'];
+    l.heads = dpo__size(size, 'H');
     l.half = half;
     l.positions = rows;
     l.cosines = cosines;
@@ -15462,18 +15465,19 @@ static dpo_result dpo__attention_call(dpo_context *c, const char *who, const dpo
     if (dpo__signature(c, who, size, "q[N,H,D] k[N,K,D] v[N,K,D] stats[N,H,2] out[N,H,D] dq[N,H,D] dk[N,K,D] dv[N,K,D]",
                        &t[0], &t[1], &t[2], &t[3], &t[4], &t[5], &t[6], &t[7]))
         return c->error.code;
-    if (size['H'] < 1 || size['K'] < 1 || size['H'] % size['K'] || !(scale - scale == 0.0))
+    if (dpo__size(size, 'H') < 1 || dpo__size(size, 'K') < 1 || dpo__size(size, 'H') % dpo__size(size, 'K') ||
+        !(scale - scale == 0.0))
         return dpo__fail(c, DPO_E_SHAPE, "%s: key heads must divide query heads, the scale must be finite", who);
-    if (!segments || n_segments < 1 || n_segments > size['N'])
+    if (!segments || n_segments < 1 || n_segments > dpo__size(size, 'N'))
         return dpo__fail(c, DPO_E_ARG, "%s: needs 1 to N segments", who);
     memset(&l, 0, sizeof l);
     l.c = c;
-    l.heads = size['H'];
-    l.kv_heads = size['K'];
-    l.q_head = l.k_head = l.v_head = l.dim = size['D'];
+    l.heads = dpo__size(size, 'H');
+    l.kv_heads = dpo__size(size, 'K');
+    l.q_head = l.k_head = l.v_head = l.dim = dpo__size(size, 'D');
     l.q_row = l.heads * l.dim;
     l.k_row = l.v_row = l.kv_heads * l.dim;
-    l.max_path = size['N'];
+    l.max_path = dpo__size(size, 'N');
     l.scale = (float)scale;
     l.slopes = slopes;
     l.q = dpo__f(t[0]);
@@ -15539,7 +15543,8 @@ static dpo_result dpo__activation_call(dpo_context *c, const char *who, int kind
     a.dy = dpo__f(dy);
     a.gate = dpo__f(gate);
     a.dgate = dpo__f(dgate);
-    DPO__COMPUTE(back ? dpo__activation_backward(&a, size['n']) : dpo__activation_forward(&a, size['n']));
+    DPO__COMPUTE(back ? dpo__activation_backward(&a, dpo__size(size, 'n'))
+                      : dpo__activation_forward(&a, dpo__size(size, 'n')));
     return DPO_OK;
 }
 DPO_API dpo_result dpo_activation_forward(dpo_context *c, int kind, dpo_tensor y, dpo_tensor x, dpo_tensor gate) {
@@ -15564,20 +15569,21 @@ static dpo_result dpo__head_call(dpo_context *c, const char *who, double *logps,
     double *scores;
     DPO__READY(c, c);
     if (dpo__signature(c, who, size, "x[N,d] w[V,d] dx?[N,d] dw?[V,d]", &x, &w, &dx, &dw) ||
-        dpo__ids_in(c, who, token, size['N'], size['V']))
+        dpo__ids_in(c, who, token, dpo__size(size, 'N'), dpo__size(size, 'V')))
         return c->error.code;
-    rows = dpo__min64(DPO__HEAD_ROWS, dpo__max64(size['N'], 1));
-    blocks = 2 * dpo__head_blocks(size['V']);
-    scores = (double *)dpo__get(c, (size_t)rows * (8 + 8 + 4 * (size_t)(blocks + size['V'] + size['d'])),
-                                "a tile of logits");
+    rows = dpo__min64(DPO__HEAD_ROWS, dpo__max64(dpo__size(size, 'N'), 1));
+    blocks = 2 * dpo__head_blocks(dpo__size(size, 'V'));
+    scores = (double *)dpo__get(
+        c, (size_t)rows * (8 + 8 + 4 * (size_t)(blocks + dpo__size(size, 'V') + dpo__size(size, 'd'))),
+        "a tile of logits");
     if (!scores) return DPO_E_MEMORY;
     z = (float *)(void *)(scores + rows);
     memset(&h, 0, sizeof h);
     memset(&l, 0, sizeof l);
     memset(&g, 0, sizeof g);
     l.w = dpo__f(w);
-    l.out = h.vocab = size['V'];
-    l.in = h.d = size['d'];
+    l.out = h.vocab = dpo__size(size, 'V');
+    l.in = h.d = dpo__size(size, 'd');
     g.w = dpo__f(dw);
     h.c = c;
     h.scale = (float)scale;
@@ -15587,9 +15593,9 @@ static dpo_result dpo__head_call(dpo_context *c, const char *who, double *logps,
     h.z = h.blocks + blocks * rows;
     weighted = h.z + rows * h.vocab;
     env = dpo__fp_enter();
-    for (i = 0; i < size['N']; i += rows) {
+    for (i = 0; i < dpo__size(size, 'N'); i += rows) {
         float *xi = dpo__f(x) + i * h.d, *dxi = dx.data ? dpo__f(dx) + i * h.d : NULL;
-        h.rows = dpo__min64(rows, size['N'] - i);
+        h.rows = dpo__min64(rows, dpo__size(size, 'N') - i);
         h.token = token + i;
         dpo__head_forward(&h, &l, xi, NULL);
         if (logps) memcpy(logps + i, scores, (size_t)h.rows * sizeof *scores);
