@@ -15199,7 +15199,7 @@ static dpo_result dpo__signature_fail(dpo_context *c, const char *who, const cha
     const char *type = dpo_dtype_name(t->dtype);
     char expected[200], got[200] = "";
     size_t e = 0, g = 0;
-    int i, name = (int)strcspn(word, "?["), all = (int)strcspn(word, " ");
+    int i, name = (int)(strpbrk(word, "?[") - word), all = (int)(strchr(word, ']') + 1 - word);
     for (i = 0; i < n; i++) e = dpo__append(expected, sizeof expected, e, i ? ",%lld" : "%lld", (long long)want[i]);
     for (i = 0; i < t->ndim && i < DPO_MAX_DIMS; i++)
         g = dpo__append(got, sizeof got, g, i ? ",%lld" : "%lld", (long long)t->shape[i]);
