@@ -8789,7 +8789,7 @@ static void dpo__run_head(dpo__run *r, double *logps, double *weights, int64_t g
     if (frozen) dpo__head_frozen_back(r, g, weights);
 }
 
-/* Both without gradients. Needs the computing environment. */
+/* Log-probs of a batch's sequences, nothing else. Needs the computing environment. */
 static dpo_result dpo__run_logps(dpo__run *r, const dpo_batch *b, double *logps) {
     dpo_result code = dpo__run_forward(r, b);
     if (!code) dpo__run_head(r, logps, NULL, 0, NULL, NULL, NULL);
@@ -13967,16 +13967,18 @@ DPO_API int64_t dpo_trainer_steps(const dpo_trainer *t) { return t ? t->steps : 
 /* Rows of the compact embedding gradient for a batch's tokens; new tokens get cleared ones. There is room for the
    trainer's own batches, unless the caller's were added before an update. */
 static dpo_result dpo__trainer_slots(dpo_trainer *t, const dpo_batch *b) {
-    int64_t n, d = t->m->config.hidden_size;
+    int64_t n, d = t->m->config.hidden_size, before = t->used_slots;
     for (n = 0; n < b->n_rows && t->embed_grad; n++) {
         int32_t *slot = &t->slot_of[b->tokens[n]];
         if (*slot < 0) {
-            if (t->used_slots == t->embed_slots)
+            if (t->used_slots == t->embed_slots) {
+                while (t->used_slots > before) t->slot_of[t->slot_token[--t->used_slots]] = -1; /* as it was */
                 return dpo__fail(
                     t->c, DPO_E_SHAPE,
                     "training: with this batch an update would use more different tokens than the %ld that "
                     "this trainer has room for; raise its batch_size, or make it without data",
                     (long)t->embed_slots);
+            }
             *slot = (int32_t)t->used_slots++;
             t->slot_token[*slot] = b->tokens[n];
             memset(t->embed_grad + *slot * d, 0, (size_t)d * sizeof(float));
