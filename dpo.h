@@ -1002,16 +1002,12 @@ DPO_API dpo_result dpo_bootstrap_mean(const double *x, int64_t n, uint64_t seed,
 /* y[n] = table[ids[n]]; dtable[ids[n]] += dy[n] in row order.   table [V,d]  y [N,d] */
 DPO_API dpo_result dpo_embedding_forward(dpo_context *c, dpo_tensor y, const int32_t *ids, dpo_tensor table);
 DPO_API dpo_result dpo_embedding_backward(dpo_context *c, dpo_tensor dtable, const int32_t *ids, dpo_tensor dy);
-/* LayerNorm over the last dimension.   x,y [N,d]  w,b [d]  stats [N,2]: mean, 1/sqrt(var + eps) */
-DPO_API dpo_result dpo_layer_norm_forward(dpo_context *c, dpo_tensor y, dpo_tensor stats, dpo_tensor x, dpo_tensor w,
-                                          dpo_tensor b, double eps);
-DPO_API dpo_result dpo_layer_norm_backward(dpo_context *c, dpo_tensor dx, dpo_tensor dw, dpo_tensor db, dpo_tensor dy,
-                                           dpo_tensor x, dpo_tensor w, dpo_tensor stats);
-/* RMSNorm.   stats [N,2]: 0, 1/sqrt(mean x^2 + eps) */
-DPO_API dpo_result dpo_rms_norm_forward(dpo_context *c, dpo_tensor y, dpo_tensor stats, dpo_tensor x, dpo_tensor w,
-                                        double eps);
-DPO_API dpo_result dpo_rms_norm_backward(dpo_context *c, dpo_tensor dx, dpo_tensor dw, dpo_tensor dy, dpo_tensor x,
-                                         dpo_tensor w, dpo_tensor stats);
+/* LayerNorm or RMSNorm (kind: DPO_NORM_LAYER, DPO_NORM_RMS) over the last dimension.   x,y [N,d]  w,b [d], b or NULL
+   stats [N,2]: mean (RMSNorm: 0), 1/sqrt(var + eps) (1/sqrt(mean x^2 + eps)) */
+DPO_API dpo_result dpo_norm_forward(dpo_context *c, int kind, dpo_tensor y, dpo_tensor stats, dpo_tensor x,
+                                    dpo_tensor w, dpo_tensor b, double eps);
+DPO_API dpo_result dpo_norm_backward(dpo_context *c, int kind, dpo_tensor dx, dpo_tensor dw, dpo_tensor db,
+                                     dpo_tensor dy, dpo_tensor x, dpo_tensor w, dpo_tensor stats);
 /* y = x w^T + b + s (x a^T) bb^T.   x [N,in]  w [out,in]  b [out] or NULL data  y [N,out]
    w may be BF16: then the operands of all these products are rounded to bf16, as DPO_PRECISION_MIXED does
    a [r,in], bb [out,r]: an adapter, or NULL data; da, dbb likewise; dx, dw or db with NULL data: not wanted */
@@ -1037,12 +1033,11 @@ DPO_API dpo_result dpo_attention_backward(dpo_context *c, dpo_tensor dq, dpo_ten
                                           dpo_tensor stats, dpo_tensor q, dpo_tensor k, dpo_tensor v,
                                           const dpo_segment *segments, int64_t n_segments, double scale,
                                           const float *slopes);
-/* Activations, elementwise: y = gelu(x) (DPO_GELU: erf, DPO_GELU_TANH); SwiGLU y = up * silu(gate). */
-DPO_API dpo_result dpo_gelu_forward(dpo_context *c, dpo_tensor y, dpo_tensor x, int kind);
-DPO_API dpo_result dpo_gelu_backward(dpo_context *c, dpo_tensor dx, dpo_tensor dy, dpo_tensor x, int kind);
-DPO_API dpo_result dpo_swiglu_forward(dpo_context *c, dpo_tensor y, dpo_tensor up, dpo_tensor gate);
-DPO_API dpo_result dpo_swiglu_backward(dpo_context *c, dpo_tensor dup, dpo_tensor dgate, dpo_tensor dy, dpo_tensor up,
-                                       dpo_tensor gate);
+/* Activations, elementwise, on tensors of as many elements. kind: DPO_GELU (erf), DPO_GELU_TANH, y = gelu(x), gate and
+   dgate without data; DPO_SWIGLU, y = x * silu(gate). */
+DPO_API dpo_result dpo_activation_forward(dpo_context *c, int kind, dpo_tensor y, dpo_tensor x, dpo_tensor gate);
+DPO_API dpo_result dpo_activation_backward(dpo_context *c, int kind, dpo_tensor dx, dpo_tensor dgate, dpo_tensor dy,
+                                           dpo_tensor x, dpo_tensor gate);
 /* Output head with log-softmax: logps[n] = log softmax(scale w x[n])[token[n]], never storing more than
    a tile of logits. Backward takes weights[n] = d(loss)/d(logps[n]) and recomputes.  x [N,d]  w [V,d] */
 DPO_API dpo_result dpo_head_forward(dpo_context *c, double *logps, dpo_tensor x, dpo_tensor w, const int32_t *token,
@@ -7795,6 +7790,14 @@ typedef struct dpo__grads {
     const int32_t *slots; /* [N] slot of each row's token */
 } dpo__grads;
 
+/* Runs a statement in the floating-point environment of all computing. */
+#define DPO__COMPUTE(statement)                                                                                        \
+    do {                                                                                                               \
+        dpo__fpenv env_ = dpo__fp_enter();                                                                             \
+        statement;                                                                                                     \
+        dpo__fp_leave(env_);                                                                                           \
+    } while (0)
+
 static int64_t dpo__qkv_width(const dpo_model_config *k) {
     return ((int64_t)k->num_attention_heads + 2 * (int64_t)k->num_key_value_heads) * k->head_dim;
 }
@@ -7902,25 +7905,39 @@ static double dpo__rope_frequency(const dpo_model_config *k, int64_t i) {
     }
     return f;
 }
-/* Angles in double, cosines and sines rounded once. Needs the computing environment. */
-static void dpo__run_tables(dpo__run *r) {
-    const dpo_model_config *k = &r->m->config;
-    int64_t i, p, half = k->position == DPO_POSITION_ROPE ? k->rotary_dim / 2 : 0;
+/* Cosines and sines [n, rotary/2] of positions, or of 0..n-1: angles in double, rounded once. Needs the computing
+   environment. */
+static void dpo__rope_tables(const dpo_model_config *k, const int32_t *positions, int64_t n, float *cosines,
+                             float *sines) {
+    int64_t i, p, half = k->rotary_dim / 2;
     for (i = 0; i < half; i++) {
         double f = dpo__rope_frequency(k, i);
-        for (p = 0; p < r->cap.path; p++) {
-            double angle = (double)p * f;
-            r->cosines[p * half + i] = (float)dpo__num_cos(angle);
-            r->sines[p * half + i] = (float)dpo__num_sin(angle);
+        for (p = 0; p < n; p++) {
+            double angle = (double)(positions ? positions[p] : p) * f;
+            cosines[p * half + i] = (float)dpo__num_cos(angle);
+            sines[p * half + i] = (float)dpo__num_sin(angle);
         }
     }
+}
+static void dpo__run_tables(dpo__run *r) {
+    const dpo_model_config *k = &r->m->config;
+    if (k->position == DPO_POSITION_ROPE) DPO__COMPUTE(dpo__rope_tables(k, NULL, r->cap.path, r->cosines, r->sines));
 }
 
 /* --- linear modules with their adapters ------------------------------------------------------------ */
 
+/* Where a module's A stands among the adapters' tensors, with B behind it; -1: it has none, or they are off. */
+static int32_t dpo__model_adapter(const dpo_model *m, int64_t layer, int id) {
+    if (!m->lora || !m->lora->on) return -1;
+    return m->lora->of[layer * DPO__N_TENSORS + (id == DPO__EMBED ? DPO__HEAD : id)];
+}
+/* The matrix of the output head: a tied one is the embedding's. */
+static int dpo__model_head(const dpo_model *m) { return m->config.tie_word_embeddings ? DPO__EMBED : DPO__HEAD; }
+
 static dpo__linear dpo__model_linear(const dpo_model *m, int64_t layer, int id) {
     const dpo__param *w = dpo__model_param(m, layer, id);
     const dpo__param *b = id == DPO__HEAD || id == DPO__EMBED ? NULL : dpo__model_param(m, layer, id + 1);
+    int32_t a = dpo__model_adapter(m, layer, id);
     dpo__linear l;
     memset(&l, 0, sizeof l);
     l.w = w->data;
@@ -7931,31 +7948,22 @@ static dpo__linear dpo__model_linear(const dpo_model *m, int64_t layer, int id) 
     l.conv1d = m->config.conv1d && w->kind == DPO__MATRIX;
     l.out = l.conv1d ? w->columns : w->rows;
     l.in = l.conv1d ? w->rows : w->columns;
-    if (m->lora && m->lora->on) {
-        int32_t a = m->lora->of[layer * DPO__N_TENSORS + (id == DPO__EMBED ? DPO__HEAD : id)];
-        if (a >= 0) {
-            l.lora_a = dpo__param_f32(&m->lora->params[a]);
-            l.lora_b = dpo__param_f32(&m->lora->params[a + 1]);
-            l.r = m->lora->config.r;
-            l.scale = m->lora->scale;
-        }
+    if (a >= 0) {
+        l.lora_a = dpo__param_f32(&m->lora->params[a]);
+        l.lora_b = dpo__param_f32(&m->lora->params[a + 1]);
+        l.r = m->lora->config.r;
+        l.scale = m->lora->scale;
     }
     return l;
 }
 static dpo__linear_grad dpo__model_linear_grad(const dpo_model *m, const dpo__grads *g, int64_t layer, int id) {
-    int32_t w = m->of[layer * DPO__N_TENSORS + id];
-    int32_t b = id == DPO__HEAD || id == DPO__EMBED ? -1 : m->of[layer * DPO__N_TENSORS + id + 1];
+    const int32_t *of = m->of + layer * DPO__N_TENSORS;
+    int32_t b = id == DPO__HEAD || id == DPO__EMBED ? -1 : of[id + 1], a = dpo__model_adapter(m, layer, id);
     dpo__linear_grad l;
-    memset(&l, 0, sizeof l);
-    l.w = g->params[w];
+    l.w = g->params[of[id]];
     l.b = b >= 0 ? g->params[b] : NULL;
-    if (m->lora && m->lora->on && g->lora) {
-        int32_t a = m->lora->of[layer * DPO__N_TENSORS + (id == DPO__EMBED ? DPO__HEAD : id)];
-        if (a >= 0) {
-            l.lora_a = g->lora[a];
-            l.lora_b = g->lora[a + 1];
-        }
-    }
+    l.lora_a = a >= 0 && g->lora ? g->lora[a] : NULL;
+    l.lora_b = a >= 0 && g->lora ? g->lora[a + 1] : NULL;
     return l;
 }
 /* y[:, at ...] = module(x) */
@@ -7970,22 +7978,27 @@ static void dpo__run_linear_back(dpo__run *r, const dpo__grads *g, int64_t layer
     dpo__linear_backward(r->c, &l, &grad, dx, l.in, add, dy, dy_row, x, l.in, r->rows, r->lora);
 }
 
-static dpo__norm dpo__run_norm(const dpo__run *r, int64_t layer, int id, const float *x, float *y, float *stats,
-                               int64_t rows) {
-    const dpo__param *w = dpo__model_param(r->m, layer, id);
-    const dpo__param *b = dpo__model_param(r->m, layer, id + 1);
+static dpo__norm dpo__norm_of(dpo_context *c, int kind, int64_t n, int64_t d, const float *x, const float *w,
+                              float *stats) {
     dpo__norm l;
     memset(&l, 0, sizeof l);
-    l.c = r->c;
-    l.kind = r->m->config.norm;
-    l.n = rows;
-    l.d = r->m->config.hidden_size;
+    l.c = c;
+    l.kind = kind;
+    l.n = n;
+    l.d = d;
     l.x = x;
-    l.w = dpo__param_f32(w);
+    l.w = w;
+    l.stats = stats;
+    return l;
+}
+static dpo__norm dpo__run_norm(const dpo__run *r, int64_t layer, int id, const float *x, float *y, float *stats,
+                               int64_t rows) {
+    const dpo_model_config *k = &r->m->config;
+    const dpo__param *w = dpo__model_param(r->m, layer, id), *b = dpo__model_param(r->m, layer, id + 1);
+    dpo__norm l = dpo__norm_of(r->c, k->norm, rows, k->hidden_size, x, dpo__param_f32(w), stats);
     l.b = b ? dpo__param_f32(b) : NULL;
     l.y = y;
-    l.stats = stats;
-    l.eps = (float)r->m->config.norm_eps;
+    l.eps = (float)k->norm_eps;
     return l;
 }
 static void dpo__run_norm_back(dpo__run *r, const dpo__grads *g, dpo__norm *l, int64_t layer, int id, const float *dy,
@@ -7997,6 +8010,25 @@ static void dpo__run_norm_back(dpo__run *r, const dpo__grads *g, dpo__norm *l, i
     l->dw = g->params[w];
     l->db = b >= 0 ? g->params[b] : NULL;
     dpo__norm_backward(l);
+}
+
+/* Rows of a table, by ids. */
+static dpo__embedding dpo__embedding_of(dpo_context *c, const int32_t *ids, int64_t n, int64_t d) {
+    dpo__embedding e;
+    memset(&e, 0, sizeof e);
+    e.c = c;
+    e.ids = ids;
+    e.n = n;
+    e.d = d;
+    e.scale = 1.0f;
+    return e;
+}
+/* to[i] = x[rows[i]], for rows of hidden states */
+static void dpo__run_gather(const dpo__run *r, float *to, const float *x, const int32_t *rows, int64_t n) {
+    dpo__embedding e = dpo__embedding_of(r->c, rows, n, r->m->config.hidden_size);
+    e.table = x;
+    e.x = to;
+    dpo__embedding_forward(&e);
 }
 
 /* --- attention and MLP of a layer ------------------------------------------------------------------ */
@@ -8036,19 +8068,9 @@ static dpo__attention dpo__run_attention(const dpo__run *r, int64_t layer, const
 /* Rotates q and k of a q/k/v buffer; turn -1 back. */
 static void dpo__run_rotate(const dpo__run *r, const dpo__attention *a, const float *qkv, float *x, float turn) {
     const dpo_model_config *k = &r->m->config;
-    dpo__rope l;
+    dpo__rope l = {r->c,         x + (a->q - qkv), a->q_row, a->q_head, r->batch->n_rows, a->heads, k->rotary_dim / 2,
+                   r->positions, r->cosines,       r->sines, turn};
     if (k->position != DPO_POSITION_ROPE || !k->rotary_dim) return;
-    l.c = r->c;
-    l.x = x + (a->q - qkv);
-    l.row = a->q_row;
-    l.head = a->q_head;
-    l.n = r->batch->n_rows;
-    l.heads = a->heads;
-    l.half = k->rotary_dim / 2;
-    l.positions = r->positions;
-    l.cosines = r->cosines;
-    l.sines = r->sines;
-    l.turn = turn;
     dpo__split_light(r->c, l.n, l.heads * k->rotary_dim, 1, dpo__rope_rows, &l);
     l.x = x + (a->k - qkv);
     l.head = a->k_head;
@@ -8084,29 +8106,27 @@ static void dpo__run_cache(const dpo__run *r, const dpo__attention *a) {
     dpo__caching t = {r, a, r->cache_k + (a->cache_k - r->cache_k), r->cache_v + (a->cache_v - r->cache_v)};
     dpo__split_light(r->c, a->kv_heads, r->batch->n_rows * a->dim, 1, dpo__caching_heads, &t);
 }
-/* x rounded to bf16, in place and, if there is a place, in `keep`; and back from there. */
+/* x rounded to bf16 in place and, if there is a place, in `keep`; and back from there. */
 typedef struct dpo__rounding {
     dpo_context *c;
     float *x;
     uint16_t *keep;
+    int back;
 } dpo__rounding;
 static void dpo__rounding_range(void *arg, int64_t first, int64_t last, int worker) {
     const dpo__rounding *t = (const dpo__rounding *)arg;
+    uint16_t *keep = t->keep ? t->keep + first : NULL;
     (void)worker;
-    t->c->kernels.narrow(last - first, t->keep ? t->keep + first : NULL, t->x + first, t->x + first);
-}
-static void dpo__rounding_back(void *arg, int64_t first, int64_t last, int worker) {
-    const dpo__rounding *t = (const dpo__rounding *)arg;
-    (void)worker;
-    t->c->kernels.expand(last - first, t->x + first, t->keep + first, 0);
+    if (t->back) t->c->kernels.expand(last - first, t->x + first, keep, 0);
+    else t->c->kernels.narrow(last - first, keep, t->x + first, t->x + first);
 }
 static void dpo__run_round(const dpo__run *r, float *x, uint16_t *keep, int64_t n) {
-    dpo__rounding t = {r->c, x, keep};
+    dpo__rounding t = {r->c, x, keep, 0};
     if (r->bf16) dpo__split_light(r->c, n, 1, 16, dpo__rounding_range, &t);
 }
 static void dpo__run_unround(const dpo__run *r, float *x, uint16_t *keep, int64_t n) {
-    dpo__rounding t = {r->c, x, keep};
-    if (keep) dpo__split_run(r->c, n, 16, dpo__rounding_back, &t);
+    dpo__rounding t = {r->c, x, keep, 1};
+    if (keep) dpo__split_run(r->c, n, 16, dpo__rounding_range, &t);
 }
 
 /* Rows that a layer gives. */
@@ -8115,17 +8135,8 @@ static int64_t dpo__layer_asked(const dpo__run *r, int64_t layer) {
 }
 /* Its input at those rows. */
 static const float *dpo__layer_x(const dpo__run *r, int64_t layer, const dpo__saved *s) {
-    dpo__embedding gather; /* rows of x are looked up as an embedding's are */
     if (dpo__layer_asked(r, layer) == r->batch->n_rows) return s->x;
-    memset(&gather, 0, sizeof gather);
-    gather.c = r->c;
-    gather.ids = r->asked_row;
-    gather.n = r->n_asked;
-    gather.d = r->m->config.hidden_size;
-    gather.table = s->x;
-    gather.x = r->asked_x;
-    gather.scale = 1.0f;
-    dpo__embedding_forward(&gather);
+    dpo__run_gather(r, r->asked_x, s->x, r->asked_row, r->n_asked);
     return r->asked_x;
 }
 
@@ -8296,22 +8307,18 @@ static void dpo__layer_backward(dpo__run *r, const dpo__grads *g, int64_t layer,
 /* --- the whole pass --------------------------------------------------------------------------------- */
 
 static dpo__embedding dpo__run_embedding(const dpo__run *r) {
-    const dpo_model *m = r->m;
-    int64_t layers = m->config.num_hidden_layers;
-    dpo__embedding e;
-    memset(&e, 0, sizeof e);
-    e.c = r->c;
-    e.ids = r->batch->tokens;
-    e.n = r->batch->n_rows;
-    e.d = m->config.hidden_size;
-    e.table = dpo__model_param(m, layers, DPO__EMBED)->data;
-    e.dtype = dpo__model_param(m, layers, DPO__EMBED)->dtype;
-    if (m->config.position == DPO_POSITION_LEARNED) {
+    const dpo_model_config *k = &r->m->config;
+    const dpo__param *table = dpo__model_param(r->m, k->num_hidden_layers, DPO__EMBED);
+    const dpo__param *position = dpo__model_param(r->m, k->num_hidden_layers, DPO__POSITION);
+    dpo__embedding e = dpo__embedding_of(r->c, r->batch->tokens, r->batch->n_rows, k->hidden_size);
+    e.table = table->data;
+    e.dtype = table->dtype;
+    if (position) {
         e.positions = r->positions;
-        e.position_table = dpo__model_param(m, layers, DPO__POSITION)->data;
-        e.position_dtype = dpo__model_param(m, layers, DPO__POSITION)->dtype;
+        e.position_table = position->data;
+        e.position_dtype = position->dtype;
     }
-    e.scale = (float)m->config.embedding_scale;
+    e.scale = (float)k->embedding_scale;
     return e;
 }
 
@@ -8381,34 +8388,21 @@ static int64_t dpo__head_end(const dpo__run *r, int64_t i, int64_t group) {
 }
 /* Targets i..i+n-1: their rows, normalised. */
 static dpo__norm dpo__head_gather(dpo__run *r, int64_t i, int64_t n) {
-    const dpo_batch *b = r->batch;
+    const dpo_target *t = r->batch->targets + i;
     int64_t layers = r->m->config.num_hidden_layers, j;
-    dpo__embedding gather;
-    dpo__norm norm;
+    dpo__norm norm = dpo__run_norm(r, layers, DPO__FINAL_W, r->head_x, r->head_norm, r->head_stats, n);
     for (j = 0; j < n; j++) {
-        r->head_row[j] = r->asked_of[b->targets[i + j].row];
-        r->head_token[j] = b->targets[i + j].token;
+        r->head_row[j] = r->asked_of[t[j].row];
+        r->head_token[j] = t[j].token;
     }
-    memset(&gather, 0, sizeof gather);
-    gather.c = r->c;
-    gather.ids = r->head_row;
-    gather.n = n;
-    gather.d = r->m->config.hidden_size;
-    gather.table = r->saved[layers].x;
-    gather.x = r->head_x;
-    gather.scale = 1.0f;
-    dpo__embedding_forward(&gather);
-    norm = dpo__run_norm(r, layers, DPO__FINAL_W, r->head_x, r->head_norm, r->head_stats, n);
+    dpo__run_gather(r, r->head_x, r->saved[layers].x, r->head_row, n);
     dpo__norm_forward(&norm);
     return norm;
 }
 /* The head for them. */
-static dpo__head dpo__head_tile(dpo__run *r, int64_t i, int64_t n, dpo__linear *w) {
-    int64_t layers = r->m->config.num_hidden_layers;
+static dpo__head dpo__head_tile(dpo__run *r, int64_t n, dpo__linear *w) {
     dpo__head h;
-    (void)dpo__head_gather(r, i, n);
-    *w = dpo__model_linear(r->m, layers, r->m->config.tie_word_embeddings ? DPO__EMBED : DPO__HEAD);
-    w->b = NULL;
+    *w = dpo__model_linear(r->m, r->m->config.num_hidden_layers, dpo__model_head(r->m));
     memset(&h, 0, sizeof h);
     h.c = r->c;
     h.rows = n;
@@ -8425,35 +8419,32 @@ static dpo__head dpo__head_tile(dpo__run *r, int64_t i, int64_t n, dpo__linear *
 /* Their logits alone, not scaled yet. */
 static dpo__head dpo__head_logits(dpo__run *r, int64_t i, int64_t n) {
     dpo__linear w;
-    dpo__head h = dpo__head_tile(r, i, n, &w);
+    dpo__head h = dpo__head_tile(r, n, &w);
+    (void)dpo__head_gather(r, i, n);
     dpo__linear_forward(r->c, &w, h.z, h.vocab, r->head_norm, w.in, n, r->lora);
     return h;
+}
+/* y[i] = (weight[i] scale) x[i] */
+static void dpo__weigh_rows(dpo_context *c, int64_t n, int64_t d, float *y, const float *x, const double *weight,
+                            float scale) {
+    dpo__row_weights f = {c, d, y, x, weight, (double)scale};
+    dpo__split_run(c, n, 1, dpo__row_weights_rows, &f);
 }
 /* The tile's logits to dh = (onehot - p) W, rows without their weights, and the head's own gradients with them
    (weights NULL: the head is frozen). */
 static void dpo__head_tile_back(dpo__run *r, const dpo__grads *g, dpo__head *h, const dpo__linear *w, float *dh,
                                 const double *weights) {
-    int64_t layers = r->m->config.num_hidden_layers;
-    dpo__linear_grad grad =
-        dpo__model_linear_grad(r->m, g, layers, r->m->config.tie_word_embeddings ? DPO__EMBED : DPO__HEAD);
-    dpo__row_weights x = {r->c, h->d, r->head_norm, r->head_norm, weights, (double)h->scale};
-    if (weights) dpo__split_run(r->c, h->rows, 1, dpo__row_weights_rows, &x);
+    dpo__linear_grad grad = dpo__model_linear_grad(r->m, g, r->m->config.num_hidden_layers, dpo__model_head(r->m));
+    if (weights) dpo__weigh_rows(r->c, h->rows, h->d, r->head_norm, r->head_norm, weights, h->scale);
     dpo__head_backward(h, w, &grad, dh, r->head_norm, r->lora);
 }
 /* dh, with its weights, through the final norm into r->dx. */
 static void dpo__head_finish(dpo__run *r, const dpo__grads *g, dpo__norm *norm, float *dh) {
-    dpo__row_weights x = {r->c, norm->d, dh, dh, r->head_weight, (double)(float)r->m->config.output_scale};
-    dpo__embedding scatter;
-    dpo__split_run(r->c, norm->n, 1, dpo__row_weights_rows, &x);
+    dpo__embedding scatter = dpo__embedding_of(r->c, r->head_row, norm->n, norm->d);
+    dpo__weigh_rows(r->c, norm->n, norm->d, dh, dh, r->head_weight, (float)r->m->config.output_scale);
     dpo__run_norm_back(r, g, norm, r->m->config.num_hidden_layers, DPO__FINAL_W, dh, r->head_dx, 0);
-    memset(&scatter, 0, sizeof scatter);
-    scatter.c = r->c;
-    scatter.ids = r->head_row;
-    scatter.n = norm->n;
-    scatter.d = norm->d;
     scatter.dx = r->head_dx;
     scatter.dtable = r->dx;
-    scatter.scale = 1.0f;
     dpo__embedding_backward(&scatter);
 }
 /* Weights of targets i..i+n-1, by their sequences. */
@@ -8494,10 +8485,12 @@ static void dpo__run_head(dpo__run *r, double *logps, double *weights, int64_t g
     for (i = 0; i < b->n_targets; i = end) {
         dpo__linear w;
         dpo__head h;
+        dpo__norm norm;
         float *dh = r->head_dnorm + (frozen ? i * d : 0);
         end = dpo__head_end(r, i, weigh && !frozen ? group : 0);
         DPO_ASSERT(end > i);
-        h = dpo__head_tile(r, i, end - i, &w);
+        norm = dpo__head_gather(r, i, end - i);
+        h = dpo__head_tile(r, end - i, &w);
         dpo__head_forward(&h, &w, r->head_norm, r->lora);
         for (j = i; j < end; j++) {
             double *sum = &logps[b->targets[j].sequence];
@@ -8511,14 +8504,17 @@ static void dpo__run_head(dpo__run *r, double *logps, double *weights, int64_t g
         }
         if (!frozen) dpo__head_weights(r, i, h.rows, weights);
         dpo__head_tile_back(r, g, &h, &w, dh, frozen ? NULL : r->head_weight);
-        if (!frozen) {
-            dpo__norm norm = dpo__run_norm(r, r->m->config.num_hidden_layers, DPO__FINAL_W, r->head_x, r->head_norm,
-                                           r->head_stats, h.rows);
-            dpo__head_finish(r, g, &norm, dh);
-        }
+        if (!frozen) dpo__head_finish(r, g, &norm, dh);
     }
     if (frozen && weigh) weigh(user, 0, b->n_sequences, logps, weights);
     if (frozen) dpo__head_frozen_back(r, g, weights);
+}
+
+/* Log-probs of a batch's sequences, nothing else. Needs the computing environment. */
+static dpo_result dpo__run_logps(dpo__run *r, const dpo_batch *b, double *logps) {
+    dpo_result code = dpo__run_forward(r, b);
+    if (!code) dpo__run_head(r, logps, NULL, 0, NULL, NULL, NULL);
+    return code;
 }
 
 /* A workspace of its own for one call: what it is for, its layout, and the block. */
@@ -8549,13 +8545,10 @@ static void dpo__run_carve(dpo__arena *a, dpo__run *plan) {
 }
 static dpo__run *dpo__run_open(dpo__run plan) {
     dpo__arena a = {NULL, 0};
-    dpo__fpenv env;
     dpo__run_carve(&a, &plan);
     if (!dpo__arena_get(plan.c, &a, "a forward pass")) return NULL;
     dpo__run_carve(&a, &plan);
-    env = dpo__fp_enter();
     dpo__run_tables((dpo__run *)(void *)a.base);
-    dpo__fp_leave(env);
     return (dpo__run *)(void *)a.base;
 }
 
@@ -8581,13 +8574,10 @@ static dpo__run *dpo__model_pass(dpo_model *m, const dpo_batch *b, const char *w
     return dpo__run_open(dpo__run_plan(m, &s, dpo__max64(1, dpo__min64(DPO__HEAD_ROWS, s.targets)), 0));
 }
 DPO_API dpo_result dpo_model_logps(dpo_model *m, const dpo_batch *b, double *logps) {
-    dpo__fpenv env;
     dpo__run *r;
     DPO__READY(m, m->c);
     r = dpo__model_pass(m, b, "dpo_model_logps", logps);
-    env = dpo__fp_enter();
-    if (r && !dpo__run_forward(r, b)) dpo__run_head(r, logps, NULL, 0, NULL, NULL, NULL);
-    dpo__fp_leave(env);
+    if (r) DPO__COMPUTE((void)dpo__run_logps(r, b, logps));
     dpo__put(m->c, r);
     return m->c->error.code;
 }
@@ -9156,6 +9146,12 @@ DPO_API dpo_pair_loss dpo_loss_by_name(const char *name) {
     for (i = 0; name && i < DPO__N_LOSSES; i++)
         if (!strcmp(name, dpo__losses[i].name)) return dpo__losses[i].loss;
     return NULL;
+}
+static const char *dpo__loss_name_of(dpo_pair_loss loss) {
+    int i;
+    for (i = 0; i < DPO__N_LOSSES; i++)
+        if (dpo__losses[i].loss == loss) return dpo__losses[i].name;
+    return "custom";
 }
 DPO_API int dpo_loss_needs_reference(dpo_pair_loss loss) { return loss != dpo__loss_simpo && loss != dpo__loss_orpo; }
 DPO_API dpo_loss_options dpo_loss_defaults(void) {
@@ -12572,44 +12568,31 @@ typedef struct dpo__generation {
     dpo__answer *answer;   /* [batch] active ones first, in order; the others hold free slots */
     dpo__trunk *trunk;     /* [n_trunks] */
     int64_t *cache_first;  /* [batch + n_trunks] of the batch's segments */
+    dpo__builder b;        /* a step's batch */
+    char *tails;           /* [batch, tail] */
+    uint8_t *seen;         /* [workers, V], only if repetitions are looked for */
     dpo__sampler *sampler; /* [workers] */
-    int32_t *tokens;
-    dpo_segment *segments;
-    dpo_target *targets;
 } dpo__generation;
 
-static void dpo__generation_layout(dpo__arena *a, dpo__generation *t, const dpo_generate_config *g, int64_t vocab,
-                                   int64_t rows, int workers) {
-    int64_t i, weights = g->temperature > 0 ? vocab : 0, segments = t->batch + t->n_trunks;
-    int64_t keys = g->temperature > 0 && (g->top_k || g->top_p < 1.0) ? vocab : 0;
-    int64_t seen = g->repetition_penalty != 1.0 ? vocab : 0;
+/* Runs twice, to measure and to carve; *plan says for what, and its pointers are of no use before the second time. */
+static void dpo__generation_carve(dpo__arena *a, dpo__generation *plan, const dpo__run *run) {
+    dpo__generation *t = DPO__CARVE(a, dpo__generation, 1); /* the first one */
+    const dpo_generate_config *g = plan->g;
+    int64_t i, vocab = run->m->config.vocab_size, workers = run->c->pool.n;
+    int64_t weights = g->temperature > 0 ? vocab : 0, keys = g->top_k || g->top_p < 1.0 ? weights : 0;
+    if (t) *t = *plan;
+    else t = plan;
     t->answer = DPO__CARVE(a, dpo__answer, t->batch);
     t->trunk = DPO__CARVE(a, dpo__trunk, t->n_trunks);
-    t->cache_first = DPO__CARVE(a, int64_t, segments);
-    t->tokens = DPO__CARVE(a, int32_t, rows);
-    t->segments = DPO__CARVE(a, dpo_segment, segments);
-    t->targets = DPO__CARVE(a, dpo_target, t->batch);
+    t->cache_first = DPO__CARVE(a, int64_t, run->cap.segments);
+    dpo__builder_layout(a, &run->cap, &t->b);
     t->text = DPO__CARVE(a, char, (int64_t)t->text_size);
+    t->tails = DPO__CARVE(a, char, t->batch *(int64_t)t->tail);
+    t->seen = DPO__CARVE(a, uint8_t, g->repetition_penalty != 1.0 ? workers * vocab : 0);
     t->sampler = DPO__CARVE(a, dpo__sampler, workers);
     for (i = 0; i < workers; i++) {
-        dpo__sampler s;
-        s.weights = DPO__CARVE(a, double, weights);
-        s.keys = DPO__CARVE(a, uint64_t, keys);
-        s.seen = DPO__CARVE(a, uint8_t, seen);
-        if (!a->base) continue;
-        t->sampler[i] = s;
-        if (seen > 0) memset(s.seen, 0, (size_t)seen);
-    }
-    for (i = 0; i < t->batch; i++) {
-        char *tail = DPO__CARVE(a, char, (int64_t)t->tail);
-        if (!a->base) continue;
-        memset(&t->answer[i], 0, sizeof t->answer[i]);
-        t->answer[i].slot = i;
-        t->answer[i].tail = tail;
-    }
-    for (i = 0; a->base && i < t->n_trunks; i++) {
-        memset(&t->trunk[i], 0, sizeof t->trunk[i]);
-        t->trunk[i].prompt = -1;
+        dpo__sampler s = {DPO__CARVE(a, double, weights), DPO__CARVE(a, uint64_t, keys), NULL};
+        if (a->base) t->sampler[i] = s;
     }
 }
 
@@ -12667,12 +12650,6 @@ static void dpo__generation_plan(dpo_model *m, const dpo_generate_config *g, int
                     (t->total + t->batch - 1) / t->batch * own >= DPO__GENERATE_SHORT))
         t->packed = a.used;
 }
-static void dpo__generation_carve(dpo__arena *a, dpo__generation *plan, const dpo__run *run) {
-    dpo__generation *t = DPO__CARVE(a, dpo__generation, 1); /* the first one */
-    if (t) *t = *plan;
-    else t = plan;
-    dpo__generation_layout(a, t, t->g, run->m->config.vocab_size, run->cap.rows, run->c->pool.n);
-}
 /* Gives back what dpo__generation_open took. */
 static void dpo__generation_close(dpo_context *c, dpo__generation *t) {
     if (t->packed) dpo_model_unpack(t->r->m);
@@ -12683,11 +12660,23 @@ static dpo__generation *dpo__generation_open(dpo_model *m, const dpo_generate_co
     dpo__arena a = {NULL, 0};
     dpo__generation plan, *t;
     dpo__run run;
+    int64_t i;
     dpo__generation_plan(m, g, n, longest, &plan, &run);
     dpo__generation_carve(&a, &plan, &run);
     if (!dpo__arena_get(m->c, &a, "generation")) return NULL;
     dpo__generation_carve(&a, &plan, &run);
     t = (dpo__generation *)(void *)a.base;
+    memset(t->answer, 0, (size_t)t->batch * sizeof *t->answer);
+    for (i = 0; i < t->batch; i++) {
+        t->answer[i].slot = i;
+        t->answer[i].tail = t->tails + i * (int64_t)t->tail;
+    }
+    memset(t->trunk, 0, (size_t)t->n_trunks * sizeof *t->trunk);
+    for (i = 0; i < t->n_trunks; i++) t->trunk[i].prompt = -1;
+    for (i = 0; i < m->c->pool.n && g->repetition_penalty != 1.0; i++) {
+        t->sampler[i].seen = t->seen + i * m->config.vocab_size;
+        memset(t->sampler[i].seen, 0, (size_t)m->config.vocab_size);
+    }
     t->r = dpo__run_open(run);
     if (t->r && t->packed && dpo_model_pack(m)) {
         t->packed = 0;
@@ -12736,43 +12725,42 @@ static void dpo__generation_admit(dpo__generation *t) {
     }
 }
 
-static void dpo__generation_segment(dpo__generation *t, dpo_batch *b, int32_t parent, const int32_t *ids,
-                                    int64_t length, int64_t past, int64_t cache_first) {
-    dpo_segment *s = &t->segments[b->n_segments];
+/* Unlike a builder's own ones, a segment may have a past and no rows. */
+static int32_t dpo__generation_segment(dpo__generation *t, int32_t parent, const int32_t *ids, int64_t length,
+                                       int64_t past, int64_t cache_first) {
+    dpo__shape *used = &t->b.used;
+    dpo_segment *s = &t->b.segments[used->segments];
     s->parent = parent;
-    s->first = (int32_t)b->n_rows;
+    s->first = (int32_t)used->rows;
     s->length = (int32_t)length;
     s->past = (int32_t)past;
-    t->cache_first[b->n_segments++] = cache_first;
-    memcpy(t->tokens + b->n_rows, ids, (size_t)length * sizeof *ids);
-    b->n_rows += length;
+    memcpy(t->b.tokens + used->rows, ids, (size_t)length * sizeof *ids);
+    used->rows += length;
+    t->cache_first[used->segments] = cache_first;
+    return (int32_t)used->segments++;
 }
 /* The newest row of every active sequence as a batch. */
-static void dpo__generation_batch(dpo__generation *t, dpo_batch *b) {
+static dpo_batch dpo__generation_batch(dpo__generation *t) {
     int64_t i, k, n, prompt = -1;
     int32_t parent = -1;
-    memset(b, 0, sizeof *b);
+    dpo__builder_reset(&t->b);
     for (i = 0; i < t->active; i++) {
         dpo__answer *a = &t->answer[i];
         dpo__trunk *trunk = &t->trunk[a->trunk];
-        n = t->n_prompt[trunk->prompt] - 1;
         if (trunk->prompt != prompt) {
             prompt = trunk->prompt;
-            parent = n ? (int32_t)b->n_segments : -1;
+            n = t->n_prompt[prompt] - 1;
             k = trunk->cached ? 0 : n;
-            if (n) dpo__generation_segment(t, b, -1, t->prompts[prompt], k, n - k, a->trunk * t->trunk_rows);
+            parent = -1;
+            if (n) parent = dpo__generation_segment(t, -1, t->prompts[prompt], k, n - k, a->trunk * t->trunk_rows);
             trunk->cached = 1;
         }
-        t->targets[i].row = (int32_t)b->n_rows;
-        t->targets[i].token = 0;
-        t->targets[i].sequence = (int32_t)i;
-        dpo__generation_segment(t, b, parent, &a->last, 1, a->length++,
+        dpo__builder_target(&t->b, t->b.used.rows, 0, i);
+        dpo__generation_segment(t, parent, &a->last, 1, a->length++,
                                 t->n_trunks * t->trunk_rows + a->slot * t->own_rows);
     }
-    b->tokens = t->tokens;
-    b->segments = t->segments;
-    b->targets = t->targets;
-    b->n_targets = b->n_sequences = t->active;
+    t->b.used.sequences = t->active;
+    return dpo__builder_batch(&t->b);
 }
 
 static void dpo__generation_draw(void *arg, int64_t first, int64_t last, int worker) {
@@ -12807,7 +12795,7 @@ static dpo_result dpo__generation_step(dpo__generation *t) {
     dpo_result code;
     int64_t i;
     dpo__generation_admit(t);
-    dpo__generation_batch(t, &b);
+    b = dpo__generation_batch(t);
     code = dpo__run_forward(t->r, &b);
     if (code) return code;
     (void)dpo__head_logits(t->r, 0, t->active);
@@ -12821,11 +12809,12 @@ static dpo_result dpo__generation_step(dpo__generation *t) {
     return DPO_OK;
 }
 
-static int dpo__holds(const char *text, size_t n, const char *what) {
+/* Where `what` begins in n bytes of text; n if it is not there. */
+static size_t dpo__text_find(const char *text, size_t n, const char *what) {
     size_t i, k = strlen(what);
     for (i = 0; i + k <= n; i++)
-        if (text[i] == what[0] && !memcmp(text + i, what, k)) return 1;
-    return 0;
+        if (text[i] == what[0] && !memcmp(text + i, what, k)) return i;
+    return n;
 }
 /* Whether the answer's text now holds a stop string. */
 static int dpo__answer_stops(dpo__generation *t, dpo__answer *a, int32_t id) {
@@ -12836,7 +12825,7 @@ static int dpo__answer_stops(dpo__generation *t, dpo__answer *a, int32_t id) {
     memcpy(t->text, a->tail, n);
     n += (size_t)dpo__min64(more, (int64_t)(t->text_size - n));
     for (i = 0; i < g->n_stop; i++)
-        if (dpo__holds(t->text, n, g->stop[i])) return 1;
+        if (dpo__text_find(t->text, n, g->stop[i]) < n) return 1;
     a->n_tail = n < t->tail ? n : t->tail;
     memcpy(a->tail, t->text + n - a->n_tail, a->n_tail);
     return 0;
@@ -12881,35 +12870,42 @@ static void dpo__generation_take(dpo__generation *t) {
 
 /* --- what is asked for ------------------------------------------------------------------------------ */
 
-static dpo_result dpo__generate_range(dpo_context *c, const char *what, double got, int ok, const char *expected) {
-    return ok ? DPO_OK : dpo__fail(c, DPO_E_ARG, "dpo_generate: %s is %g; expected %s", what, got, expected);
+/* A number of a description struct and its range, without the lowest (open 1), the highest (2) or both (3). */
+typedef struct dpo__option {
+    const char *name;
+    double got, low, high;
+    int open;
+} dpo__option;
+static dpo_result dpo__options_check(dpo_context *c, const char *who, const dpo__option *o, size_t n) {
+    size_t i;
+    for (i = 0; i < n; i++, o++)
+        if (!(o->got >= o->low && o->got <= o->high) || ((o->open & 1) && o->got == o->low) ||
+            ((o->open & 2) && o->got == o->high))
+            return dpo__fail(c, DPO_E_ARG, "%s: %s is %.10g; expected a number %s %.10g %s %.10g", who, o->name, o->got,
+                             o->open & 1 ? "above" : "from", o->low, o->open & 2 ? "to below" : "to", o->high);
+    return DPO_OK;
 }
+#define DPO__MOST_IDS (INT32_MAX / 2)
+
 static dpo_result dpo__generate_options(dpo_context *c, const dpo_generate_config *g) {
-    const int64_t most = INT32_MAX / 2;
-    const double p = g->repetition_penalty;
+    const double any = (double)INT64_MAX;
+    const dpo__option options[] = {{"max_new_tokens", (double)g->max_new_tokens, 1, DPO__MOST_IDS, 0},
+                                   {"num_return_sequences", (double)g->num_return_sequences, 1, DPO__MOST_IDS, 0},
+                                   {"repetition_penalty", g->repetition_penalty, 0, 1e6, 1},
+                                   {"temperature", g->temperature, 0, 1e6, 0},
+                                   {"top_k (0 is off)", (double)g->top_k, 0, any, 0},
+                                   {"top_p (1 is off)", g->top_p, 0, 1, 1},
+                                   {"min_p (0 is off)", g->min_p, 0, 1, 2},
+                                   {"batch (0 is planned)", (double)g->batch, 0, any, 0},
+                                   {"pack (1 always, 0 planned, -1 never)", (double)g->pack, -1, 1, 0},
+                                   {"n_stop_ids", (double)g->n_stop_ids, 0, any, 0},
+                                   {"n_stop", (double)g->n_stop, 0, any, 0}};
     int64_t i;
-    if (dpo__generate_range(c, "max_new_tokens", (double)g->max_new_tokens,
-                            g->max_new_tokens >= 1 && g->max_new_tokens <= most, "1 to 2^30 - 1") ||
-        dpo__generate_range(c, "num_return_sequences", (double)g->num_return_sequences,
-                            g->num_return_sequences >= 1 && g->num_return_sequences <= most, "1 to 2^30 - 1") ||
-        dpo__generate_range(c, "repetition_penalty", p, p > 0.0 && p <= 1e6, "a number above 0 and up to 1e6") ||
-        dpo__generate_range(c, "temperature", g->temperature, g->temperature >= 0.0 && g->temperature <= 1e6,
-                            "a number from 0 to 1e6") ||
-        dpo__generate_range(c, "top_k", (double)g->top_k, g->top_k >= 0, "0 (off) or more") ||
-        dpo__generate_range(c, "top_p", g->top_p, g->top_p > 0.0 && g->top_p <= 1.0,
-                            "a number above 0 and up to 1 (off)") ||
-        dpo__generate_range(c, "min_p", g->min_p, g->min_p >= 0.0 && g->min_p < 1.0,
-                            "a number from 0 (off) to below 1") ||
-        dpo__generate_range(c, "batch", (double)g->batch, g->batch >= 0, "0 (planned) or more") ||
-        dpo__generate_range(c, "pack", (double)g->pack, g->pack >= -1 && g->pack <= 1,
-                            "1 (always), 0 (planned) or -1 (never)") ||
-        dpo__generate_range(c, "n_stop_ids", (double)g->n_stop_ids, g->n_stop_ids >= 0, "0 or more") ||
-        dpo__generate_range(c, "n_stop", (double)g->n_stop, g->n_stop >= 0, "0 or more"))
-        return c->error.code;
-    if ((g->n_stop_ids && !g->stop_ids) || (g->n_stop && !g->stop))
-        return dpo__fail(c, DPO_E_ARG, "dpo_generate: %s is NULL, but %s is %ld; expected as many as it says",
-                         g->n_stop && !g->stop ? "stop" : "stop_ids", g->n_stop && !g->stop ? "n_stop" : "n_stop_ids",
-                         (long)(g->n_stop && !g->stop ? g->n_stop : g->n_stop_ids));
+    if (dpo__options_check(c, "dpo_generate", options, sizeof options / sizeof options[0])) return DPO_E_ARG;
+    if (g->n_stop_ids && !g->stop_ids)
+        return dpo__fail(c, DPO_E_ARG, "dpo_generate: stop_ids is NULL; expected %ld ids", (long)g->n_stop_ids);
+    if (g->n_stop && !g->stop)
+        return dpo__fail(c, DPO_E_ARG, "dpo_generate: stop is NULL; expected %ld strings", (long)g->n_stop);
     if (g->n_stop && !g->tokenizer)
         return dpo__fail(c, DPO_E_ARG,
                          "dpo_generate: %ld stop strings, but tokenizer is NULL; expected the one that decodes them",
@@ -12939,7 +12935,7 @@ static dpo_result dpo__generate_check(const dpo_model *m, const int32_t *const *
                          (long)n, (long)g->num_return_sequences, (long)g->max_new_tokens);
     *longest = 1;
     for (i = 0; i < n; i++) {
-        if (n_prompt[i] < 1 || n_prompt[i] > INT32_MAX / 2)
+        if (n_prompt[i] < 1 || n_prompt[i] > DPO__MOST_IDS)
             return dpo__fail(c, DPO_E_ARG, "dpo_generate: prompt %ld has %ld ids; expected 1 to 2^30 - 1", (long)i,
                              (long)n_prompt[i]);
         if (!prompts[i]) return dpo__fail(c, DPO_E_ARG, "dpo_generate: prompt %ld is NULL", (long)i);
@@ -12959,8 +12955,7 @@ DPO_API dpo_result dpo_generate(dpo_model *m, const int32_t *const *prompts, con
     dpo__generation *t;
     int64_t longest = 0, i;
     dpo_result code;
-    if (!m) return DPO_E_ARG;
-    if (m->c->error.code) return m->c->error.code;
+    DPO__READY(m, m->c);
     k = g ? *g : dpo_generate_defaults();
     code = dpo__generate_check(m, prompts, n_prompt, n, &k, out, n_out, &longest);
     if (code || !n) return code;
@@ -12990,11 +12985,10 @@ DPO_API dpo_result dpo_plan_generate(dpo_model *m, int64_t n, int64_t longest, c
     dpo__generation t;
     dpo__run run;
     dpo__arena a = {NULL, 0};
-    const int64_t most = INT32_MAX / 2;
     DPO__READY(m, m->c);
     k = g ? *g : dpo_generate_defaults();
     if (dpo__generate_options(m->c, &k)) return m->c->error.code;
-    if (n < 1 || n > most || longest < 1 || longest > most || !out)
+    if (n < 1 || n > DPO__MOST_IDS || longest < 1 || longest > DPO__MOST_IDS || !out)
         return dpo__fail(m->c, DPO_E_ARG,
                          "dpo_plan_generate: %ld prompts of up to %ld ids, out %s; expected 1 to 2^30 - 1 of each, and "
                          "room for the answer",
@@ -13017,10 +13011,8 @@ DPO_API dpo_result dpo_plan_generate(dpo_model *m, int64_t n, int64_t longest, c
 /* Bytes of text before the first stop string, and at most `most`, where no character is cut. */
 static size_t dpo__text_cut(const char *text, size_t n, const dpo_generate_config *g, size_t most) {
     int64_t s;
-    size_t i, k;
-    for (s = 0; s < g->n_stop; s++)
-        for (i = 0, k = strlen(g->stop[s]); i + k <= n; i++)
-            if (!memcmp(text + i, g->stop[s], k)) n = i;
+    size_t i;
+    for (s = 0; s < g->n_stop; s++) n = dpo__text_find(text, n, g->stop[s]);
     if (n <= most) return n;
     for (i = most; i > 0 && most - i < 3 && ((unsigned char)text[i] & 0xc0) == 0x80; i--) {
     }
@@ -13056,8 +13048,7 @@ DPO_API dpo_result dpo_generate_text(dpo_model *m, const dpo_tokenizer *t, const
     const int32_t *start;
     char *text = NULL;
     dpo_result code;
-    if (!m || !t) return DPO_E_ARG;
-    if (m->c->error.code) return m->c->error.code;
+    DPO__READY(m && t, m->c);
     k = g ? *g : dpo_generate_defaults();
     if (k.eos < 0) k.eos = dpo_tokenizer_eos(t);
     if (!k.tokenizer) k.tokenizer = t;
@@ -13136,10 +13127,9 @@ struct dpo_trainer {
     double *partial, *logps, *weights;
     int64_t *order, *items;
     int64_t step, steps, examples, tokens, order_epoch;
-    int64_t n_items; /* of the data when this trainer was made for them */
-    uint64_t hash;   /* of the weights below adapters, once it was asked for */
-    uint64_t data_hash;
-    int half_loaded; /* a checkpoint's file failed in the middle: weights and state are of two runs */
+    int64_t n_items;          /* of the data when this trainer was made for them */
+    uint64_t hash, data_hash; /* of the weights below adapters, of the data, once they were asked for */
+    int half_loaded;          /* a checkpoint's file failed in the middle: weights and state are of two runs */
     const dpo__lora *lora;
     /* the step at hand, for the weigh callback */
     int64_t micro_first, batch_items, batch_targets;
@@ -13151,16 +13141,12 @@ struct dpo_trainer {
 
 /* --- layout: what the plan counts and creation carves ----------------------------------------------- */
 
-typedef struct dpo__trainer_sizes {
-    size_t gradients, optimizer, activations, logits, other;
-} dpo__trainer_sizes;
-
 static void dpo__trainer_layout_state(dpo__arena *a, const dpo_model *m, const dpo_train_config *k, dpo_trainer *t,
-                                      dpo__trainer_sizes *z) {
+                                      dpo_plan *out) {
     const dpo__param *p = m->lora ? m->lora->params : m->params;
     int64_t i, n = m->lora ? m->lora->n_params : m->n_params, blocks = 1;
-    size_t before = a->used;
     int tied = m->config.tie_word_embeddings && !m->lora;
+    size_t before, state = k->optimizer_dtype == DPO_BF16 ? 2 : 4;
     t->n_trained = n;
     t->trained = DPO__CARVE(a, dpo__param *, n);
     t->grad = DPO__CARVE(a, float *, n);
@@ -13168,7 +13154,6 @@ static void dpo__trainer_layout_state(dpo__arena *a, const dpo_model *m, const d
     t->m2 = DPO__CARVE(a, void *, n);
     t->grads.params = DPO__CARVE(a, float *, m->n_params);
     t->grads.lora = DPO__CARVE(a, float *, m->lora ? n : 0);
-    z->other += a->used - before;
     before = a->used;
     for (i = 0; i < n; i++) {
         float *g = DPO__CARVE(a, float, p[i].count);
@@ -13179,38 +13164,36 @@ static void dpo__trainer_layout_state(dpo__arena *a, const dpo_model *m, const d
     t->slot_token = DPO__CARVE(a, int32_t, tied ? t->embed_slots : 0);
     t->slot_of = DPO__CARVE(a, int32_t, tied ? m->config.vocab_size : 0);
     t->slots = DPO__CARVE(a, int32_t, tied ? t->cap.rows : 0);
-    z->gradients += a->used - before;
+    out->gradients = a->used - before;
     before = a->used;
     for (i = 0; i < n; i++) {
-        size_t size = k->optimizer_dtype == DPO_BF16 ? 2 : 4;
-        void *s = dpo__arena_carve(a, k->optimizer == DPO_ADAMW ? p[i].count : 0, size);
-        void *v = dpo__arena_carve(a, p[i].count, size);
-        if (t->m1) {
-            t->m1[i] = k->optimizer == DPO_ADAMW ? s : NULL; /* RMSprop has no such thing */
-            t->m2[i] = v;
-        }
+        void *s = dpo__arena_carve(a, k->optimizer == DPO_ADAMW ? p[i].count : 0, state);
+        void *v = dpo__arena_carve(a, p[i].count, state);
+        if (!t->m1) continue;
+        t->m1[i] = k->optimizer == DPO_ADAMW ? s : NULL; /* RMSprop has no such thing */
+        t->m2[i] = v;
     }
-    z->optimizer += a->used - before;
+    out->optimizer = a->used - before;
     t->partial = DPO__CARVE(a, double, blocks);
 }
+/* out: sizes of the parts. */
 static void dpo__trainer_layout(dpo__arena *a, const dpo_model *m, const dpo_data *d, const dpo_train_config *k,
-                                const dpo_trainer *plan, int workers, dpo__trainer_sizes *z) {
-    dpo_trainer probe, *t = DPO__CARVE(a, dpo_trainer, 1);
+                                const dpo_trainer *plan, dpo_plan *out) {
+    dpo_trainer probe, *t = DPO__CARVE(a, dpo_trainer, 1); /* the first one */
     size_t before;
     if (!t) t = &probe;
     *t = *plan;
-    memset(z, 0, sizeof *z);
-    dpo__trainer_layout_state(a, m, k, t, z);
+    dpo__trainer_layout_state(a, m, k, t, out);
     dpo__builder_layout(a, &t->cap, &t->builder);
     t->logps = DPO__CARVE(a, double, t->cap.sequences);
     t->weights = DPO__CARVE(a, double, t->cap.sequences);
     t->order = DPO__CARVE(a, int64_t, d ? d->n : 0);
     t->items = DPO__CARVE(a, int64_t, d ? k->batch_size : 0);
     before = a->used;
-    z->other = before - z->gradients - z->optimizer;
-    dpo__run_layout(a, &m->config, workers, &t->run);
-    z->logits = (size_t)(t->run.head_rows * m->config.vocab_size) * sizeof(float);
-    z->activations = a->used - before - z->logits;
+    out->scratch = before - out->gradients - out->optimizer;
+    dpo__run_layout(a, &m->config, m->c->pool.n, &t->run);
+    out->logits = (size_t)(t->run.head_rows * m->config.vocab_size) * sizeof(float);
+    out->activations = a->used - before - out->logits;
 }
 
 /* Objective of the batches that are formed. */
@@ -13305,26 +13288,20 @@ static void dpo__trainer_sizes_of(const dpo_model *m, const dpo_data *d, const d
 /* Bytes of everything, and the work. eval may be NULL. */
 static void dpo__trainer_plan(const dpo_model *m, const dpo_data *d, const dpo_data *eval, const dpo_train_config *k,
                               const dpo_trainer *t, dpo_plan *out) {
-    dpo__trainer_sizes z;
     dpo__arena a = {NULL, 0}, weights = {NULL, 0}, adapters = {NULL, 0};
     const dpo__lora *l = m->lora;
     dpo_model *no_model = NULL;
     dpo__lora *no_lora = NULL;
     int64_t i;
     memset(out, 0, sizeof *out);
-    dpo__trainer_layout(&a, m, d, k, t, m->c->pool.n, &z);
+    dpo__trainer_layout(&a, m, d, k, t, out);
     dpo__model_layout(&weights, &m->config, 1, dpo__model_storage(m->precision, m->frozen), &no_model);
     for (i = 0; i < m->n_params && m->frozen; i++)
         if (m->params[i].columns) weights.used += (size_t)m->params[i].count * dpo__st_size(m->params[i].dtype);
     if (l) dpo__lora_layout(&adapters, m, &l->config, 1, &no_lora);
     out->weights = weights.used + m->packed_bytes;
     out->adapters = adapters.used;
-    for (i = 0; l && i < l->n_params; i++) out->trainable_parameters += l->params[i].count;
-    out->gradients = z.gradients;
-    out->optimizer = z.optimizer;
-    out->activations = z.activations;
-    out->logits = z.logits;
-    out->scratch = z.other + m->c->pack_bytes;
+    out->scratch += m->c->pack_bytes;
     for (i = 0; i < 2; i++) {
         const dpo_data *o = i ? eval : d;
         if (!o) continue;
@@ -13335,7 +13312,8 @@ static void dpo__trainer_plan(const dpo_model *m, const dpo_data *d, const dpo_d
                  out->scratch + out->data;
     if (a.used > SIZE_MAX / 4 || weights.used > SIZE_MAX / 4) out->total = UINT64_MAX; /* sizes saturate there */
     out->parameters = m->n_values;
-    if (!l) out->trainable_parameters = m->n_values;
+    out->trainable_parameters = l ? 0 : m->n_values;
+    for (i = 0; l && i < l->n_params; i++) out->trainable_parameters += l->params[i].count;
     out->flops_per_example = dpo__trainer_flops(m, d, k, &t->run);
     out->micro_rows = t->cap.rows;
     out->max_path = t->cap.path;
@@ -13379,15 +13357,17 @@ static dpo_result dpo__trainer_choose(const dpo_model *m, const dpo_data *d, con
 
 /* --- reference log-probs ------------------------------------------------------------------------------------ */
 
-#define DPO__UNKNOWN ((double)NAN)
-
+static int dpo__reference_is(const dpo_data *d, uint64_t of, int precision) {
+    return d->reference && d->reference_of == of && !d->reference_precision == !precision;
+}
+/* Room for numbers of this model; NaN is not known yet. */
 static dpo_result dpo__reference_room(dpo_data *d, uint64_t of, int precision) {
     int64_t i;
-    if (d->reference && d->reference_of == of && !d->reference_precision == !precision) return DPO_OK;
+    if (dpo__reference_is(d, of, precision)) return DPO_OK;
     if (!d->reference)
         d->reference = (double *)dpo__get(d->c, (size_t)d->n * 2 * sizeof(double), "reference log-probs");
     if (!d->reference) return DPO_E_MEMORY;
-    for (i = 0; i < 2 * d->n; i++) d->reference[i] = DPO__UNKNOWN;
+    for (i = 0; i < 2 * d->n; i++) d->reference[i] = (double)NAN;
     d->reference_of = of;
     d->reference_precision = precision;
     d->reference_whole = 0;
@@ -13400,18 +13380,6 @@ static void dpo__reference_scan(dpo_data *d) {
         if (d->reference[i] != d->reference[i]) return;
     d->reference_whole = 1;
 }
-/* Log-probs of the builder's items by the model without adapters. */
-static dpo_result dpo__reference_micro(dpo__run *run, const dpo__builder *b, double *logps) {
-    dpo_batch batch = dpo__builder_batch(b);
-    dpo__lora *l = run->m->lora;
-    int on = l ? l->on : 0;
-    dpo_result r;
-    if (l) l->on = 0;
-    r = dpo__run_forward(run, &batch);
-    if (!r) dpo__run_head(run, logps, NULL, 0, NULL, NULL, NULL);
-    if (l) l->on = on;
-    return r;
-}
 static dpo_result dpo__reference_finite(dpo_context *c, const double *logps, int64_t n, int64_t item) {
     int64_t i;
     for (i = 0; i < n; i++)
@@ -13420,31 +13388,55 @@ static dpo_result dpo__reference_finite(dpo_context *c, const double *logps, int
                              (long)(item + i / 2));
     return DPO_OK;
 }
+/* The next micro-batch: items[*i], or *i itself if items is NULL, and so on, as many as find room. */
+static dpo_result dpo__builder_fill(dpo__builder *b, const dpo_data *d, int objective, const int64_t *items, int64_t *i,
+                                    int64_t n) {
+    int64_t first = *i;
+    dpo__builder_reset(b);
+    while (*i < n && dpo__builder_add(b, d, items ? items[*i] : *i, objective)) ++*i;
+    if (*i > first) return DPO_OK;
+    return dpo__fail(d->c, DPO_E_SHAPE, "example %ld does not fit a micro-batch", (long)(items ? items[first] : first));
+}
+/* Log-probs of the builder's items by the model without adapters. Those of d that are not known yet are kept. */
+static dpo_result dpo__reference_micro(dpo__run *run, const dpo__builder *b, double *logps, dpo_data *d,
+                                       const int64_t *items, int64_t first) {
+    dpo_batch batch = dpo__builder_batch(b);
+    dpo__lora *l = run->m->lora;
+    int64_t i;
+    int on = l ? l->on : 0;
+    dpo_result r;
+    if (l) l->on = 0;
+    r = dpo__run_logps(run, &batch, logps);
+    if (l) l->on = on;
+    for (i = 0; i < batch.n_sequences && !r; i++) {
+        int64_t item = items ? items[first + i / 2] : first + i / 2;
+        double *known = &d->reference[2 * item + i % 2];
+        if (*known == *known) continue;
+        r = dpo__reference_finite(d->c, &logps[i], 1, item);
+        if (!r) *known = logps[i];
+    }
+    return r;
+}
 /* All of a data set, on a workspace and a builder that its longest example fits. */
-static dpo_result dpo__reference_pass(dpo__run *run, dpo__builder *b, double *logps, dpo_data *d, dpo__fpenv env) {
-    dpo_context *c = run->c;
+static dpo_result dpo__reference_pass(dpo__run *run, dpo__builder *b, double *logps, dpo_data *d) {
+    int objective = DPO_PREFERENCE | (run->naive ? DPO__NAIVE : 0);
     int64_t i, first;
     dpo_result r = dpo__reference_room(d, dpo_model_hash(run->m), run->m->precision);
+    dpo__fpenv env = dpo__fp_enter();
     for (i = 0; i < d->n && !r;) {
-        if (dpo__cancelled(c, env))
-            r = dpo__fail(c, DPO_E_CANCELLED, "the reference pass was cancelled at example %ld of %ld", (long)i,
+        first = i;
+        if (dpo__cancelled(run->c, env))
+            r = dpo__fail(run->c, DPO_E_CANCELLED, "the reference pass was cancelled at example %ld of %ld", (long)i,
                           (long)d->n);
-        if (r) break;
-        dpo__builder_reset(b);
-        for (first = i; i < d->n && dpo__builder_add(b, d, i, DPO_PREFERENCE | (run->naive ? DPO__NAIVE : 0)); i++) {
-        }
-        if (i == first) r = dpo__fail(c, DPO_E_SHAPE, "reference: example %ld does not fit a micro-batch", (long)i);
-        if (!r) r = dpo__reference_micro(run, b, logps);
-        if (!r) r = dpo__reference_finite(c, logps, b->used.sequences, first);
-        if (r) break;
-        memcpy(d->reference + 2 * first, logps, (size_t)b->used.sequences * sizeof(double));
-        dpo__progress(c, env, "reference log-probs", i, d->n);
+        if (!r) r = dpo__builder_fill(b, d, objective, NULL, &i, d->n);
+        if (!r) r = dpo__reference_micro(run, b, logps, d, NULL, first);
+        if (!r) dpo__progress(run->c, env, "reference log-probs", i, d->n);
     }
     if (!r) d->reference_whole = 1;
+    dpo__fp_leave(env);
     return r;
 }
 DPO_API dpo_result dpo_reference_compute(dpo_model *m, dpo_data *d) {
-    dpo_context *c;
     dpo__shape most, cap;
     dpo__run *run;
     dpo__builder b;
@@ -13453,23 +13445,18 @@ DPO_API dpo_result dpo_reference_compute(dpo_model *m, dpo_data *d) {
     int pass;
     dpo_result r;
     DPO__READY(m && d, m->c);
-    c = m->c;
     r = dpo__data_fits(d, m, DPO_PREFERENCE, &most);
     if (r) return r;
     cap = dpo__micro_shape(&most, dpo__min64(512, most.rows * d->n), d->n, DPO_PREFERENCE);
     for (pass = 0; pass < 2; pass++) {
         dpo__builder_layout(&a, &cap, &b);
         logps = DPO__CARVE(&a, double, cap.sequences);
-        if (!pass && !dpo__arena_get(c, &a, "reference batches")) return DPO_E_MEMORY;
+        if (!pass && !dpo__arena_get(m->c, &a, "reference batches")) return DPO_E_MEMORY;
     }
     run = dpo__run_open(dpo__run_plan(m, &cap, dpo__min64(DPO__HEAD_ROWS, cap.targets), 0));
-    if (run) {
-        dpo__fpenv env = dpo__fp_enter();
-        r = dpo__reference_pass(run, &b, logps, d, env);
-        dpo__fp_leave(env);
-    } else r = c->error.code;
-    dpo__put(c, run);
-    dpo__put(c, a.base);
+    r = run ? dpo__reference_pass(run, &b, logps, d) : m->c->error.code;
+    dpo__put(m->c, run);
+    dpo__put(m->c, a.base);
     return r;
 }
 DPO_API const double *dpo_reference_of(const dpo_data *d) {
@@ -13548,42 +13535,41 @@ static void dpo__train_fit(const dpo__shape *most, dpo_train_config *k) {
 /* --- creation ------------------------------------------------------------------------------------------ */
 
 static dpo_result dpo__train_check(dpo_context *c, const dpo_train_config *k) {
-    const dpo_loss_options *o = &k->loss_options;
-    const char *why = NULL;
-    if (k->objective != DPO_SFT && k->objective != DPO_PREFERENCE) why = "objective must be DPO_SFT or DPO_PREFERENCE";
-    else if (k->sft_reduction != DPO_TOKEN_MEAN && k->sft_reduction != DPO_SEQUENCE_SUM)
-        why = "sft_reduction must be DPO_TOKEN_MEAN or DPO_SEQUENCE_SUM";
-    else if (!(k->learning_rate >= 0) || !(k->learning_rate < 1e6))
-        why = "learning_rate must be a finite number from 0";
-    else if (k->batch_size < 1 || k->batch_size > ((int64_t)1 << 30)) why = "batch_size must be at least 1";
-    else if (k->num_train_epochs < 0 || k->num_train_epochs > 1000000 || k->max_steps < 0 ||
-             (k->num_train_epochs < 1 && k->max_steps < 1))
-        why = "num_train_epochs must be at least 1, or max_steps must be";
-    else if (k->warmup_steps < 0) why = "warmup_steps must not be negative";
-    else if (k->optimizer != DPO_ADAMW && k->optimizer != DPO_RMSPROP)
-        why = "optimizer must be DPO_ADAMW or DPO_RMSPROP";
-    else if (k->optimizer_dtype != DPO_F32 && k->optimizer_dtype != DPO_BF16)
-        why = "optimizer_dtype must be DPO_F32 or DPO_BF16";
-    else if (k->schedule < DPO_CONSTANT || k->schedule > DPO_COSINE)
-        why = "schedule must be DPO_CONSTANT, DPO_LINEAR or DPO_COSINE";
-    else if (!(k->adam_beta1 >= 0 && k->adam_beta1 < 1) || !(k->adam_beta2 >= 0 && k->adam_beta2 < 1) ||
-             !(k->rmsprop_alpha >= 0 && k->rmsprop_alpha < 1))
-        why = "adam_beta1, adam_beta2 and rmsprop_alpha must lie from 0 to below 1";
-    else if (!(k->adam_epsilon >= 1e-30) || !(k->adam_epsilon < 1)) why = "adam_epsilon must lie between 1e-30 and 1";
-    else if (!(k->weight_decay >= 0) || !(k->weight_decay < 1e6)) why = "weight_decay must be a number from 0";
-    else if (!(k->max_grad_norm >= 0)) why = "max_grad_norm must be a number from 0";
-    else if (k->eval_size < 0 || k->micro_rows < 0 || k->max_rows < 0 || k->max_targets < 0 || k->max_segments < 0 ||
-             k->max_path < 0 || k->micro_rows > INT32_MAX / 4 || k->max_rows > INT32_MAX / 4 ||
-             k->max_targets > INT32_MAX / 4 || k->max_segments > INT32_MAX / 4 || k->max_path > INT32_MAX / 4)
-        why = "sizes must lie from 0 to 2^29";
-    else if (k->objective == DPO_PREFERENCE && (!(o->beta > 0) || !(o->beta < 1e6)))
-        why = "beta must be a positive number";
-    else if (!(o->label_smoothing >= 0 && o->label_smoothing < 0.5))
-        why = "label_smoothing must lie from 0 to below 0.5";
-    else if (!(o->gamma > -1e6 && o->gamma < 1e6) || !(o->lambda >= 0 && o->lambda < 1e6) ||
-             !(o->tau > 0 && o->tau < 1e6) || !(o->sft_weight >= 0 && o->sft_weight < 1e6))
-        why = "gamma, lambda, tau and sft_weight must be finite, lambda and sft_weight from 0, tau positive";
-    return why ? dpo__fail(c, DPO_E_ARG, "training options: %s", why) : DPO_OK;
+    const dpo_loss_options *l = &k->loss_options;
+    const double any = (double)INT64_MAX, rows = INT32_MAX / 4, epochs = (double)k->num_train_epochs,
+                 steps = (double)k->max_steps;
+    const dpo__option options[] = {
+        {"objective (DPO_SFT, DPO_PREFERENCE)", (double)k->objective, DPO_SFT, DPO_PREFERENCE, 0},
+        {"sft_reduction (DPO_TOKEN_MEAN, DPO_SEQUENCE_SUM)", (double)k->sft_reduction, DPO_TOKEN_MEAN, DPO_SEQUENCE_SUM,
+         0},
+        {"learning_rate", k->learning_rate, 0, 1e6, 2},
+        {"batch_size", (double)k->batch_size, 1, 1 << 30, 0},
+        {"num_train_epochs", epochs, 0, 1e6, 0},
+        {"max_steps", steps, 0, any, 0},
+        {"num_train_epochs + max_steps", epochs + steps, 1, 2 * any, 0},
+        {"warmup_steps", (double)k->warmup_steps, 0, any, 0},
+        {"optimizer (DPO_ADAMW, DPO_RMSPROP)", (double)k->optimizer, DPO_ADAMW, DPO_RMSPROP, 0},
+        {"optimizer_dtype (DPO_F32, DPO_BF16)", (double)k->optimizer_dtype, DPO_F32, DPO_BF16, 0},
+        {"schedule (DPO_CONSTANT, DPO_LINEAR, DPO_COSINE)", (double)k->schedule, DPO_CONSTANT, DPO_COSINE, 0},
+        {"adam_beta1", k->adam_beta1, 0, 1, 2},
+        {"adam_beta2", k->adam_beta2, 0, 1, 2},
+        {"rmsprop_alpha", k->rmsprop_alpha, 0, 1, 2},
+        {"adam_epsilon", k->adam_epsilon, 1e-30, 1, 2},
+        {"weight_decay", k->weight_decay, 0, 1e6, 2},
+        {"max_grad_norm (0 is off)", k->max_grad_norm, 0, (double)INFINITY, 0},
+        {"eval_size (0 is all)", (double)k->eval_size, 0, any, 0},
+        {"micro_rows (0 is planned)", (double)k->micro_rows, 0, rows, 0},
+        {"max_rows", (double)k->max_rows, 0, rows, 0},
+        {"max_targets", (double)k->max_targets, 0, rows, 0},
+        {"max_segments", (double)k->max_segments, 0, rows, 0},
+        {"max_path", (double)k->max_path, 0, rows, 0},
+        {"beta", k->objective == DPO_PREFERENCE ? l->beta : 1, 0, 1e6, 3},
+        {"label_smoothing", l->label_smoothing, 0, 0.5, 2},
+        {"gamma", l->gamma, -1e6, 1e6, 3},
+        {"lambda", l->lambda, 0, 1e6, 2},
+        {"tau", l->tau, 0, 1e6, 3},
+        {"sft_weight", l->sft_weight, 0, 1e6, 2}};
+    return dpo__options_check(c, "training options", options, sizeof options / sizeof options[0]);
 }
 
 static void dpo__trainer_bind(dpo_trainer *t) {
@@ -13617,28 +13603,20 @@ static int dpo__trainer_needs_reference(const dpo_trainer *t) {
 static dpo_result dpo__trainer_reference_open(dpo_trainer *t) {
     dpo_data *d = t->data;
     uint64_t hash = dpo_model_hash(t->m);
-    dpo__fpenv env;
-    dpo_result r;
-    if (dpo_reference_of(d)) {
-        if (d->reference_of != hash || !d->reference_precision != !t->m->precision)
-            dpo__log(t->c, DPO_LOG_WARNING,
-                     "the data's reference log-probs are another model's or another precision's, not those of the "
-                     "weights that training starts from");
-        return DPO_OK;
-    }
-    if (t->m->lora) return dpo__reference_room(d, hash, t->m->precision);
-    env = dpo__fp_enter();
-    r = dpo__reference_pass(&t->run, &t->builder, t->logps, d, env);
-    dpo__fp_leave(env);
-    return r;
+    if (!dpo_reference_of(d))
+        return t->m->lora ? dpo__reference_room(d, hash, t->m->precision)
+                          : dpo__reference_pass(&t->run, &t->builder, t->logps, d);
+    if (!dpo__reference_is(d, hash, t->m->precision))
+        dpo__log(t->c, DPO_LOG_WARNING,
+                 "the data's reference log-probs are another model's or another precision's, not those of the "
+                 "weights that training starts from");
+    return DPO_OK;
 }
 DPO_API dpo_trainer *dpo_trainer_create(dpo_model *m, dpo_data *data, const dpo_train_config *config) {
     dpo_train_config k;
     dpo_trainer plan, *t;
     dpo_plan sizes;
-    dpo__trainer_sizes z;
     dpo__arena a = {NULL, 0};
-    dpo__fpenv env;
     dpo_context *c;
     if (!m || m->c->error.code) return NULL;
     c = m->c;
@@ -13652,9 +13630,9 @@ DPO_API dpo_trainer *dpo_trainer_create(dpo_model *m, dpo_data *data, const dpo_
         return NULL;
     }
     if (dpo__trainer_choose(m, data, NULL, &k, &plan, &sizes)) return NULL;
-    dpo__trainer_layout(&a, m, data, &k, &plan, c->pool.n, &z);
+    dpo__trainer_layout(&a, m, data, &k, &plan, &sizes);
     if (!dpo__arena_get(c, &a, "training")) return NULL;
-    dpo__trainer_layout(&a, m, data, &k, &plan, c->pool.n, &z);
+    dpo__trainer_layout(&a, m, data, &k, &plan, &sizes);
     t = (dpo_trainer *)(void *)a.base; /* it was carved first */
     t->c = t->run.c = c;
     t->m = t->run.m = m;
@@ -13664,9 +13642,7 @@ DPO_API dpo_trainer *dpo_trainer_create(dpo_model *m, dpo_data *data, const dpo_
     t->n_items = data ? data->n : 0;
     t->lora = m->lora;
     dpo__trainer_bind(t);
-    env = dpo__fp_enter();
     dpo__run_tables(&t->run);
-    dpo__fp_leave(env);
     if (data && dpo__trainer_needs_reference(t) && dpo__trainer_reference_open(t)) {
         dpo__put(c, t);
         return NULL;
@@ -13681,37 +13657,28 @@ DPO_API int64_t dpo_trainer_steps(const dpo_trainer *t) { return t ? t->steps : 
 
 /* --- gradients ------------------------------------------------------------------------------------------ */
 
-/* Rows of the compact embedding gradient for a batch's tokens; new tokens get cleared ones. */
-static void dpo__trainer_slots(dpo_trainer *t, const dpo_batch *b) {
-    int64_t n, d = t->m->config.hidden_size;
-    if (!t->embed_grad) return;
-    for (n = 0; n < b->n_rows; n++) {
+/* Rows of the compact embedding gradient for a batch's tokens; new tokens get cleared ones. There is room for the
+   trainer's own batches, unless the caller's were added before an update. */
+static dpo_result dpo__trainer_slots(dpo_trainer *t, const dpo_batch *b) {
+    int64_t n, d = t->m->config.hidden_size, before = t->used_slots;
+    for (n = 0; n < b->n_rows && t->embed_grad; n++) {
         int32_t *slot = &t->slot_of[b->tokens[n]];
         if (*slot < 0) {
-            DPO_ASSERT(t->used_slots < t->embed_slots);
+            if (t->used_slots == t->embed_slots) {
+                while (t->used_slots > before) t->slot_of[t->slot_token[--t->used_slots]] = -1; /* as it was */
+                return dpo__fail(
+                    t->c, DPO_E_SHAPE,
+                    "training: with this batch an update would use more different tokens than the %ld that "
+                    "this trainer has room for; raise its batch_size, or make it without data",
+                    (long)t->embed_slots);
+            }
             *slot = (int32_t)t->used_slots++;
             t->slot_token[*slot] = b->tokens[n];
             memset(t->embed_grad + *slot * d, 0, (size_t)d * sizeof(float));
         }
         t->slots[n] = *slot;
     }
-}
-/* Whether a batch finds room for its tokens: the trainer's own do, unless the caller's were added before an update. */
-static dpo_result dpo__trainer_slots_fit(dpo_trainer *t, const dpo_batch *b) {
-    int64_t n, more = 0;
-    if (!t->embed_grad || t->embed_slots >= t->m->config.vocab_size) return DPO_OK;
-    for (n = 0; n < b->n_rows; n++) /* each new token is marked when it is met first */
-        if (t->slot_of[b->tokens[n]] == -1) {
-            t->slot_of[b->tokens[n]] = -2;
-            more++;
-        }
-    for (n = 0; n < b->n_rows; n++)
-        if (t->slot_of[b->tokens[n]] == -2) t->slot_of[b->tokens[n]] = -1;
-    if (t->used_slots + more <= t->embed_slots) return DPO_OK;
-    return dpo__fail(t->c, DPO_E_SHAPE,
-                     "training: with this batch an update would use %ld different tokens, this trainer has "
-                     "room for %ld; raise its batch_size, or make it without data",
-                     (long)(t->used_slots + more), (long)t->embed_slots);
+    return DPO_OK;
 }
 /* Adds the embedding's share of a tied matrix to the head's: once, head + embedding. */
 static void dpo__trainer_tie(dpo_trainer *t) {
@@ -13760,20 +13727,11 @@ static dpo_result dpo__trainer_move(dpo_trainer *t, double *grad_norm) {
     for (i = 0; i < t->n_trained; i++) {
         const dpo__param *p = t->trained[i];
         int scaled = k->mup_learning_rate && !t->m->lora && p->kind == DPO__MATRIX; /* [muP] */
+        int rounding = p->dtype == DPO_BF16 || (t->m->precision == DPO_PRECISION_BF16 && !t->m->lora);
+        uint64_t stream = DPO__MOVE_STREAM + (uint64_t)(t->step * t->n_trained + i);
         dpo__update o = dpo__optimizer_constants(k, t->step + 1, scaled ? lr * t->m->config.width_scale : lr, clip);
-        dpo__optimizer_job j = {t->c,
-                                k->optimizer,
-                                p->data,
-                                p->dtype,
-                                0,
-                                t->grad[i],
-                                t->m1[i],
-                                t->m2[i],
-                                k->optimizer_dtype,
-                                k->seed,
-                                DPO__MOVE_STREAM + (uint64_t)(t->step * t->n_trained + i),
-                                o};
-        j.rounding = p->dtype == DPO_BF16 || (t->m->precision == DPO_PRECISION_BF16 && !t->m->lora);
+        dpo__optimizer_job j = {t->c,     k->optimizer,       p->data, p->dtype, rounding, t->grad[i], t->m1[i],
+                                t->m2[i], k->optimizer_dtype, k->seed, stream,   o};
         dpo__optimizer_run(&j, p->count);
     }
     if (!t->m->lora) dpo_model_unpack(t->m); /* a packed copy would be of the weights before */
@@ -13783,41 +13741,32 @@ static dpo_result dpo__trainer_move(dpo_trainer *t, double *grad_norm) {
 
 /* --- level 2: batches of the caller's --------------------------------------------------------------------- */
 
-/* The model must be as it was when the trainer was made. */
-static dpo_result dpo__trainer_same_model(const dpo_trainer *t, const char *who) {
-    if (t->c->error.code) return t->c->error.code;
+enum { DPO__ONE_RUN = 1, DPO__LEARNING = 2, DPO__SAME_DATA = 4 };
+
+/* The model must be as it was when the trainer was made; besides, as `needs` says. */
+static dpo_result dpo__trainer_ready(const dpo_trainer *t, const char *who, int needs) {
+    const char *why = NULL;
+    DPO__READY(t, t->c);
     if (t->run.bf16 != (t->m->precision != DPO_PRECISION_FP32))
+        why = "the model's precision was changed after this trainer was made; make a new one";
+    else if (t->m->lora != t->lora) why = "adapters were attached after this trainer was made; make a new one";
+    else if ((needs & DPO__ONE_RUN) && t->half_loaded)
+        why = "the last checkpoint could not be read to its end, so the weights are of two runs; load one that can be "
+              "read, or make model and trainer anew";
+    else if ((needs & DPO__LEARNING) && t->lora && !t->lora->on)
+        why = "the adapters are switched off, nothing would be learnt; switch them on with dpo_lora_enable";
+    if (why) return dpo__fail(t->c, DPO_E_STATE, "%s: %s", who, why);
+    if ((needs & DPO__SAME_DATA) && t->data && t->data->n != t->n_items)
         return dpo__fail(t->c, DPO_E_STATE,
-                         "%s: the model's precision was changed after this trainer was made; make a new one", who);
-    if (t->m->lora != t->lora)
-        return dpo__fail(t->c, DPO_E_STATE, "%s: adapters were attached after this trainer was made; make a new one",
-                         who);
+                         "%s: the data set has %ld examples now, %ld when this trainer was made; make a new one", who,
+                         (long)t->data->n, (long)t->n_items);
     return DPO_OK;
 }
-static dpo_result dpo__trainer_whole(const dpo_trainer *t, const char *who) {
-    if (!t->half_loaded) return DPO_OK;
-    return dpo__fail(t->c, DPO_E_STATE,
-                     "%s: the last checkpoint could not be read to its end, so the weights are of two runs; load one "
-                     "that can be read, or make model and trainer anew",
-                     who);
-}
-static dpo_result dpo__trainer_usable(const dpo_trainer *t, const char *who) {
-    dpo_result r = dpo__trainer_same_model(t, who);
-    if (!r) r = dpo__trainer_whole(t, who);
-    if (r) return r;
-    if (t->lora && !t->lora->on)
-        return dpo__fail(
-            t->c, DPO_E_STATE,
-            "%s: the adapters are switched off, nothing would be learnt; switch them on with dpo_lora_enable", who);
-    return DPO_OK;
-}
-static dpo_result dpo__trainer_ready(const dpo_trainer *t, const char *who, const dpo_batch *b) {
+static dpo_result dpo__trainer_takes(const dpo_trainer *t, const char *who, const dpo_batch *b, const double *numbers) {
     dpo__shape s;
-    dpo_result r;
-    if (!t) return DPO_E_ARG;
-    r = dpo__trainer_usable(t, who);
+    dpo_result r = dpo__trainer_ready(t, who, DPO__ONE_RUN | DPO__LEARNING);
     if (r) return r;
-    if (!b) return dpo__fail(t->c, DPO_E_ARG, "%s: the batch must not be NULL", who);
+    if (!b || !numbers) return dpo__fail(t->c, DPO_E_ARG, "%s: the batch and its numbers must not be NULL", who);
     r = dpo__batch_check(t->c, b, t->m->config.vocab_size, 0, &s);
     if (!r) r = dpo__model_path(t->m, s.path);
     if (r) return r;
@@ -13832,22 +13781,15 @@ static dpo_result dpo__trainer_ready(const dpo_trainer *t, const char *who, cons
     return DPO_OK;
 }
 DPO_API dpo_result dpo_trainer_forward(dpo_trainer *t, const dpo_batch *b, double *logps) {
-    dpo_result r = dpo__trainer_ready(t, "dpo_trainer_forward", b);
-    dpo__fpenv env;
-    if (r) return r;
-    if (!logps) return dpo__fail(t->c, DPO_E_ARG, "dpo_trainer_forward: logps must not be NULL");
-    env = dpo__fp_enter();
-    r = dpo__run_forward(&t->run, b);
-    if (!r) dpo__run_head(&t->run, logps, NULL, 0, NULL, NULL, NULL);
-    dpo__fp_leave(env);
+    dpo_result r = dpo__trainer_takes(t, "dpo_trainer_forward", b, logps);
+    if (!r) DPO__COMPUTE(r = dpo__run_logps(&t->run, b, logps));
     return r;
 }
 DPO_API dpo_result dpo_trainer_backward(dpo_trainer *t, const dpo_batch *b, const double *dlogps) {
-    dpo_result r = dpo__trainer_ready(t, "dpo_trainer_backward", b);
+    dpo_result r = dpo__trainer_takes(t, "dpo_trainer_backward", b, dlogps);
     dpo__fpenv env;
     int64_t i;
     if (r) return r;
-    if (!dlogps) return dpo__fail(t->c, DPO_E_ARG, "dpo_trainer_backward: dlogps must not be NULL");
     for (i = 0; i < b->n_sequences; i++) {
         if (!(dlogps[i] - dlogps[i] == 0.0))
             return dpo__fail(t->c, DPO_E_NONFINITE,
@@ -13855,12 +13797,10 @@ DPO_API dpo_result dpo_trainer_backward(dpo_trainer *t, const dpo_batch *b, cons
                              (long)i);
         t->weights[i] = dlogps[i];
     }
-    r = dpo__trainer_slots_fit(t, b);
-    if (r) return r;
     env = dpo__fp_enter();
     r = dpo__run_forward(&t->run, b);
+    if (!r) r = dpo__trainer_slots(t, b);
     if (!r) {
-        dpo__trainer_slots(t, b);
         dpo__run_head(&t->run, t->logps, t->weights, 0, NULL, NULL, &t->grads);
         dpo__run_backward(&t->run, &t->grads);
     }
@@ -13869,25 +13809,16 @@ DPO_API dpo_result dpo_trainer_backward(dpo_trainer *t, const dpo_batch *b, cons
 }
 DPO_API dpo_result dpo_trainer_update(dpo_trainer *t, double *grad_norm) {
     double norm = 0.0;
-    dpo__fpenv env;
-    dpo_result r;
-    if (!t) return DPO_E_ARG;
-    r = dpo__trainer_usable(t, "dpo_trainer_update");
+    dpo_result r = dpo__trainer_ready(t, "dpo_trainer_update", DPO__ONE_RUN | DPO__LEARNING);
     if (r) return r;
-    env = dpo__fp_enter();
-    r = dpo__trainer_move(t, &norm);
-    dpo__fp_leave(env);
+    DPO__COMPUTE(r = dpo__trainer_move(t, &norm));
     if (grad_norm) *grad_norm = norm;
     return r;
 }
 DPO_API int64_t dpo_trainer_gradients(dpo_trainer *t, dpo_tensor *out, int64_t cap) {
     int64_t i;
     if (!t) return 0;
-    if (out) {
-        dpo__fpenv env = dpo__fp_enter();
-        dpo__trainer_tie(t);
-        dpo__fp_leave(env);
-    }
+    if (out) DPO__COMPUTE(dpo__trainer_tie(t));
     for (i = 0; out && i < t->n_trained && i < cap; i++) {
         out[i] = dpo__param_view(t->trained[i]);
         out[i].data = t->grad[i];
@@ -13895,20 +13826,26 @@ DPO_API int64_t dpo_trainer_gradients(dpo_trainer *t, dpo_tensor *out, int64_t c
     }
     return t->n_trained;
 }
+/* Items of the trainer's data? */
+static dpo_result dpo__trainer_items(const dpo_trainer *t, const char *who, const int64_t *items, int64_t n) {
+    int64_t i;
+    if (!t->data || !items || n < 1) return dpo__fail(t->c, DPO_E_ARG, "%s: needs a trainer with data, and items", who);
+    for (i = 0; i < n; i++)
+        if (items[i] < 0 || items[i] >= t->data->n)
+            return dpo__fail(t->c, DPO_E_ARG, "%s: item %ld of %ld", who, (long)items[i], (long)t->data->n);
+    return DPO_OK;
+}
 DPO_API dpo_result dpo_trainer_batch(dpo_trainer *t, const int64_t *items, int64_t n, dpo_batch *out) {
     int64_t i;
     DPO__READY(t, t->c);
-    if (!t->data || n < 1 || !items || !out)
-        return dpo__fail(t->c, DPO_E_ARG, "dpo_trainer_batch: needs a trainer with data, items and a batch");
+    if (!out) return dpo__fail(t->c, DPO_E_ARG, "dpo_trainer_batch: the batch must not be NULL");
+    if (dpo__trainer_items(t, "dpo_trainer_batch", items, n)) return DPO_E_ARG;
     dpo__builder_reset(&t->builder);
-    for (i = 0; i < n; i++) {
-        if (items[i] < 0 || items[i] >= t->data->n)
-            return dpo__fail(t->c, DPO_E_ARG, "dpo_trainer_batch: item %ld of %ld", (long)items[i], (long)t->data->n);
+    for (i = 0; i < n; i++)
         if (!dpo__builder_add(&t->builder, t->data, items[i], t->k.objective))
             return dpo__fail(t->c, DPO_E_SHAPE,
                              "dpo_trainer_batch: %ld items do not fit one micro-batch; %ld do (option micro_rows)",
                              (long)n, (long)i);
-    }
     *out = dpo__builder_batch(&t->builder);
     return DPO_OK;
 }
@@ -13968,66 +13905,49 @@ static void dpo__trainer_weigh(void *user, int64_t first, int64_t n, const doubl
         t->sum.logps_rejected = t->sum.logps_rejected + p.policy_rejected;
     }
 }
-/* SFT: weights are known beforehand, the loss is read off afterwards. */
-static double dpo__trainer_sft_weight(const dpo_trainer *t) {
-    return -1.0 / (double)(t->k.sft_reduction == DPO_TOKEN_MEAN ? t->batch_targets : t->batch_items);
-}
-static void dpo__trainer_sft_metrics(dpo_trainer *t, const double *logps, int64_t n) {
-    double w = dpo__trainer_sft_weight(t);
-    int64_t s;
-    for (s = 0; s < n; s++) {
-        t->loss_sum = t->loss_sum + w * logps[s];
-        t->sum.logps_chosen = t->sum.logps_chosen + logps[s];
-    }
-}
-
 /* Reference log-probs of a micro-batch's items that are not known yet (LoRA: adapters off). */
 static dpo_result dpo__trainer_reference(dpo_trainer *t, int64_t n) {
-    int64_t i, item;
-    int missing = 0;
-    dpo_result r;
+    const int64_t *item = t->batch + t->micro_first;
+    int missing = t->k.naive; /* computed, known or not */
+    int64_t i;
     if (!dpo__trainer_needs_reference(t) || (t->data->reference_whole && !t->k.naive)) return DPO_OK;
-    if (!t->data->reference) /* rows were added since: the count check stands before this */
-        return dpo__fail(t->c, DPO_E_STATE, "the reference log-probs of the data were dropped; make a new trainer");
-    for (i = 0; i < n; i++) {
-        item = t->batch[t->micro_first + i];
-        missing |= t->data->reference[2 * item] != t->data->reference[2 * item];
-    }
-    if (!missing && !t->k.naive) return DPO_OK;
-    r = dpo__reference_micro(&t->run, &t->builder, t->logps);
-    if (!missing) return r; /* naive: known already, computed all the same */
-    for (i = 0; i < n && !r; i++) r = dpo__reference_finite(t->c, t->logps + 2 * i, 2, t->batch[t->micro_first + i]);
-    for (i = 0; i < n && !r; i++) {
-        item = t->batch[t->micro_first + i];
-        t->data->reference[2 * item] = t->logps[2 * i];
-        t->data->reference[2 * item + 1] = t->logps[2 * i + 1];
-    }
-    return r;
+    if (!t->data->reference || (!t->m->lora && !t->data->reference_whole)) /* the weights they were made of are gone */
+        return dpo__fail(t->c, DPO_E_STATE,
+                         "update %ld: the reference log-probs of the data were dropped after this trainer was made; "
+                         "call dpo_reference_compute on the model it started from, or make a new trainer",
+                         (long)t->step + 1);
+    for (i = 0; i < n; i++) missing |= t->data->reference[2 * item[i] + 1] != t->data->reference[2 * item[i] + 1];
+    return missing ? dpo__reference_micro(&t->run, &t->builder, t->logps, t->data, item, 0) : DPO_OK;
 }
 
+/* n items from t->micro_first on. The weights of SFT are known beforehand, and its loss is read off afterwards. */
 static dpo_result dpo__trainer_micro(dpo_trainer *t, int64_t n, int backward) {
+    const dpo__grads *g = backward ? &t->grads : NULL;
     dpo_batch b = dpo__builder_batch(&t->builder);
     int64_t i;
     dpo_result r = dpo__trainer_reference(t, n);
     if (!r) r = dpo__run_forward(&t->run, &b);
+    if (!r && backward) r = dpo__trainer_slots(t, &b);
     if (r) return r;
-    if (backward && (r = dpo__trainer_slots_fit(t, &b)) != DPO_OK) return r;
-    if (backward) dpo__trainer_slots(t, &b);
     if (t->k.objective == DPO_SFT) {
-        for (i = 0; i < b.n_sequences; i++) t->weights[i] = dpo__trainer_sft_weight(t);
-        dpo__run_head(&t->run, t->logps, t->weights, 0, NULL, NULL, backward ? &t->grads : NULL);
-        dpo__trainer_sft_metrics(t, t->logps, n);
+        double w = -1.0 / (double)(t->k.sft_reduction == DPO_TOKEN_MEAN ? t->batch_targets : t->batch_items);
+        for (i = 0; i < n; i++) t->weights[i] = w;
+        dpo__run_head(&t->run, t->logps, t->weights, 0, NULL, NULL, g);
+        for (i = 0; i < n; i++) {
+            t->loss_sum = t->loss_sum + w * t->logps[i];
+            t->sum.logps_chosen = t->sum.logps_chosen + t->logps[i];
+        }
     } else {
-        dpo__run_head(&t->run, t->logps, t->weights, 2, dpo__trainer_weigh, t, backward ? &t->grads : NULL);
-        if (!backward) dpo__trainer_weigh(t, 0, b.n_sequences, t->logps, t->weights);
+        dpo__run_head(&t->run, t->logps, t->weights, 2, dpo__trainer_weigh, t, g);
+        if (!g) dpo__trainer_weigh(t, 0, b.n_sequences, t->logps, t->weights);
     }
-    if (backward) dpo__run_backward(&t->run, &t->grads);
+    if (g) dpo__run_backward(&t->run, g);
     return DPO_OK;
 }
 
 /* All examples of an update or an evaluation, micro-batch by micro-batch; sums in t->sum. */
 static dpo_result dpo__trainer_pass(dpo_trainer *t, const int64_t *items, int64_t n, int backward) {
-    int64_t i, first;
+    int64_t i;
     dpo_result r = DPO_OK;
     memset(&t->sum, 0, sizeof t->sum);
     t->loss_sum = 0.0;
@@ -14043,13 +13963,9 @@ static dpo_result dpo__trainer_pass(dpo_trainer *t, const int64_t *items, int64_
         if (dpo__cancelled(t->c, t->env))
             return dpo__fail(t->c, DPO_E_CANCELLED, "cancelled within %s after update %ld; nothing of it was applied",
                              backward ? "the update" : "the evaluation", (long)t->step);
-        dpo__builder_reset(&t->builder);
-        for (first = i; i < n && dpo__builder_add(&t->builder, t->data, items[i], dpo__train_batches(&t->k)); i++) {
-        }
-        t->micro_first = first;
-        r = i > first
-                ? dpo__trainer_micro(t, i - first, backward)
-                : dpo__fail(t->c, DPO_E_SHAPE, "example %ld does not fit this trainer's micro-batches", (long)items[i]);
+        t->micro_first = i;
+        r = dpo__builder_fill(&t->builder, t->data, dpo__train_batches(&t->k), items, &i, n);
+        if (!r) r = dpo__trainer_micro(t, i - t->micro_first, backward);
     }
     return r;
 }
@@ -14074,19 +13990,13 @@ static void dpo__trainer_report(dpo_trainer *t, int64_t n, dpo_metrics *out) {
     out->step = t->step;
     out->examples = t->examples;
     out->tokens = t->tokens;
-    out->epoch = t->data->n ? (double)t->examples / (double)t->data->n : 0.0;
+    out->epoch = t->n_items ? (double)t->examples / (double)t->n_items : 0.0;
 }
 
 static dpo_result dpo__trainer_update_on(dpo_trainer *t, const int64_t *items, int64_t n, dpo_metrics *out) {
     double lr = dpo__schedule(&t->k, t->step, t->steps), norm = 0.0;
     dpo_metrics m;
-    dpo_result r = DPO_OK;
-    if (dpo__trainer_needs_reference(t) && !t->m->lora && !dpo_reference_of(t->data))
-        r = dpo__fail(t->c, DPO_E_STATE,
-                      "update %ld: the reference log-probs of the data were dropped after this trainer was made; call "
-                      "dpo_reference_compute on the model it started from, or make a new trainer",
-                      (long)t->step + 1);
-    if (!r) r = dpo__trainer_pass(t, items, n, 1);
+    dpo_result r = dpo__trainer_pass(t, items, n, 1);
     if (!r && !(t->loss_sum - t->loss_sum == 0.0))
         r = dpo__fail(
             t->c, DPO_E_NONFINITE,
@@ -14109,24 +14019,12 @@ static dpo_result dpo__trainer_update_on(dpo_trainer *t, const int64_t *items, i
     return DPO_OK;
 }
 DPO_API dpo_result dpo_trainer_step_on(dpo_trainer *t, const int64_t *items, int64_t n, dpo_metrics *out) {
-    int64_t i;
-    dpo_result r;
-    if (!t) return DPO_E_ARG;
-    r = dpo__trainer_usable(t, "dpo_trainer_step");
+    dpo_result r = dpo__trainer_ready(t, "dpo_trainer_step", DPO__ONE_RUN | DPO__LEARNING | DPO__SAME_DATA);
+    if (!r) r = dpo__trainer_items(t, "dpo_trainer_step_on", items, n);
     if (r) return r;
-    if (!t->data || !items || n < 1)
-        return dpo__fail(t->c, DPO_E_ARG, "dpo_trainer_step_on: needs a trainer with data, and items");
-    if (t->data->n != t->n_items)
-        return dpo__fail(
-            t->c, DPO_E_STATE,
-            "dpo_trainer_step: the data set has %ld examples now, %ld when this trainer was made; make a new one",
-            (long)t->data->n, (long)t->n_items);
     if (n > t->k.batch_size)
         return dpo__fail(t->c, DPO_E_ARG, "dpo_trainer_step_on: %ld items, the batch_size is %ld", (long)n,
                          (long)t->k.batch_size);
-    for (i = 0; i < n; i++)
-        if (items[i] < 0 || items[i] >= t->data->n)
-            return dpo__fail(t->c, DPO_E_ARG, "dpo_trainer_step_on: item %ld of %ld", (long)items[i], (long)t->data->n);
     t->env = dpo__fp_enter();
     r = dpo__trainer_update_on(t, items, n, out);
     dpo__fp_leave(t->env);
@@ -14155,12 +14053,9 @@ DPO_API dpo_result dpo_trainer_evaluate(dpo_trainer *t, dpo_data *eval, dpo_metr
     dpo__shape most;
     int64_t *order, n;
     dpo_result r;
-    if (!t || !eval) return DPO_E_ARG;
-    r = t->m->lora == t->lora ? DPO_OK : dpo__trainer_usable(t, "dpo_trainer_evaluate");
-    if (!r) r = t->c->error.code;
-    if (!r) r = dpo__trainer_whole(t, "dpo_trainer_evaluate");
-    if (r) return r;
-    r = dpo__data_fits(eval, t->m, dpo__train_batches(&t->k), &most);
+    if (!eval) return DPO_E_ARG;
+    r = dpo__trainer_ready(t, "dpo_trainer_evaluate", DPO__ONE_RUN);
+    if (!r) r = dpo__data_fits(eval, t->m, dpo__train_batches(&t->k), &most);
     if (r) return r;
     if (most.rows > t->cap.rows || most.path > t->cap.path || most.targets > t->cap.targets || t->cap.segments < 3)
         return dpo__fail(t->c, DPO_E_SHAPE,
@@ -14184,13 +14079,12 @@ DPO_API dpo_result dpo_trainer_evaluate(dpo_trainer *t, dpo_data *eval, dpo_metr
     t->data = eval;
     t->env = dpo__fp_enter();
     r = dpo__trainer_pass(t, order, n, 0);
-    t->data = train ? train : eval;
     if (!r && out) {
         dpo__trainer_report(t, n, out);
         out->is_eval = 1;
     }
-    t->data = train;
     dpo__fp_leave(t->env);
+    t->data = train;
     dpo__put(t->c, order);
     return r;
 }
@@ -14201,95 +14095,68 @@ DPO_API dpo_result dpo_trainer_evaluate(dpo_trainer *t, dpo_data *eval, dpo_metr
    position), the bits that round bf16 numbers from (seed, update, tensor, element). So a checkpoint holds those tensors
    and counts, and besides them, as text, everything that must be the same in the run that goes on. */
 
-/* key, value, ... Runs twice: with no text it measures. The first `must` of the n pairs have to be found again. */
-typedef struct dpo__notes {
-    char *text;
-    const char **pairs;
-    size_t used, cap;
-    int64_t n, must;
-} dpo__notes;
+#define DPO__NOTES 64 /* of a run at most; the caller's come behind them */
 
-DPO__FORMAT(3, 4)
-static void dpo__notes_put(dpo__notes *o, const char *key, const char *format, ...) {
-    char *at = o->text ? o->text + o->used : NULL;
-    va_list args;
-    int n;
-    va_start(args, format);
-    n = vsnprintf(at, at ? o->cap - o->used : 0, format, args);
-    va_end(args);
-    if (o->pairs) {
-        o->pairs[2 * o->n] = key;
-        o->pairs[2 * o->n + 1] = at;
-    }
-    o->used += (size_t)(n > 0 ? n : 0) + 1;
-    o->n++;
+typedef struct dpo__checkpoint {
+    const char **pairs; /* key, value, ...: the first `must` of n have to be found again in the run that goes on */
+    const char **what;  /* a word about a value whose key does not say what it is, or NULL */
+    char (*text)[40];
+    int64_t n, must, n_tensors;
+    dpo_tensor *tensors;
+    char (*names)[128];
+} dpo__checkpoint;
+
+static void dpo__note(dpo__checkpoint *k, const char *key, const char *value) {
+    DPO_ASSERT(k->n < DPO__NOTES);
+    k->pairs[2 * k->n] = key;
+    k->pairs[2 * k->n++ + 1] = value;
 }
-static void dpo__notes_int(dpo__notes *o, const char *key, int64_t x) { dpo__notes_put(o, key, "%lld", (long long)x); }
-static void dpo__notes_hash(dpo__notes *o, const char *key, uint64_t x) {
-    dpo__notes_put(o, key, "%016llx", (unsigned long long)x);
+static void dpo__note_int(dpo__checkpoint *k, const char *key, int64_t x) {
+    dpo__append(k->text[k->n], sizeof *k->text, 0, "%lld", (long long)x);
+    dpo__note(k, key, k->text[k->n]);
+}
+static void dpo__note_hash(dpo__checkpoint *k, const char *what, const char *key, uint64_t x) {
+    k->what[k->n] = what;
+    dpo__append(k->text[k->n], sizeof *k->text, 0, "%016llx", (unsigned long long)x);
+    dpo__note(k, key, k->text[k->n]);
 }
 /* With 15 to 17 digits: the first that is read back as the same number. */
-static void dpo__notes_double(dpo__notes *o, const char *key, double x) {
-    char text[48];
-    int digits = 15;
-    double back;
-    do {
-        dpo__json j;
-        dpo__json_node node = {0, 0, 1, 0};
-        memset(&j, 0, sizeof j);
-        node.end = (uint32_t)dpo__append_number(text, sizeof text, 0, digits, x);
-        j.text = text;
-        j.nodes = &node;
-        j.count = 1;
-        back = 0.0;
+static void dpo__note_double(dpo__checkpoint *k, const char *key, double x) {
+    dpo__json_node node = {0, 0, 1, 0};
+    dpo__json j;
+    int digits;
+    double back = 0.0;
+    memset(&j, 0, sizeof j);
+    j.text = k->text[k->n];
+    j.nodes = &node;
+    j.count = 1;
+    for (digits = 15; digits < 18 && (digits == 15 || back != x); digits++) {
+        node.end = (uint32_t)dpo__append_number(k->text[k->n], sizeof *k->text, 0, digits, x);
         (void)dpo__json_double(&j, 0, &back);
-    } while (back != x && ++digits < 18);
-    dpo__notes_put(o, key, "%s", text);
+    }
+    dpo__note(k, key, k->text[k->n]);
 }
 
 /* Of the fields of a configuration that enter what a model computes. */
 static uint64_t dpo__checkpoint_config_hash(const dpo_model *m) {
     const dpo_model_config *k = &m->config;
-    const int whole[] = {k->family,
-                         k->vocab_size,
-                         k->hidden_size,
-                         k->num_hidden_layers,
-                         k->num_attention_heads,
-                         k->num_key_value_heads,
-                         k->head_dim,
-                         k->intermediate_size,
-                         k->max_position_embeddings,
-                         k->norm,
-                         k->position,
-                         k->rotary_dim,
-                         k->rope_scaling,
-                         k->activation,
-                         k->parallel_residual,
-                         k->qkv,
-                         k->conv1d,
-                         k->qkv_bias,
-                         k->attention_bias,
-                         k->mlp_bias,
-                         k->tie_word_embeddings,
-                         k->attention_scale_by_layer};
-    const double real[] = {k->norm_eps,
-                           k->rope_theta,
-                           k->rope_factor,
-                           k->rope_low_freq_factor,
-                           k->rope_high_freq_factor,
-                           k->rope_original_max_position,
-                           k->alibi_factor,
-                           k->embedding_scale,
-                           k->output_scale,
-                           k->attention_scale,
-                           k->width_scale};
+    /* clang-format off */
+    const int whole[22] = {
+        k->family, k->vocab_size, k->hidden_size, k->num_hidden_layers, k->num_attention_heads, k->num_key_value_heads,
+        k->head_dim, k->intermediate_size, k->max_position_embeddings, k->norm, k->position, k->rotary_dim,
+        k->rope_scaling, k->activation, k->parallel_residual, k->qkv, k->conv1d, k->qkv_bias, k->attention_bias,
+        k->mlp_bias, k->tie_word_embeddings, k->attention_scale_by_layer};
+    const double real[11] = {
+        k->norm_eps, k->rope_theta, k->rope_factor, k->rope_low_freq_factor, k->rope_high_freq_factor,
+        k->rope_original_max_position, k->alibi_factor, k->embedding_scale, k->output_scale, k->attention_scale,
+        k->width_scale};
+    /* clang-format on */
     dpo__hash h = dpo__hash_start(2);
-    size_t i;
-    int head;
-    for (i = 0; i < sizeof whole / sizeof whole[0]; i++) dpo__hash_number(&h, whole[i]);
-    for (i = 0; i < sizeof real / sizeof real[0]; i++) dpo__hash_number(&h, (int64_t)dpo__num_bits64(real[i]));
-    for (head = 0; m->slopes && head < k->num_attention_heads; head++)
-        dpo__hash_number(&h, (int64_t)dpo__num_bits(m->slopes[head]));
+    int i;
+    for (i = 0; i < 22; i++) dpo__hash_number(&h, whole[i]);
+    for (i = 0; i < 11; i++) dpo__hash_number(&h, (int64_t)dpo__num_bits64(real[i]));
+    for (i = 0; m->slopes && i < k->num_attention_heads; i++)
+        dpo__hash_number(&h, (int64_t)dpo__num_bits(m->slopes[i]));
     return dpo__hash_end(&h);
 }
 static uint64_t dpo__checkpoint_reference_hash(const dpo_data *d) {
@@ -14299,258 +14166,202 @@ static uint64_t dpo__checkpoint_reference_hash(const dpo_data *d) {
     return dpo__hash_end(&h);
 }
 
-/* What the model computes. */
-static void dpo__checkpoint_model(const dpo_trainer *t, dpo__notes *o) {
+/* What the model computes, and what is asked of it. */
+static void dpo__checkpoint_task(const dpo_trainer *t, dpo__checkpoint *k) {
     static const char *const precisions[3] = {"fp32", "mixed", "bf16"};
     const dpo_model *m = t->m;
     const dpo__lora *l = m->lora;
-    dpo__notes_int(o, "numerics", DPO_NUMERICS);
-    dpo__notes_put(o, "model_type", "%s", dpo__family_names[m->config.family]);
-    dpo__notes_hash(o, "model_config_hash", dpo__checkpoint_config_hash(m));
-    dpo__notes_put(o, "precision", "%s", precisions[m->precision]);
-    dpo__notes_int(o, "lora_r", l ? l->config.r : 0);
-    if (!l) return;
-    dpo__notes_double(o, "lora_alpha", l->config.lora_alpha);
-    dpo__notes_int(o, "use_rslora", l->config.use_rslora != 0);
-    dpo__notes_put(o, "target_modules", "%s", l->config.target_modules);
+    const dpo_loss_options *o = &t->k.loss_options;
+    dpo__note_int(k, "numerics", DPO_NUMERICS);
+    dpo__note(k, "model_type", dpo__family_names[m->config.family]);
+    dpo__note_hash(k, "the model's configuration: ", "model_config_hash", dpo__checkpoint_config_hash(m));
+    dpo__note(k, "precision", precisions[m->precision]);
+    dpo__note_int(k, "lora_r", l ? l->config.r : 0);
+    if (l) {
+        dpo__note_double(k, "lora_alpha", l->config.lora_alpha);
+        dpo__note_int(k, "use_rslora", l->config.use_rslora != 0);
+        dpo__note(k, "target_modules", l->config.target_modules);
+    }
+    dpo__note(k, "objective", t->k.objective == DPO_SFT ? "sft" : "dpo");
+    dpo__note_int(k, "naive", t->k.naive != 0); /* other sums, so the last bits of gradients */
+    if (t->k.objective == DPO_SFT) {
+        dpo__note(k, "sft_reduction", t->k.sft_reduction == DPO_TOKEN_MEAN ? "token_mean" : "sequence_sum");
+        return;
+    }
+    dpo__note(k, "loss", dpo__loss_name_of(t->k.loss));
+    dpo__note_double(k, "beta", o->beta);
+    dpo__note_double(k, "label_smoothing", o->label_smoothing);
+    dpo__note_double(k, "gamma", o->gamma);
+    dpo__note_double(k, "lambda", o->lambda);
+    dpo__note_double(k, "tau", o->tau);
+    dpo__note_double(k, "sft_weight", o->sft_weight);
+    dpo__note_int(k, "reference_free", o->reference_free != 0);
+}
+static void dpo__checkpoint_optimizer(const dpo_trainer *t, dpo__checkpoint *k) {
+    static const char *const schedules[3] = {"constant", "linear", "cosine"};
+    const dpo_train_config *o = &t->k;
+    dpo__note(k, "optimizer", o->optimizer == DPO_ADAMW ? "adamw" : "rmsprop");
+    dpo__note(k, "optimizer_dtype", o->optimizer_dtype == DPO_BF16 ? "bf16" : "fp32");
+    dpo__note(k, "schedule", schedules[o->schedule]);
+    dpo__note_double(k, "learning_rate", o->learning_rate);
+    dpo__note_int(k, "warmup_steps", o->warmup_steps);
+    if (o->optimizer == DPO_ADAMW) {
+        dpo__note_double(k, "adam_beta1", o->adam_beta1);
+        dpo__note_double(k, "adam_beta2", o->adam_beta2);
+    } else dpo__note_double(k, "rmsprop_alpha", o->rmsprop_alpha);
+    dpo__note_double(k, "adam_epsilon", o->adam_epsilon);
+    dpo__note_double(k, "weight_decay", o->weight_decay);
+    dpo__note_double(k, "max_grad_norm", o->max_grad_norm);
+    if (!t->m->lora) dpo__note_int(k, "mup_learning_rate", o->mup_learning_rate != 0);
+    dpo__append(k->text[k->n], sizeof *k->text, 0, "%llu", (unsigned long long)o->seed);
+    dpo__note(k, "seed", k->text[k->n]);
 }
 /* The reference of full fine-tuning are numbers of weights that are gone: they have to be the same ones. Under adapters
    they are made by the weights below, and need not be known yet. */
-static void dpo__checkpoint_data(dpo_trainer *t, dpo__notes *o) {
+static void dpo__checkpoint_data(dpo_trainer *t, dpo__checkpoint *k) {
     const dpo_data *d = t->data;
     if (t->m->lora) {
         if (!t->hash) t->hash = dpo_model_hash(t->m); /* it does not move */
-        dpo__notes_hash(o, "base_hash", t->hash);
+        dpo__note_hash(k, "the weights below the adapters: ", "base_hash", t->hash);
     }
     if (!d) return;
     if (!t->data_hash) t->data_hash = dpo_data_hash(d);
-    dpo__notes_int(o, "train_examples", t->n_items);
-    dpo__notes_hash(o, "data_hash", t->data_hash);
-    dpo__notes_int(o, "batch_size", t->k.batch_size);
-    dpo__notes_int(o, "shuffle", t->k.shuffle != 0);
+    dpo__note_int(k, "train_examples", t->n_items);
+    dpo__note_hash(k, "the training data: ", "data_hash", t->data_hash);
+    dpo__note_int(k, "batch_size", t->k.batch_size);
+    dpo__note_int(k, "shuffle", t->k.shuffle != 0);
     if (!dpo__trainer_needs_reference(t) || !d->reference) return;
-    dpo__notes_hash(o, "reference_weights_hash", d->reference_of);
-    if (!t->m->lora && d->reference_whole) dpo__notes_hash(o, "reference_hash", dpo__checkpoint_reference_hash(d));
-}
-static void dpo__checkpoint_loss(const dpo_trainer *t, dpo__notes *o) {
-    const dpo_train_config *k = &t->k;
-    const dpo_loss_options *l = &k->loss_options;
-    const char *loss = "custom", *name;
-    int i;
-    dpo__notes_put(o, "objective", k->objective == DPO_SFT ? "sft" : "dpo");
-    dpo__notes_int(o, "naive", k->naive != 0); /* other sums, so the last bits of gradients */
-    if (k->objective == DPO_SFT) {
-        dpo__notes_put(o, "sft_reduction", k->sft_reduction == DPO_TOKEN_MEAN ? "token_mean" : "sequence_sum");
-        return;
-    }
-    for (i = 0; (name = dpo_loss_name(i)) != NULL; i++)
-        if (dpo_loss_by_name(name) == k->loss) loss = name;
-    dpo__notes_put(o, "loss", "%s", loss);
-    dpo__notes_double(o, "beta", l->beta);
-    dpo__notes_double(o, "label_smoothing", l->label_smoothing);
-    dpo__notes_double(o, "gamma", l->gamma);
-    dpo__notes_double(o, "lambda", l->lambda);
-    dpo__notes_double(o, "tau", l->tau);
-    dpo__notes_double(o, "sft_weight", l->sft_weight);
-    dpo__notes_int(o, "reference_free", l->reference_free != 0);
-}
-static void dpo__checkpoint_optimizer(const dpo_trainer *t, dpo__notes *o) {
-    static const char *const schedules[3] = {"constant", "linear", "cosine"};
-    const dpo_train_config *k = &t->k;
-    dpo__notes_put(o, "optimizer", k->optimizer == DPO_ADAMW ? "adamw" : "rmsprop");
-    dpo__notes_put(o, "optimizer_dtype", k->optimizer_dtype == DPO_BF16 ? "bf16" : "fp32");
-    dpo__notes_put(o, "schedule", "%s", schedules[k->schedule]);
-    dpo__notes_double(o, "learning_rate", k->learning_rate);
-    dpo__notes_int(o, "warmup_steps", k->warmup_steps);
-    if (k->optimizer == DPO_ADAMW) {
-        dpo__notes_double(o, "adam_beta1", k->adam_beta1);
-        dpo__notes_double(o, "adam_beta2", k->adam_beta2);
-    } else dpo__notes_double(o, "rmsprop_alpha", k->rmsprop_alpha);
-    dpo__notes_double(o, "adam_epsilon", k->adam_epsilon);
-    dpo__notes_double(o, "weight_decay", k->weight_decay);
-    dpo__notes_double(o, "max_grad_norm", k->max_grad_norm);
-    if (!t->m->lora) dpo__notes_int(o, "mup_learning_rate", k->mup_learning_rate != 0);
-    dpo__notes_put(o, "seed", "%llu", (unsigned long long)k->seed);
+    dpo__note_hash(k, "the reference log-probs' model: ", "reference_weights_hash", d->reference_of);
+    if (!t->m->lora && d->reference_whole)
+        dpo__note_hash(k, "the reference log-probs: ", "reference_hash", dpo__checkpoint_reference_hash(d));
 }
 /* All of it; what may differ comes last. With a constant schedule that is the length of the run: one that is done can
    go on. Epoch and place in it follow from the step, and are there for readers. */
-static void dpo__checkpoint_notes(dpo_trainer *t, dpo__notes *o) {
+static void dpo__checkpoint_notes(dpo_trainer *t, dpo__checkpoint *k) {
     int64_t per_epoch = t->data ? (t->n_items + t->k.batch_size - 1) / t->k.batch_size : 0;
-    dpo__checkpoint_model(t, o);
-    dpo__checkpoint_loss(t, o);
-    dpo__checkpoint_optimizer(t, o);
-    dpo__checkpoint_data(t, o); /* last: an option that differs is named rather than a hash that follows from it */
-    if (t->k.schedule == DPO_CONSTANT) o->must = o->n;
-    dpo__notes_int(o, "steps", t->steps);
-    if (t->k.schedule != DPO_CONSTANT) o->must = o->n;
-    dpo__notes_int(o, "dpo_checkpoint", 1);
-    dpo__notes_int(o, "num_train_epochs", t->k.num_train_epochs);
-    dpo__notes_int(o, "max_steps", t->k.max_steps);
-    dpo__notes_int(o, "step", t->step);
-    dpo__notes_int(o, "examples", t->examples);
-    dpo__notes_int(o, "tokens", t->tokens);
+    dpo__checkpoint_task(t, k);
+    dpo__checkpoint_optimizer(t, k);
+    dpo__checkpoint_data(t, k); /* last: an option that differs is named rather than a hash that follows from it */
+    k->must = k->n + (t->k.schedule != DPO_CONSTANT);
+    dpo__note_int(k, "steps", t->steps);
+    dpo__note_int(k, "dpo_checkpoint", 1);
+    dpo__note_int(k, "num_train_epochs", t->k.num_train_epochs);
+    dpo__note_int(k, "max_steps", t->k.max_steps);
+    dpo__note_int(k, "step", t->step);
+    dpo__note_int(k, "examples", t->examples);
+    dpo__note_int(k, "tokens", t->tokens);
     if (!per_epoch) return;
-    dpo__notes_int(o, "epoch", t->step / per_epoch);
-    dpo__notes_int(o, "data_cursor", t->step % per_epoch * t->k.batch_size);
+    dpo__note_int(k, "epoch", t->step / per_epoch);
+    dpo__note_int(k, "data_cursor", t->step % per_epoch * t->k.batch_size);
 }
-
-/* Tensor i of a checkpoint: 0 the weights, 1 the optimizer's first moments (AdamW), 2 its second ones. */
-#define DPO__CHECKPOINT_NAME 128
-static dpo__st_item dpo__checkpoint_item(const dpo_trainer *t, int kind, int64_t i, char *name, int64_t *shape) {
+/* The weights, the optimizer's first moments, which AdamW has, its second ones. */
+static void dpo__checkpoint_tensors(const dpo_trainer *t, dpo__checkpoint *k) {
     static const char *const prefix[3] = {"", "optimizer.m.", "optimizer.v."};
-    const dpo__param *p = t->trained[i];
-    dpo__st_item item;
-    dpo__append(name, DPO__CHECKPOINT_NAME, 0, "%s%s", prefix[kind], p->name);
-    shape[0] = p->rows;
-    shape[1] = p->columns;
-    item.name = name;
-    item.data = kind == 0 ? p->data : kind == 1 ? t->m1[i] : t->m2[i];
-    item.dtype = item.from = kind == 0 ? p->dtype : t->k.optimizer_dtype;
-    item.ndim = p->columns ? 2 : 1;
-    item.shape = shape;
-    return item;
+    int64_t i;
+    int kind;
+    for (kind = 0; kind < 3; kind++)
+        for (i = 0; i < t->n_trained; i++) {
+            dpo_tensor *x = &k->tensors[k->n_tensors];
+            if (kind == 1 && !t->m1[i]) continue;
+            *x = dpo__param_view(t->trained[i]);
+            x->name = k->names[k->n_tensors++];
+            dpo__append(k->names[k->n_tensors - 1], sizeof *k->names, 0, "%s%s", prefix[kind], t->trained[i]->name);
+            if (!kind) continue;
+            x->data = kind == 1 ? t->m1[i] : t->m2[i];
+            x->dtype = t->k.optimizer_dtype;
+        }
 }
-static int dpo__checkpoint_has(const dpo_trainer *t, int kind) { return kind != 1 || t->k.optimizer == DPO_ADAMW; }
-
-static dpo_result dpo__checkpoint_ready(dpo_trainer *t, const char *who, const char *path) {
-    dpo_result r = dpo__trainer_same_model(t, who);
+/* What this trainer's checkpoint is, with room for `more` pairs; k->pairs is its block. */
+static dpo_result dpo__checkpoint_open(dpo_trainer *t, const char *who, const char *path, int64_t more,
+                                       dpo__checkpoint *k) {
+    dpo__arena a = {NULL, 0};
+    int pass;
+    dpo_result r = dpo__trainer_ready(t, who, DPO__SAME_DATA);
     if (r) return r;
     if (!path) return dpo__fail(t->c, DPO_E_ARG, "%s: the path must not be NULL", who);
-    if (t->data && t->data->n != t->n_items)
-        return dpo__fail(t->c, DPO_E_STATE,
-                         "%s: the data set has %ld examples now, %ld when this trainer was made; make a new one", who,
-                         (long)t->data->n, (long)t->n_items);
+    memset(k, 0, sizeof *k);
+    for (pass = 0; pass < 2; pass++) {
+        k->pairs = DPO__CARVE(&a, const char *, 2 * (DPO__NOTES + more) + 1);
+        k->what = DPO__CARVE(&a, const char *, DPO__NOTES);
+        k->text = (char(*)[40])dpo__arena_carve(&a, DPO__NOTES, sizeof *k->text);
+        k->tensors = DPO__CARVE(&a, dpo_tensor, 3 * t->n_trained);
+        k->names = (char(*)[128])dpo__arena_carve(&a, 3 * t->n_trained, sizeof *k->names);
+        if (!pass && !dpo__arena_get(t->c, &a, "a checkpoint")) return DPO_E_MEMORY;
+    }
+    memset(k->what, 0, DPO__NOTES * sizeof *k->what);
+    dpo__checkpoint_notes(t, k);
+    dpo__checkpoint_tensors(t, k);
     return DPO_OK;
-}
-typedef struct dpo__checkpoint { /* what is to be written, in one block */
-    dpo__notes notes;
-    dpo__st_item *items;
-    int64_t *shapes;
-    char *names;
-} dpo__checkpoint;
-
-static void dpo__checkpoint_layout(dpo__arena *a, int64_t tensors, int64_t extra, dpo__checkpoint *k) {
-    int64_t pairs = k->notes.n;
-    k->notes.cap = k->notes.used;
-    k->notes.pairs = DPO__CARVE(a, const char *, 2 * (pairs + extra) + 1);
-    k->items = DPO__CARVE(a, dpo__st_item, tensors);
-    k->shapes = DPO__CARVE(a, int64_t, 2 * tensors);
-    k->names = DPO__CARVE(a, char, tensors *DPO__CHECKPOINT_NAME);
-    k->notes.text = DPO__CARVE(a, char, (int64_t)k->notes.cap);
 }
 DPO_API dpo_result dpo_trainer_save(dpo_trainer *t, const char *path, const char *const *extra) {
     dpo__checkpoint k;
-    dpo__arena a = {NULL, 0};
-    int64_t i, n = 0, more = 0;
-    int kind;
+    int64_t more = 0;
     dpo_result r;
     DPO__READY(t, t->c);
-    r = dpo__checkpoint_ready(t, "dpo_trainer_save", path);
-    if (!r) r = dpo__trainer_whole(t, "dpo_trainer_save");
-    if (r) return r;
-    memset(&k, 0, sizeof k);
     while (extra && extra[2 * more] && extra[2 * more + 1]) more++;
-    dpo__checkpoint_notes(t, &k.notes);
-    dpo__checkpoint_layout(&a, 3 * t->n_trained, more, &k);
-    if (!dpo__arena_get(t->c, &a, "a checkpoint")) return DPO_E_MEMORY;
-    dpo__checkpoint_layout(&a, 3 * t->n_trained, more, &k);
-    k.notes.used = 0;
-    k.notes.n = 0;
-    dpo__checkpoint_notes(t, &k.notes);
-    for (i = 0; i < 2 * more; i++) k.notes.pairs[2 * k.notes.n + i] = extra[i];
-    k.notes.pairs[2 * k.notes.n + 2 * more] = NULL;
-    for (kind = 0; kind < 3; kind++)
-        for (i = 0; i < t->n_trained && dpo__checkpoint_has(t, kind); i++, n++)
-            k.items[n] = dpo__checkpoint_item(t, kind, i, k.names + n * DPO__CHECKPOINT_NAME, k.shapes + 2 * n);
-    r = dpo__st_write(t->c, path, k.items, n, k.notes.pairs, NULL);
-    dpo__put(t->c, a.base);
+    r = dpo__trainer_ready(t, "dpo_trainer_save", DPO__ONE_RUN);
+    if (!r) r = dpo__checkpoint_open(t, "dpo_trainer_save", path, more, &k);
+    if (r) return r;
+    if (more) memcpy(k.pairs + 2 * k.n, extra, (size_t)(2 * more) * sizeof *extra);
+    k.pairs[2 * (k.n + more)] = NULL;
+    r = dpo_tensors_save(t->c, path, k.tensors, k.n_tensors, k.pairs);
+    dpo__put(t->c, k.pairs);
     return r;
 }
 
-/* The pairs that must be the same, each with a word about what it is if its key does not say it. */
-static dpo_result dpo__checkpoint_compare(dpo_trainer *t, const dpo__st *st, const dpo__notes *o) {
-    static const char *const what[5][2] = {{"model_config_hash", "the model's configuration: "},
-                                           {"base_hash", "the weights below the adapters: "},
-                                           {"data_hash", "the training data: "},
-                                           {"reference_weights_hash", "the reference log-probs' model: "},
-                                           {"reference_hash", "the reference log-probs: "}};
-    int64_t i;
-    int k;
-    for (i = 0; i < o->must; i++) {
-        const char *key = o->pairs[2 * i], *here = o->pairs[2 * i + 1], *there = dpo__st_metadata(st, key);
-        const char *name = "";
-        if (there && !strcmp(here, there)) continue;
-        for (k = 0; k < 5; k++)
-            if (!strcmp(key, what[k][0])) name = what[k][1];
-        return dpo__fail(
-            t->c, DPO_E_STATE,
-            "%.300s: %s%s is %.200s here, %.200s in the checkpoint; give what that run was given, or start "
-            "anew in another directory",
-            st->path, name, key, here, there ? there : "nothing");
-    }
-    return DPO_OK;
-}
 /* A count of the metadata; -1 if it is none. Its limit keeps all that is multiplied by it in 64 bits. */
-static int64_t dpo__checkpoint_count(const dpo__st *st, const char *key, int64_t most) {
+static int64_t dpo__checkpoint_count(const dpo__st *st, const char *key) {
     const char *p = dpo__st_metadata(st, key);
     int64_t x = 0;
     if (!p || !*p) return -1;
     for (; *p; p++) {
-        if (*p < '0' || *p > '9' || x > (most - (*p - '0')) / 10) return -1;
+        if (*p < '0' || *p > '9' || x >= (int64_t)100000000000) return -1;
         x = x * 10 + (*p - '0');
     }
     return x;
 }
-/* Is it one at all, and of the same run? */
-static dpo_result dpo__checkpoint_same_run(dpo_trainer *t, const dpo__st *st) {
+/* Is it a checkpoint at all, and of the same run? */
+static dpo_result dpo__checkpoint_same_run(dpo_trainer *t, const dpo__st *st, const dpo__checkpoint *k) {
     const char *version = dpo__st_metadata(st, "dpo_checkpoint");
-    dpo__checkpoint k;
-    dpo__arena a = {NULL, 0};
-    dpo_result r;
+    int64_t i;
     if (!version || strcmp(version, "1"))
         return dpo__fail(t->c, DPO_E_FORMAT,
                          "%.400s is no training checkpoint of this version (dpo_checkpoint in its metadata is %.40s, "
                          "expected 1); name one that dpo_trainer_save has written",
                          st->path, version ? version : "missing");
-    memset(&k, 0, sizeof k);
-    dpo__checkpoint_notes(t, &k.notes);
-    dpo__checkpoint_layout(&a, 0, 0, &k);
-    if (!dpo__arena_get(t->c, &a, "the options of a checkpoint")) return DPO_E_MEMORY;
-    dpo__checkpoint_layout(&a, 0, 0, &k);
-    k.notes.used = 0;
-    k.notes.n = 0;
-    dpo__checkpoint_notes(t, &k.notes);
-    r = dpo__checkpoint_compare(t, st, &k.notes);
-    dpo__put(t->c, a.base);
-    return r;
+    for (i = 0; i < k->must; i++) {
+        const char *key = k->pairs[2 * i], *here = k->pairs[2 * i + 1], *there = dpo__st_metadata(st, key);
+        if (!there || strcmp(here, there))
+            return dpo__fail(
+                t->c, DPO_E_STATE,
+                "%.300s: %s%s is %.200s here, %.200s in the checkpoint; give what that run was given, or start "
+                "anew in another directory",
+                st->path, k->what[i] ? k->what[i] : "", key, here, there ? there : "nothing");
+    }
+    return DPO_OK;
 }
 /* The tensors of this run, and how far it came. to: receives the counts. */
-static dpo_result dpo__checkpoint_check(dpo_trainer *t, const dpo__st *st, int64_t to[3]) {
+static dpo_result dpo__checkpoint_check(dpo_trainer *t, const dpo__st *st, const dpo__checkpoint *k, int64_t to[3]) {
     static const char *const counts[3] = {"step", "examples", "tokens"};
-    int64_t i, n = 0, shape[2];
-    char name[DPO__CHECKPOINT_NAME];
-    int kind;
-    for (kind = 0; kind < 3; kind++)
-        for (i = 0; i < t->n_trained && dpo__checkpoint_has(t, kind); i++, n++) {
-            dpo__st_item w = dpo__checkpoint_item(t, kind, i, name, shape);
-            const dpo__st_entry *e = dpo__st_find(st, name);
-            if (!e || e->dtype != w.dtype || e->ndim != w.ndim || e->shape[0] != shape[0] ||
-                (w.ndim > 1 && e->shape[1] != shape[1]))
-                return dpo__fail(
-                    t->c, DPO_E_STATE,
-                    "%.400s: expected a tensor %s of %s [%ld,%ld], and there is %s; give what that run was "
-                    "given, or start anew in another directory",
-                    st->path, name, dpo__st_dtypes[w.dtype].name, (long)shape[0], (long)shape[1],
-                    e ? "another one" : "none");
-        }
-    if (st->count != n)
-        return dpo__fail(
-            t->c, DPO_E_STATE,
-            "%.400s: %ld tensors, this run has %ld; give what that run was given, or start anew in another "
-            "directory",
-            st->path, (long)st->count, (long)n);
+    int64_t i;
+    for (i = 0; i < k->n_tensors; i++) {
+        const dpo_tensor *x = &k->tensors[i];
+        const dpo__st_entry *e = dpo__st_find(st, x->name);
+        if (!e || e->dtype != x->dtype || e->ndim != x->ndim || e->shape[0] != x->shape[0] ||
+            (x->ndim > 1 && e->shape[1] != x->shape[1]))
+            return dpo__fail(t->c, DPO_E_STATE,
+                             "%.400s: expected a tensor %s of %s [%ld,%ld], and there is %s; give what that run was "
+                             "given, or start anew in another directory",
+                             st->path, x->name, dpo__st_dtypes[x->dtype].name, (long)x->shape[0], (long)x->shape[1],
+                             e ? "another one" : "none");
+    }
+    if (st->count != k->n_tensors)
+        return dpo__fail(t->c, DPO_E_STATE,
+                         "%.400s: %ld tensors, this run has %ld; give what that run was given, or start anew in "
+                         "another directory",
+                         st->path, (long)st->count, (long)k->n_tensors);
     for (i = 0; i < 3; i++) {
-        to[i] = dpo__checkpoint_count(st, counts[i], (int64_t)1000000000000);
+        to[i] = dpo__checkpoint_count(st, counts[i]);
         if (to[i] < 0)
             return dpo__fail(t->c, DPO_E_FORMAT, "%.400s: %s in its metadata is no count; take another checkpoint",
                              st->path, counts[i]);
@@ -14562,38 +14373,26 @@ static dpo_result dpo__checkpoint_check(dpo_trainer *t, const dpo__st *st, int64
                          st->path, (long)to[0], (long)t->steps);
     return DPO_OK;
 }
-/* Reads into place. From the first byte on the trainer is neither what it was nor what it is to be. */
-static dpo_result dpo__checkpoint_place(dpo_trainer *t, const dpo__st *st) {
-    char name[DPO__CHECKPOINT_NAME];
-    int64_t i, shape[2];
-    int kind;
-    dpo_result r = DPO_OK;
-    t->half_loaded = 1;
-    for (kind = 0; kind < 3; kind++)
-        for (i = 0; i < t->n_trained && dpo__checkpoint_has(t, kind) && !r; i++) {
-            (void)dpo__checkpoint_item(t, kind, i, name, shape);
-            r = dpo__st_read_raw(st, dpo__st_find(st, name),
-                                 kind == 0   ? t->trained[i]->data
-                                 : kind == 1 ? t->m1[i]
-                                             : t->m2[i]);
-        }
-    if (!t->m->lora) dpo_model_unpack(t->m); /* a packed copy would be of the weights before */
-    t->half_loaded = r != DPO_OK;
-    return r;
-}
 DPO_API dpo_result dpo_trainer_load(dpo_trainer *t, const char *path) {
+    dpo__checkpoint k;
     dpo__st st;
-    int64_t counts[3];
+    int64_t counts[3], i;
     dpo_result r;
     DPO__READY(t, t->c);
-    r = dpo__checkpoint_ready(t, "dpo_trainer_load", path);
-    if (!r) r = dpo__st_open(t->c, path, &st);
+    r = dpo__checkpoint_open(t, "dpo_trainer_load", path, 0, &k);
     if (r) return r;
-    r = dpo__st_verify(&st);
-    if (!r) r = dpo__checkpoint_same_run(t, &st);
-    if (!r) r = dpo__checkpoint_check(t, &st, counts);
-    if (!r) r = dpo__checkpoint_place(t, &st);
+    r = dpo__st_open(t->c, path, &st);
+    if (!r) r = dpo__st_verify(&st);
+    if (!r) r = dpo__checkpoint_same_run(t, &st, &k);
+    if (!r) r = dpo__checkpoint_check(t, &st, &k, counts);
+    if (!r) { /* from the first byte on the trainer is neither what it was nor what it is to be */
+        for (i = 0; i < k.n_tensors && !r; i++)
+            r = dpo__st_read_raw(&st, dpo__st_find(&st, k.tensors[i].name), k.tensors[i].data);
+        if (!t->m->lora) dpo_model_unpack(t->m); /* a packed copy would be of the weights before */
+        t->half_loaded = r != DPO_OK;
+    }
     dpo__st_close(&st);
+    dpo__put(t->c, k.pairs);
     if (r) return r;
     dpo_trainer_zero(t);
     t->step = counts[0];
@@ -14649,13 +14448,9 @@ DPO_API dpo_result dpo_train(dpo_model *m, dpo_data *data, dpo_data *eval, const
     if (eval) dpo__train_fit(&most, &k);
     t = dpo_trainer_create(m, data, &k);
     if (!t) return m->c->error.code;
-    if (eval && dpo__trainer_needs_reference(t) && !m->lora) { /* an earlier model's would be wrong without a word */
-        dpo__fpenv env = dpo__fp_enter();
-        if (!dpo_reference_of(eval) || eval->reference_of != dpo_model_hash(m) ||
-            !eval->reference_precision != !m->precision)
-            r = dpo__reference_pass(&t->run, &t->builder, t->logps, eval, env);
-        dpo__fp_leave(env);
-    }
+    if (eval && dpo__trainer_needs_reference(t) && !m->lora && /* an earlier model's would be wrong without a word */
+        (!dpo_reference_of(eval) || !dpo__reference_is(eval, dpo_model_hash(m), m->precision)))
+        r = dpo__reference_pass(&t->run, &t->builder, t->logps, eval);
     if (!r) r = dpo__train_evaluate(t, eval);
     while (!r && !dpo_trainer_done(t)) {
         r = dpo_trainer_step(t, &s);
@@ -14836,10 +14631,7 @@ typedef struct dpo__forest {
     const dpo_sequence *s;
     int64_t n;
     int64_t *shared; /* [n] ids in common with the one before */
-    int32_t *tokens;
-    dpo_segment *segments;
-    dpo_target *targets;
-    dpo_batch b;
+    dpo__builder b;
     int64_t depth; /* segments on the path of the last sequence, and the positions where they end */
     int32_t path[DPO__MAX_DEPTH];
     int64_t ends[DPO__MAX_DEPTH];
@@ -14863,15 +14655,9 @@ static void dpo__forest_segments(dpo__forest *f, int64_t i) {
         else f->shared[k] = 0; /* too deep: that one begins a tree of its own */
     }
     while (n-- > 0) {
-        dpo_segment *g = &f->segments[f->b.n_segments];
         if (ends[n] == from) continue; /* nothing new: the beginning of the one before */
-        g->parent = f->depth ? f->path[f->depth - 1] : -1;
-        g->first = (int32_t)f->b.n_rows;
-        g->length = (int32_t)(ends[n] - from);
-        g->past = 0;
-        memcpy(f->tokens + f->b.n_rows, s->ids + from, (size_t)g->length * sizeof *s->ids);
-        f->b.n_rows += g->length;
-        f->path[f->depth] = (int32_t)f->b.n_segments++;
+        k = dpo__builder_segment(&f->b, f->depth ? f->path[f->depth - 1] : -1, s->ids + from, ends[n] - from);
+        f->path[f->depth] = (int32_t)k;
         f->ends[f->depth++] = from = ends[n];
     }
 }
@@ -14880,45 +14666,39 @@ static void dpo__forest_add(dpo__forest *f, int64_t i) {
     int64_t p, d = 0;
     dpo__forest_segments(f, i);
     for (p = s->context; p < s->n; p++) {
-        dpo_target *t = &f->targets[f->b.n_targets++];
         const dpo_segment *g;
         while (f->ends[d] < p) d++; /* position p - 1 foretells id p */
-        g = &f->segments[f->path[d]];
-        t->row = (int32_t)(g->first + g->length - (f->ends[d] - (p - 1)));
-        t->token = s->ids[p];
-        t->sequence = (int32_t)i;
+        g = &f->b.segments[f->path[d]];
+        dpo__builder_target(&f->b, g->first + g->length - (f->ends[d] - (p - 1)), s->ids[p], i);
     }
-}
-static void dpo__forest_carve(dpo__arena *a, const dpo__forest *plan, int64_t rows, int64_t targets) {
-    dpo__forest *f = DPO__CARVE(a, dpo__forest, 1), none = *plan;
-    if (f) *f = *plan;
-    else f = &none;
-    f->shared = DPO__CARVE(a, int64_t, f->n);
-    f->tokens = DPO__CARVE(a, int32_t, rows);
-    f->segments = DPO__CARVE(a, dpo_segment, 2 * f->n); /* each adds at most one end and one cut */
-    f->targets = DPO__CARVE(a, dpo_target, targets);
 }
 /* Sequences s[0] .. s[n - 1]; NULL without memory. Freed by dpo__put. */
 static dpo__forest *dpo__forest_make(dpo_context *c, const dpo_sequence *s, int64_t n, int separate) {
     dpo__arena a = {NULL, 0};
-    dpo__forest plan, *f;
-    int64_t i, rows = 0, targets = 0;
-    memset(&plan, 0, sizeof plan);
-    plan.s = s;
-    plan.n = n;
+    dpo__forest plan, *f = &plan;
+    dpo__shape cap;
+    int64_t i;
+    int pass;
+    memset(&cap, 0, sizeof cap);
+    cap.segments = 2 * n; /* each sequence adds at most one end and one cut */
+    cap.sequences = n;
     for (i = 0; i < n; i++) {
-        rows += s[i].n - 1; /* as if nothing were shared */
-        targets += s[i].n - s[i].context;
+        cap.rows += s[i].n - 1; /* as if nothing were shared */
+        cap.targets += s[i].n - s[i].context;
     }
-    dpo__forest_carve(&a, &plan, rows, targets);
-    if (!dpo__arena_get(c, &a, "a batch of sequences")) return NULL;
-    dpo__forest_carve(&a, &plan, rows, targets);
-    f = (dpo__forest *)(void *)a.base;
+    for (pass = 0; pass < 2; pass++) {
+        dpo__forest *own = DPO__CARVE(&a, dpo__forest, 1); /* the first one */
+        if (pass) f = own;
+        f->shared = DPO__CARVE(&a, int64_t, n);
+        dpo__builder_layout(&a, &cap, &f->b);
+        if (!pass && !dpo__arena_get(c, &a, "a batch of sequences")) return NULL;
+    }
+    f->s = s;
+    f->n = n;
+    f->depth = 0;
+    dpo__builder_reset(&f->b);
+    f->b.used.sequences = n;
     for (i = 0; i < n; i++) f->shared[i] = i && !separate ? dpo__sequence_shared(&s[i - 1], &s[i]) : 0;
-    f->b.tokens = f->tokens;
-    f->b.segments = f->segments;
-    f->b.targets = f->targets;
-    f->b.n_sequences = n;
     for (i = 0; i < n; i++) dpo__forest_add(f, i);
     return f;
 }
@@ -14945,11 +14725,12 @@ static int64_t dpo__forest_size(const dpo_sequence *s, int64_t n, int64_t max_ro
 
 /* --- scores ---------------------------------------------------------------------------------------- */
 
-typedef struct dpo__scoring {
-    dpo_model *m, *reference;
-    dpo__run *run, *reference_run;
-    dpo__head head, reference_head; /* the tile at hand */
-    dpo_token_score *tokens;        /* of the tile */
+typedef struct dpo__scoring { /* [0] of the policy, [1] of the reference */
+    int n;                    /* of them */
+    dpo_model *m[2];
+    dpo__run *run[2];
+    dpo__head head[2];       /* the tile at hand */
+    dpo_token_score *tokens; /* of the tile */
 } dpo__scoring;
 
 /* log p of the whole vocabulary lies in z but for a constant, which the token's own log-prob tells. */
@@ -14968,54 +14749,52 @@ static void dpo__score_rows(void *arg, int64_t first, int64_t last, int worker) 
     int64_t i, v;
     (void)worker;
     for (i = first; i < last; i++) {
-        const float *z = s->head.z + i * s->head.vocab;
+        const dpo__head *h = s->head;
+        const float *z = h->z + i * h->vocab;
         dpo_token_score *t = &s->tokens[i];
-        t->logp = s->head.logp[i];
-        t->reference_logp = s->reference ? s->reference_head.logp[i] : 0.0;
-        t->kl = s->reference ? dpo__score_kl(&s->head, &s->reference_head, i) : 0.0;
+        t->logp = h[0].logp[i];
+        t->reference_logp = s->n > 1 ? h[1].logp[i] : 0.0;
+        t->kl = s->n > 1 ? dpo__score_kl(&h[0], &h[1], i) : 0.0;
         t->likeliest = 0;
-        for (v = 1; v < s->head.vocab; v++)
+        for (v = 1; v < h->vocab; v++)
             if (z[v] > z[t->likeliest]) t->likeliest = v;
     }
 }
-/* The model, or the same without its adapters, does the work of its run: all of it, or a tile of n targets from i. */
-static dpo_result dpo__score_pass(dpo__scoring *s, int reference, const dpo_batch *b, int64_t i, int64_t n) {
-    dpo_model *m = reference ? s->reference : s->m;
-    dpo__run *r = reference ? s->reference_run : s->run;
-    int on = m->lora ? m->lora->on : 0;
-    dpo_result code = DPO_OK;
-    if (m->lora && reference && m == s->m) m->lora->on = 0;
-    if (b) code = dpo__run_forward(r, b);
+/* Model k does the work of its run: the whole batch, or the head for n targets from i. The reference may be the policy
+   itself without its adapters. */
+static void dpo__score_pass(dpo__scoring *s, int k, const dpo_batch *b, int64_t i, int64_t n) {
+    dpo__lora *l = s->m[k]->lora;
+    dpo__run *r = s->run[k];
+    int on = l ? l->on : 0;
+    dpo__linear w;
+    if (l && k && s->m[1] == s->m[0]) l->on = 0;
+    if (b) (void)dpo__run_forward(r, b); /* the context keeps its error */
     else {
-        dpo__linear w;
-        dpo__head *h = reference ? &s->reference_head : &s->head;
-        *h = dpo__head_tile(r, i, n, &w);
-        dpo__head_forward(h, &w, r->head_norm, r->lora);
+        s->head[k] = dpo__head_tile(r, n, &w);
+        (void)dpo__head_gather(r, i, n);
+        dpo__head_forward(&s->head[k], &w, r->head_norm, r->lora);
     }
-    if (m->lora) m->lora->on = on;
-    return code;
+    if (l) l->on = on;
 }
 /* One batch; tokens [its targets]. */
 static dpo_result dpo__score_batch(dpo__scoring *s, const dpo_batch *b, dpo_token_score *tokens) {
-    dpo_context *c = s->m->c;
-    dpo_result code = DPO_OK;
-    int64_t i, n;
+    dpo_context *c = s->m[0]->c;
     dpo__fpenv env;
-    s->run = dpo__model_pass(s->m, b, "dpo_score_sequences", tokens);
-    s->reference_run = s->run && s->reference ? dpo__model_pass(s->reference, b, "dpo_score_sequences", tokens) : NULL;
+    int64_t i, n;
+    int k;
+    s->run[0] = s->run[1] = NULL;
+    for (k = 0; k < s->n && !c->error.code; k++) s->run[k] = dpo__model_pass(s->m[k], b, "dpo_score_sequences", tokens);
     env = dpo__fp_enter();
-    if (!c->error.code) code = dpo__score_pass(s, 0, b, 0, 0);
-    if (!c->error.code && s->reference) code = dpo__score_pass(s, 1, b, 0, 0);
-    for (i = 0; !code && !c->error.code && i < b->n_targets; i += n) {
-        n = dpo__min64(s->run->head_rows, b->n_targets - i);
-        (void)dpo__score_pass(s, 0, NULL, i, n);
-        if (s->reference) (void)dpo__score_pass(s, 1, NULL, i, n);
+    for (k = 0; k < s->n && !c->error.code; k++) dpo__score_pass(s, k, b, 0, 0);
+    for (i = 0; i < b->n_targets && !c->error.code; i += n) {
+        n = dpo__min64(s->run[0]->head_rows, b->n_targets - i);
+        for (k = 0; k < s->n; k++) dpo__score_pass(s, k, NULL, i, n);
         s->tokens = tokens + i;
         dpo__split_run(c, n, 1, dpo__score_rows, s);
     }
     dpo__fp_leave(env);
-    dpo__put(c, s->run);
-    dpo__put(c, s->reference_run);
+    dpo__put(c, s->run[0]);
+    dpo__put(c, s->run[1]);
     return c->error.code;
 }
 /* A sequence's sums. */
@@ -15074,11 +14853,13 @@ DPO_API dpo_result dpo_score_sequences(dpo_model *m, const dpo_sequence *s, int6
     if (!o.max_rows) o.max_rows = 2048;
     if (dpo__score_check(m, s, n, &o, out)) return m->c->error.code;
     memset(&scoring, 0, sizeof scoring);
-    scoring.m = m;
-    scoring.reference = o.reference;
+    scoring.n = o.reference ? 2 : 1;
+    scoring.m[0] = m;
+    scoring.m[1] = o.reference;
     if (n) memset(out, 0, (size_t)n * sizeof *out);
     for (i = 0; i < n && !m->c->error.code; i += size) {
         dpo__forest *f;
+        dpo_batch b;
         dpo_token_score *t = NULL;
         env = dpo__fp_enter();
         if (dpo__cancelled(m->c, env)) dpo__fail(m->c, DPO_E_CANCELLED, "scoring was cancelled");
@@ -15086,13 +14867,14 @@ DPO_API dpo_result dpo_score_sequences(dpo_model *m, const dpo_sequence *s, int6
         dpo__fp_leave(env);
         size = dpo__forest_size(s + i, n - i, o.max_rows, o.separate);
         f = m->c->error.code ? NULL : dpo__forest_make(m->c, s + i, size, o.separate);
-        if (f) t = (dpo_token_score *)dpo__get(m->c, (size_t)f->b.n_targets * sizeof *t, "scores");
-        if (t && !dpo__score_batch(&scoring, &f->b, t)) {
-            if (o.rows) *o.rows += f->b.n_rows;
+        if (f) b = dpo__builder_batch(&f->b);
+        if (f) t = (dpo_token_score *)dpo__get(m->c, (size_t)b.n_targets * sizeof *t, "scores");
+        if (t && !dpo__score_batch(&scoring, &b, t)) {
+            if (o.rows) *o.rows += b.n_rows;
             for (j = at = 0; j < size && !m->c->error.code; at += s[i + j].n - s[i + j].context, j++)
                 dpo__score_sum(m->c, &s[i + j], i + j, t + at, &out[i + j]);
-            if (tokens) memcpy(tokens, t, (size_t)f->b.n_targets * sizeof *t);
-            if (tokens) tokens += f->b.n_targets;
+            if (tokens) memcpy(tokens, t, (size_t)b.n_targets * sizeof *t);
+            if (tokens) tokens += b.n_targets;
         }
         dpo__put(m->c, t);
         dpo__put(m->c, f);
@@ -15104,24 +14886,49 @@ DPO_API dpo_result dpo_score_sequences(dpo_model *m, const dpo_sequence *s, int6
    >>LAYER_CALLS - level 3: the layers on tensors, shapes checked
    =========================================================================================== */
 
-/* What a tensor must look like; dimensions of -1 are any. ok_null: data may be NULL. */
-static int dpo__tensor_is(dpo_context *c, const char *who, const char *name, const dpo_tensor *t, int ndim, int64_t d0,
-                          int64_t d1, int64_t d2, int ok_null) {
-    int64_t want[3] = {d0, d1, d2};
-    int i, fits;
-    if (ok_null && !t->data) return 1;
-    fits = t->data && t->dtype == DPO_F32 && t->ndim == ndim;
-    for (i = 0; fits && i < ndim; i++) fits = t->shape[i] >= 0 && (want[i] < 0 || t->shape[i] == want[i]);
-    if (!fits)
-        dpo__fail(c, DPO_E_SHAPE,
-                  "%s: %s must be F32 with %d dimensions [%ld%s%ld%s%ld] (-1: any), it has %d [%ld,%ld,%ld]%s", who,
-                  name, ndim, (long)d0, ndim > 1 ? "," : " ", (long)(ndim > 1 ? d1 : 0), ndim > 2 ? "," : " ",
-                  (long)(ndim > 2 ? d2 : 0), t->ndim, (long)t->shape[0], (long)t->shape[1], (long)t->shape[2],
-                  t->data ? "" : " and no data");
-    return fits;
+typedef int64_t dpo__sizes[128]; /* what the letters of a signature stand for; -1: nothing yet */
+DPO__INLINE int64_t dpo__size(const int64_t *size, char letter) { return size[(int)letter]; }
+
+static dpo_result dpo__signature_fail(dpo_context *c, const char *who, const char *word, const int64_t *want, int n,
+                                      const dpo_tensor *t) {
+    const char *type = dpo_dtype_name(t->dtype);
+    char expected[200], got[200] = "";
+    size_t e = 0, g = 0;
+    int i, name = (int)(strpbrk(word, "?[") - word), all = (int)(strchr(word, ']') + 1 - word);
+    for (i = 0; i < n; i++) e = dpo__append(expected, sizeof expected, e, i ? ",%lld" : "%lld", (long long)want[i]);
+    for (i = 0; i < t->ndim && i < DPO_MAX_DIMS; i++)
+        g = dpo__append(got, sizeof got, g, i ? ",%lld" : "%lld", (long long)t->shape[i]);
+    return dpo__fail(c, DPO_E_SHAPE, "%s: %.*s must be F32 with data, %.*s = [%s] (-1: any); it is %s [%s]%s", who,
+                     name, word, all, word, expected, type ? type : "of no type", got, t->data ? "" : " without data");
 }
-#define DPO__IS(t, ndim, d0, d1, d2)  dpo__tensor_is(c, who, #t, &(t), ndim, d0, d1, d2, 0)
-#define DPO__MAY(t, ndim, d0, d1, d2) dpo__tensor_is(c, who, #t, &(t), ndim, d0, d1, d2, 1)
+/* Checks F32 tensors against a signature, a word for each: "x[N,d] b?[d]", where ? says that b may have no data.
+   A letter is one size wherever it stands: what the first tensor that has it says, 0 if that one has no data. */
+static dpo_result dpo__signature(dpo_context *c, const char *who, int64_t *size, const char *signature, ...) {
+    const char *word = signature, *p;
+    va_list args;
+    dpo_result r = DPO_OK;
+    memset(size, 255, sizeof(dpo__sizes));
+    size[(int)'2'] = 2;
+    va_start(args, signature);
+    while (*word && !r) {
+        const dpo_tensor *t = va_arg(args, const dpo_tensor *);
+        int64_t want[DPO_MAX_DIMS];
+        int n = 0, none, fits;
+        p = strchr(word, '[');
+        none = p[-1] == '?' && !t->data;
+        fits = none || (t->data && t->dtype == DPO_F32);
+        for (; *p != ']'; p += 2, n++) { /* at [ or a comma before a letter */
+            int64_t *known = &size[(int)p[1]];
+            if (*known < 0) *known = none ? 0 : n < t->ndim ? t->shape[n] : -1;
+            want[n] = *known;
+            fits = fits && (none || (want[n] >= 0 && n < t->ndim && t->shape[n] == want[n]));
+        }
+        if (!fits || (!none && t->ndim != n)) r = dpo__signature_fail(c, who, word, want, n, t);
+        word = p[1] ? p + 2 : p + 1;
+    }
+    va_end(args);
+    return r;
+}
 
 DPO__INLINE float *dpo__f(dpo_tensor t) { return (float *)t.data; }
 
@@ -15134,223 +14941,167 @@ static dpo_result dpo__ids_in(dpo_context *c, const char *who, const int32_t *id
                              (long)vocab - 1);
     return DPO_OK;
 }
-static dpo_result dpo__embedding_call(dpo_context *c, const char *who, dpo_tensor y, const int32_t *ids,
-                                      dpo_tensor table, int back) {
+
+static dpo_result dpo__embedding_call(dpo_context *c, const char *who, dpo_tensor table, const int32_t *ids,
+                                      dpo_tensor y, int back) {
+    dpo__sizes size;
     dpo__embedding e;
-    dpo__fpenv env;
-    if (!DPO__IS(table, 2, -1, -1, 0) || !DPO__IS(y, 2, -1, table.shape[1], 0) ||
-        dpo__ids_in(c, who, ids, y.shape[0], table.shape[0]))
+    DPO__READY(c, c);
+    if (dpo__signature(c, who, size, "table[V,d] rows[N,d]", &table, &y) ||
+        dpo__ids_in(c, who, ids, dpo__size(size, 'N'), dpo__size(size, 'V')))
         return c->error.code;
-    memset(&e, 0, sizeof e);
-    e.c = c;
-    e.ids = ids;
-    e.n = y.shape[0];
-    e.d = y.shape[1];
-    e.scale = 1.0f;
-    env = dpo__fp_enter();
-    if (back) {
-        e.dx = dpo__f(y);
-        e.dtable = dpo__f(table);
-        dpo__embedding_backward(&e);
-    } else {
-        e.table = dpo__f(table);
-        e.x = dpo__f(y);
-        dpo__embedding_forward(&e);
-    }
-    dpo__fp_leave(env);
+    e = dpo__embedding_of(c, ids, dpo__size(size, 'N'), dpo__size(size, 'd'));
+    e.table = e.dtable = dpo__f(table);
+    e.x = dpo__f(y);
+    e.dx = e.x;
+    DPO__COMPUTE(back ? dpo__embedding_backward(&e) : dpo__embedding_forward(&e));
     return DPO_OK;
 }
 DPO_API dpo_result dpo_embedding_forward(dpo_context *c, dpo_tensor y, const int32_t *ids, dpo_tensor table) {
-    DPO__READY(c, c);
-    return dpo__embedding_call(c, "dpo_embedding_forward", y, ids, table, 0);
+    return dpo__embedding_call(c, "dpo_embedding_forward", table, ids, y, 0);
 }
 DPO_API dpo_result dpo_embedding_backward(dpo_context *c, dpo_tensor dtable, const int32_t *ids, dpo_tensor dy) {
-    DPO__READY(c, c);
-    return dpo__embedding_call(c, "dpo_embedding_backward", dy, ids, dtable, 1);
+    return dpo__embedding_call(c, "dpo_embedding_backward", dtable, ids, dy, 1);
 }
 
-/* What both directions are given. */
-static int dpo__norm_open(dpo_context *c, const char *who, int kind, dpo__norm *l, dpo_tensor stats, dpo_tensor x,
-                          dpo_tensor w) {
-    if (!DPO__IS(x, 2, -1, -1, 0) || !DPO__IS(w, 1, x.shape[1], 0, 0) || !DPO__IS(stats, 2, x.shape[0], 2, 0)) return 0;
-    memset(l, 0, sizeof *l);
-    l->c = c;
-    l->kind = kind;
-    l->n = x.shape[0];
-    l->d = x.shape[1];
-    l->x = dpo__f(x);
-    l->w = dpo__f(w);
-    l->stats = dpo__f(stats);
-    return 1;
+static dpo_result dpo__norm_kind(dpo_context *c, const char *who, int kind) {
+    if (kind == DPO_NORM_LAYER || kind == DPO_NORM_RMS) return DPO_OK;
+    return dpo__fail(c, DPO_E_ARG, "%s: kind is %d; expected DPO_NORM_LAYER or DPO_NORM_RMS", who, kind);
 }
-static dpo_result dpo__norm_call(dpo_context *c, const char *who, int kind, dpo_tensor y, dpo_tensor stats,
-                                 dpo_tensor x, dpo_tensor w, dpo_tensor b, double eps) {
+DPO_API dpo_result dpo_norm_forward(dpo_context *c, int kind, dpo_tensor y, dpo_tensor stats, dpo_tensor x,
+                                    dpo_tensor w, dpo_tensor b, double eps) {
+    const char *who = "dpo_norm_forward";
+    dpo__sizes size;
     dpo__norm l;
-    dpo__fpenv env;
     DPO__READY(c, c);
-    if (!dpo__norm_open(c, who, kind, &l, stats, x, w) || !DPO__IS(y, 2, l.n, l.d, 0) || !DPO__MAY(b, 1, l.d, 0, 0))
+    if (dpo__norm_kind(c, who, kind) ||
+        dpo__signature(c, who, size, "x[N,d] w[d] b?[d] y[N,d] stats[N,2]", &x, &w, &b, &y, &stats))
         return c->error.code;
-    if (!(eps >= 0 && eps < 1) || l.d < 1)
+    if (!(eps >= 0 && eps < 1) || dpo__size(size, 'd') < 1)
         return dpo__fail(c, DPO_E_ARG, "%s: eps must lie from 0 to 1, and rows must not be empty", who);
+    l = dpo__norm_of(c, kind, dpo__size(size, 'N'), dpo__size(size, 'd'), dpo__f(x), dpo__f(w), dpo__f(stats));
     l.b = dpo__f(b);
     l.y = dpo__f(y);
     l.eps = (float)eps;
-    env = dpo__fp_enter();
-    dpo__norm_forward(&l);
-    dpo__fp_leave(env);
+    DPO__COMPUTE(dpo__norm_forward(&l));
     return DPO_OK;
 }
-static dpo_result dpo__norm_back_call(dpo_context *c, const char *who, int kind, dpo_tensor dx, dpo_tensor dw,
-                                      dpo_tensor db, dpo_tensor dy, dpo_tensor x, dpo_tensor w, dpo_tensor stats) {
+DPO_API dpo_result dpo_norm_backward(dpo_context *c, int kind, dpo_tensor dx, dpo_tensor dw, dpo_tensor db,
+                                     dpo_tensor dy, dpo_tensor x, dpo_tensor w, dpo_tensor stats) {
+    const char *who = "dpo_norm_backward";
+    dpo__sizes size;
     dpo__norm l;
-    dpo__fpenv env;
     DPO__READY(c, c);
-    if (!dpo__norm_open(c, who, kind, &l, stats, x, w) || !DPO__IS(dy, 2, l.n, l.d, 0) ||
-        !DPO__MAY(dx, 2, l.n, l.d, 0) || !DPO__MAY(dw, 1, l.d, 0, 0) || !DPO__MAY(db, 1, l.d, 0, 0))
+    if (dpo__norm_kind(c, who, kind) ||
+        dpo__signature(c, who, size, "x[N,d] w[d] stats[N,2] dy[N,d] dx?[N,d] dw?[d] db?[d]", &x, &w, &stats, &dy, &dx,
+                       &dw, &db))
         return c->error.code;
+    l = dpo__norm_of(c, kind, dpo__size(size, 'N'), dpo__size(size, 'd'), dpo__f(x), dpo__f(w), dpo__f(stats));
     l.dy = dpo__f(dy);
     l.dx = dpo__f(dx);
     l.dw = dpo__f(dw);
     l.db = dpo__f(db);
-    env = dpo__fp_enter();
-    dpo__norm_backward(&l);
-    dpo__fp_leave(env);
+    DPO__COMPUTE(dpo__norm_backward(&l));
     return DPO_OK;
 }
-DPO_API dpo_result dpo_layer_norm_forward(dpo_context *c, dpo_tensor y, dpo_tensor stats, dpo_tensor x, dpo_tensor w,
-                                          dpo_tensor b, double eps) {
-    return dpo__norm_call(c, "dpo_layer_norm_forward", DPO_NORM_LAYER, y, stats, x, w, b, eps);
-}
-DPO_API dpo_result dpo_layer_norm_backward(dpo_context *c, dpo_tensor dx, dpo_tensor dw, dpo_tensor db, dpo_tensor dy,
-                                           dpo_tensor x, dpo_tensor w, dpo_tensor stats) {
-    return dpo__norm_back_call(c, "dpo_layer_norm_backward", DPO_NORM_LAYER, dx, dw, db, dy, x, w, stats);
-}
-DPO_API dpo_result dpo_rms_norm_forward(dpo_context *c, dpo_tensor y, dpo_tensor stats, dpo_tensor x, dpo_tensor w,
-                                        double eps) {
-    return dpo__norm_call(c, "dpo_rms_norm_forward", DPO_NORM_RMS, y, stats, x, w, dpo_tensor_f32(NULL, 0, 0, 0, 0),
-                          eps);
-}
-DPO_API dpo_result dpo_rms_norm_backward(dpo_context *c, dpo_tensor dx, dpo_tensor dw, dpo_tensor dy, dpo_tensor x,
-                                         dpo_tensor w, dpo_tensor stats) {
-    return dpo__norm_back_call(c, "dpo_rms_norm_backward", DPO_NORM_RMS, dx, dw, dpo_tensor_f32(NULL, 0, 0, 0, 0), dy,
-                               x, w, stats);
-}
+static dpo_tensor dpo__no_tensor(void) { return dpo_tensor_f32(NULL, 0, 0, 0, 0); }
 
-/* Shapes of a module's tensors, or of their gradients (each of which may be missing then). */
-static int dpo__linear_is(dpo_context *c, const char *who, const dpo_linear *l, const dpo_linear *g) {
-    int64_t out = l->w.shape[0], in = l->w.shape[1], r = l->a.data ? l->a.shape[0] : 0;
+/* grad NULL: forward to y; else backward from it, which is dy then. */
+static dpo_result dpo__linear_call(dpo_context *c, const char *who, const dpo_linear *l, dpo_tensor x, dpo_tensor y,
+                                   const dpo_linear *grad, dpo_tensor dx) {
+    dpo_linear none;
+    const dpo_linear *g = grad ? grad : &none;
     dpo_tensor w = l->w;
-    if (w.dtype == DPO_BF16) w.dtype = DPO_F32; /* as good */
-    if (!DPO__IS(w, 2, -1, -1, 0) || !DPO__MAY(l->b, 1, out, 0, 0)) return 0;
-    if (!l->a.data != !l->bb.data) {
-        dpo__fail(c, DPO_E_SHAPE, "%s: an adapter needs both a and bb", who);
-        return 0;
-    }
-    if (!DPO__MAY(l->a, 2, r, in, 0) || !DPO__MAY(l->bb, 2, out, r, 0)) return 0;
-    return !g || (DPO__MAY(g->w, 2, out, in, 0) && DPO__MAY(g->b, 1, out, 0, 0) && DPO__MAY(g->a, 2, r, in, 0) &&
-                  DPO__MAY(g->bb, 2, out, r, 0));
-}
-static dpo__linear dpo__linear_from(const dpo_linear *l) {
+    dpo__sizes size;
     dpo__linear k;
+    dpo__linear_grad to;
+    dpo__fpenv env;
+    float *h = NULL;
+    memset(&none, 0, sizeof none);
+    if (w.dtype == DPO_BF16) w.dtype = DPO_F32; /* as good */
+    if (dpo__signature(c, who, size,
+                       "w[o,i] b?[o] a?[r,i] bb?[o,r] x[N,i] y[N,o] dx?[N,i] dw?[o,i] db?[o] da?[r,i] dbb?[o,r]", &w,
+                       &l->b, &l->a, &l->bb, &x, &y, &dx, &g->w, &g->b, &g->a, &g->bb))
+        return c->error.code;
+    if (!l->a.data != !l->bb.data) return dpo__fail(c, DPO_E_SHAPE, "%s: an adapter needs both a and bb", who);
     memset(&k, 0, sizeof k);
-    k.w = l->w.data;
+    k.w = w.data;
     k.dtype = l->w.dtype;
     k.bf16 = k.dtype == DPO_BF16;
     k.b = dpo__f(l->b);
     k.lora_a = dpo__f(l->a);
     k.lora_b = dpo__f(l->bb);
-    k.out = l->w.shape[0];
-    k.in = l->w.shape[1];
-    k.r = l->a.data ? l->a.shape[0] : 0;
+    k.out = dpo__size(size, 'o');
+    k.in = dpo__size(size, 'i');
+    k.r = dpo__size(size, 'r');
     k.scale = (float)l->scale;
-    return k;
-}
-DPO_API dpo_result dpo_linear_forward(dpo_context *c, dpo_tensor y, dpo_tensor x, const dpo_linear *l) {
-    const char *who = "dpo_linear_forward";
-    dpo__linear k;
-    dpo__fpenv env;
-    float *h = NULL;
-    DPO__READY(c, c);
-    if (!l) return dpo__fail(c, DPO_E_ARG, "%s: the module must not be NULL", who);
-    if (!dpo__linear_is(c, who, l, NULL) || !DPO__IS(x, 2, -1, l->w.shape[1], 0) ||
-        !DPO__IS(y, 2, x.shape[0], l->w.shape[0], 0))
-        return c->error.code;
-    k = dpo__linear_from(l);
-    if (k.r && !(h = (float *)dpo__get(c, (size_t)(x.shape[0] * k.r) * sizeof *h, "an adapter"))) return DPO_E_MEMORY;
+    to.w = dpo__f(g->w);
+    to.b = dpo__f(g->b);
+    to.lora_a = dpo__f(g->a);
+    to.lora_b = dpo__f(g->bb);
+    if (k.r && !(h = (float *)dpo__get(c, (size_t)(2 * dpo__size(size, 'N') * k.r) * sizeof *h, "an adapter")))
+        return DPO_E_MEMORY;
     env = dpo__fp_enter();
-    dpo__linear_forward(c, &k, dpo__f(y), k.out, dpo__f(x), k.in, x.shape[0], h);
+    if (grad)
+        dpo__linear_backward(c, &k, &to, dpo__f(dx), k.in, 0, dpo__f(y), k.out, dpo__f(x), k.in, dpo__size(size, 'N'),
+                             h);
+    else dpo__linear_forward(c, &k, dpo__f(y), k.out, dpo__f(x), k.in, dpo__size(size, 'N'), h);
     dpo__fp_leave(env);
     dpo__put(c, h);
     return DPO_OK;
+}
+DPO_API dpo_result dpo_linear_forward(dpo_context *c, dpo_tensor y, dpo_tensor x, const dpo_linear *l) {
+    DPO__READY(c, c);
+    if (!l) return dpo__fail(c, DPO_E_ARG, "dpo_linear_forward: the module must not be NULL");
+    return dpo__linear_call(c, "dpo_linear_forward", l, x, y, NULL, dpo__no_tensor());
 }
 DPO_API dpo_result dpo_linear_backward(dpo_context *c, dpo_tensor dx, const dpo_linear *grad, dpo_tensor dy,
                                        dpo_tensor x, const dpo_linear *l) {
-    const char *who = "dpo_linear_backward";
-    dpo__linear k;
-    dpo__linear_grad g;
-    dpo__fpenv env;
-    float *h = NULL;
     DPO__READY(c, c);
-    if (!l || !grad) return dpo__fail(c, DPO_E_ARG, "%s: module and gradients must not be NULL", who);
-    if (!dpo__linear_is(c, who, l, grad) || !DPO__IS(x, 2, -1, l->w.shape[1], 0) ||
-        !DPO__IS(dy, 2, x.shape[0], l->w.shape[0], 0) || !DPO__MAY(dx, 2, x.shape[0], l->w.shape[1], 0))
-        return c->error.code;
-    k = dpo__linear_from(l);
-    g.w = dpo__f(grad->w);
-    g.b = dpo__f(grad->b);
-    g.lora_a = dpo__f(grad->a);
-    g.lora_b = dpo__f(grad->bb);
-    if (k.r && !(h = (float *)dpo__get(c, (size_t)(2 * x.shape[0] * k.r) * sizeof *h, "an adapter")))
-        return DPO_E_MEMORY;
-    env = dpo__fp_enter();
-    dpo__linear_backward(c, &k, &g, dpo__f(dx), k.in, 0, dpo__f(dy), k.out, dpo__f(x), k.in, x.shape[0], h);
-    dpo__fp_leave(env);
-    dpo__put(c, h);
-    return DPO_OK;
+    if (!l || !grad) return dpo__fail(c, DPO_E_ARG, "dpo_linear_backward: module and gradients must not be NULL");
+    return dpo__linear_call(c, "dpo_linear_backward", l, x, dy, grad, dx);
 }
 
 static dpo_result dpo__rope_call(dpo_context *c, const char *who, dpo_tensor x, const int32_t *positions,
                                  int rotary_dim, double theta, float turn) {
+    dpo__sizes size;
     dpo_model_config k;
     dpo__rope l;
     dpo__fpenv env;
-    float *tables;
+    float *cosines, *sines;
     int32_t *rows;
-    int64_t n, i, half = rotary_dim / 2;
+    int64_t n, half = rotary_dim / 2, i;
     DPO__READY(c, c);
-    if (!DPO__IS(x, 3, -1, -1, -1)) return c->error.code;
-    n = x.shape[0];
-    if (!positions || rotary_dim < 0 || rotary_dim % 2 || rotary_dim > x.shape[2] || !(theta > 0))
+    if (dpo__signature(c, who, size, "x[N,H,D]", &x)) return c->error.code;
+    if (!positions || rotary_dim < 0 || rotary_dim % 2 || rotary_dim > dpo__size(size, 'D') || !(theta > 0))
         return dpo__fail(c, DPO_E_ARG,
                          "%s: needs positions, theta above 0, and rotary_dim even and at most the head size", who);
+    n = dpo__size(size, 'N');
     if (!n || !half) return DPO_OK;
-    tables = (float *)dpo__get(c, (size_t)(n * half) * 8 + (size_t)n * 4, "rotation angles");
-    if (!tables) return DPO_E_MEMORY;
-    rows = (int32_t *)(void *)(tables + 2 * n * half);
+    cosines = (float *)dpo__get(c, (size_t)(n * half) * 8 + (size_t)n * 4, "rotation angles");
+    if (!cosines) return DPO_E_MEMORY;
+    sines = cosines + n * half;
+    rows = (int32_t *)(void *)(sines + n * half);
     memset(&k, 0, sizeof k);
     k.rotary_dim = rotary_dim;
     k.rope_theta = theta;
     env = dpo__fp_enter();
-    for (n = 0; n < x.shape[0]; n++)
-        for (i = 0, rows[n] = (int32_t)n; i < half; i++) {
-            double angle = (double)positions[n] * dpo__rope_frequency(&k, i);
-            tables[n * half + i] = (float)dpo__num_cos(angle);
-            tables[(x.shape[0] + n) * half + i] = (float)dpo__num_sin(angle);
-        }
+    dpo__rope_tables(&k, positions, n, cosines, sines);
+    for (i = 0; i < n; i++) rows[i] = (int32_t)i; /* a table row for each row */
     l.c = c;
     l.x = dpo__f(x);
-    l.row = x.shape[1] * x.shape[2];
-    l.head = x.shape[2];
+    l.row = dpo__size(size, 'H') * dpo__size(size, 'D');
+    l.head = dpo__size(size, 'D');
     l.n = n;
-    l.heads = x.shape[1];
+    l.heads = dpo__size(size, 'H');
     l.half = half;
-    l.positions = rows; /* a table row for each row */
-    l.cosines = tables;
-    l.sines = tables + n * half;
+    l.positions = rows;
+    l.cosines = cosines;
+    l.sines = sines;
     l.turn = turn;
     dpo__split_run(c, n, 1, dpo__rope_rows, &l);
     dpo__fp_leave(env);
-    dpo__put(c, tables);
+    dpo__put(c, cosines);
     return DPO_OK;
 }
 DPO_API dpo_result dpo_rope_forward(dpo_context *c, dpo_tensor x, const int32_t *positions, int rotary_dim,
@@ -15362,35 +15113,20 @@ DPO_API dpo_result dpo_rope_backward(dpo_context *c, dpo_tensor dx, const int32_
     return dpo__rope_call(c, "dpo_rope_backward", dx, positions, rotary_dim, theta, -1.0f);
 }
 
-/* Checks, places the forest, carves scratch; the block holds trees, positions and scratch. */
-static void *dpo__attention_open(dpo_context *c, const char *who, dpo__attention *l, dpo_tensor out, dpo_tensor stats,
-                                 dpo_tensor q, dpo_tensor k, dpo_tensor v, const dpo_segment *segments,
-                                 int64_t n_segments, double scale, const float *slopes, int back) {
+/* Places the forest and carves scratch, all in one block, which is returned; NULL: c says why. */
+static void *dpo__attention_open(dpo_context *c, const dpo_segment *segments, int64_t n_segments, int back,
+                                 dpo__attention *l) {
+    int64_t rows = l->max_path, scratch = dpo__attention_scratch(l->heads, l->kv_heads, l->dim, rows, back);
     dpo_batch b;
     dpo__shape s;
     dpo__arena a = {NULL, 0};
-    int32_t *positions = NULL, *trees = NULL;
-    dpo__asked *asked = NULL;
-    int64_t scratch, w, pass;
-    if (!DPO__IS(q, 3, -1, -1, -1) || !DPO__IS(k, 3, q.shape[0], -1, q.shape[2]) ||
-        !DPO__IS(v, 3, q.shape[0], k.shape[1], q.shape[2]) || !DPO__IS(out, 3, q.shape[0], q.shape[1], q.shape[2]) ||
-        !DPO__IS(stats, 3, q.shape[0], q.shape[1], 2))
-        return NULL;
-    if (q.shape[1] < 1 || k.shape[1] < 1 || q.shape[1] % k.shape[1] || !(scale - scale == 0.0)) {
-        dpo__fail(c, DPO_E_SHAPE, "%s: key heads must divide query heads, the scale must be finite", who);
-        return NULL;
-    }
-    if (!segments || n_segments < 1 || n_segments > q.shape[0]) {
-        dpo__fail(c, DPO_E_ARG, "%s: needs 1 to N segments", who);
-        return NULL;
-    }
-    memset(l, 0, sizeof *l);
-    l->max_path = q.shape[0];
-    scratch = dpo__attention_scratch(q.shape[1], k.shape[1], q.shape[2], l->max_path, back);
+    int32_t *positions, *trees;
+    dpo__asked *asked;
+    int pass, w;
     for (pass = 0; pass < 2; pass++) {
         trees = DPO__CARVE(&a, int32_t, n_segments + 1);
         asked = DPO__CARVE(&a, dpo__asked, n_segments);
-        positions = DPO__CARVE(&a, int32_t, q.shape[0]);
+        positions = DPO__CARVE(&a, int32_t, rows);
         l->scratch = DPO__CARVE(&a, float *, c->pool.n);
         for (w = 0; w < c->pool.n; w++) {
             float *p = DPO__CARVE(&a, float, scratch);
@@ -15398,193 +15134,170 @@ static void *dpo__attention_open(dpo_context *c, const char *who, dpo__attention
         }
         if (!pass && !dpo__arena_get(c, &a, "attention")) return NULL;
     }
-    memset(positions, 0, (size_t)q.shape[0] * sizeof *positions); /* they stand for tokens: all are 0 of 1 */
+    memset(positions, 0, (size_t)rows * sizeof *positions); /* they stand for tokens: all are 0 of 1 */
     memset(&b, 0, sizeof b);
     b.tokens = positions;
-    b.n_rows = q.shape[0];
-    b.segments = segments;
+    b.n_rows = rows;
+    b.segments = l->segments = segments;
     b.n_segments = n_segments;
     if (dpo__batch_check(c, &b, 1, 0, &s) || dpo__batch_place(c, &b, positions, trees, &l->n_trees)) {
         dpo__put(c, a.base);
         return NULL;
     }
     dpo__asked_all(&b, asked);
-    l->c = c;
-    l->segments = segments;
     l->asked = asked;
     l->trees = trees;
-    l->heads = q.shape[1];
-    l->kv_heads = k.shape[1];
-    l->dim = q.shape[2];
-    l->scale = (float)scale;
-    l->slopes = slopes;
-    l->q = dpo__f(q);
-    l->k = dpo__f(k);
-    l->v = dpo__f(v);
-    l->q_row = l->heads * l->dim;
-    l->k_row = l->v_row = l->kv_heads * l->dim;
-    l->q_head = l->k_head = l->v_head = l->dim;
-    l->out = dpo__f(out);
-    l->stats = dpo__f(stats);
     return a.base;
+}
+/* t: q, k, v, stats, out, and gradients; the backward pass takes dout as out, the forward one needs no gradients and is
+   given the inputs again. */
+static dpo_result dpo__attention_call(dpo_context *c, const char *who, const dpo_tensor *t, int back,
+                                      const dpo_segment *segments, int64_t n_segments, double scale,
+                                      const float *slopes) {
+    dpo__sizes size;
+    dpo__attention l;
+    void *block;
+    if (dpo__signature(c, who, size, "q[N,H,D] k[N,K,D] v[N,K,D] stats[N,H,2] out[N,H,D] dq[N,H,D] dk[N,K,D] dv[N,K,D]",
+                       &t[0], &t[1], &t[2], &t[3], &t[4], &t[5], &t[6], &t[7]))
+        return c->error.code;
+    if (dpo__size(size, 'H') < 1 || dpo__size(size, 'K') < 1 || dpo__size(size, 'H') % dpo__size(size, 'K') ||
+        !(scale - scale == 0.0))
+        return dpo__fail(c, DPO_E_SHAPE, "%s: key heads must divide query heads, the scale must be finite", who);
+    if (!segments || n_segments < 1 || n_segments > dpo__size(size, 'N'))
+        return dpo__fail(c, DPO_E_ARG, "%s: needs 1 to N segments", who);
+    memset(&l, 0, sizeof l);
+    l.c = c;
+    l.heads = dpo__size(size, 'H');
+    l.kv_heads = dpo__size(size, 'K');
+    l.q_head = l.k_head = l.v_head = l.dim = dpo__size(size, 'D');
+    l.q_row = l.heads * l.dim;
+    l.k_row = l.v_row = l.kv_heads * l.dim;
+    l.max_path = dpo__size(size, 'N');
+    l.scale = (float)scale;
+    l.slopes = slopes;
+    l.q = dpo__f(t[0]);
+    l.k = dpo__f(t[1]);
+    l.v = dpo__f(t[2]);
+    l.stats = dpo__f(t[3]);
+    l.out = dpo__f(t[4]);
+    if (back) {
+        l.dout = l.out;
+        l.dq = dpo__f(t[5]);
+        l.dk = dpo__f(t[6]);
+        l.dv = dpo__f(t[7]);
+    }
+    block = dpo__attention_open(c, segments, n_segments, back, &l);
+    if (!block) return c->error.code;
+    DPO__COMPUTE(back ? dpo__attention_backward(&l) : dpo__attention_forward(&l));
+    dpo__put(c, block);
+    return DPO_OK;
 }
 DPO_API dpo_result dpo_attention_forward(dpo_context *c, dpo_tensor out, dpo_tensor stats, dpo_tensor q, dpo_tensor k,
                                          dpo_tensor v, const dpo_segment *segments, int64_t n_segments, double scale,
                                          const float *slopes) {
-    dpo__attention l;
-    dpo__fpenv env;
-    void *block;
+    const dpo_tensor t[8] = {q, k, v, stats, out, q, k, v};
     DPO__READY(c, c);
-    block = dpo__attention_open(c, "dpo_attention_forward", &l, out, stats, q, k, v, segments, n_segments, scale,
-                                slopes, 0);
-    if (!block) return c->error.code;
-    env = dpo__fp_enter();
-    dpo__attention_forward(&l);
-    dpo__fp_leave(env);
-    dpo__put(c, block);
-    return DPO_OK;
+    return dpo__attention_call(c, "dpo_attention_forward", t, 0, segments, n_segments, scale, slopes);
 }
 DPO_API dpo_result dpo_attention_backward(dpo_context *c, dpo_tensor dq, dpo_tensor dk, dpo_tensor dv, dpo_tensor dout,
                                           dpo_tensor stats, dpo_tensor q, dpo_tensor k, dpo_tensor v,
                                           const dpo_segment *segments, int64_t n_segments, double scale,
                                           const float *slopes) {
-    const char *who = "dpo_attention_backward";
-    dpo__attention l;
-    dpo__fpenv env;
-    void *block;
+    const dpo_tensor t[8] = {q, k, v, stats, dout, dq, dk, dv};
     DPO__READY(c, c);
-    if (!DPO__IS(dq, 3, q.shape[0], q.shape[1], q.shape[2]) || !DPO__IS(dk, 3, q.shape[0], k.shape[1], q.shape[2]) ||
-        !DPO__IS(dv, 3, q.shape[0], k.shape[1], q.shape[2]) || !DPO__IS(dout, 3, q.shape[0], q.shape[1], q.shape[2]))
-        return c->error.code;
-    block = dpo__attention_open(c, who, &l, dout, stats, q, k, v, segments, n_segments, scale, slopes, 1);
-    if (!block) return c->error.code;
-    l.dout = dpo__f(dout);
-    l.dq = dpo__f(dq);
-    l.dk = dpo__f(dk);
-    l.dv = dpo__f(dv);
-    env = dpo__fp_enter();
-    dpo__attention_backward(&l);
-    dpo__fp_leave(env);
-    dpo__put(c, block);
-    return DPO_OK;
+    return dpo__attention_call(c, "dpo_attention_backward", t, 1, segments, n_segments, scale, slopes);
 }
 
-static int64_t dpo__tensor_count(dpo_tensor t) {
+/* Elementwise: any tensor is a row of its elements, as long as all have as many. */
+static dpo_tensor dpo__flat(dpo_tensor t) {
     int64_t n = 1;
     int i;
-    for (i = 0; i < t.ndim; i++) n *= t.shape[i];
-    return n;
+    for (i = 0; i < t.ndim && i < DPO_MAX_DIMS; i++) n = t.shape[i] < 0 ? -1 : n * t.shape[i];
+    t.ndim = 1;
+    t.shape[0] = n;
+    return t;
 }
-/* Tensors of one shape each, whatever it is. */
-static int dpo__same_shape(dpo_context *c, const char *who, const dpo_tensor *t, int n) {
-    int i, k;
-    for (i = 0; i < n; i++) {
-        int fits = t[i].data && t[i].dtype == DPO_F32 && t[i].ndim == t[0].ndim && t[i].ndim <= 4;
-        for (k = 0; fits && k < t[0].ndim; k++) fits = t[i].shape[k] == t[0].shape[k] && t[i].shape[k] >= 0;
-        if (!fits) {
-            dpo__fail(c, DPO_E_SHAPE, "%s: all tensors must be F32 of one shape, argument %d is not", who, i + 1);
-            return 0;
-        }
-    }
-    return 1;
-}
-static dpo_result dpo__activation_call(dpo_context *c, const char *who, int kind, const dpo_tensor *t, int n,
-                                       int back) {
+/* to: y, or dx; the backward pass has a dy. */
+static dpo_result dpo__activation_call(dpo_context *c, const char *who, int kind, int back, dpo_tensor x, dpo_tensor to,
+                                       dpo_tensor dy, dpo_tensor gate, dpo_tensor dgate) {
+    static const char *const signatures[2][2] = {{"x[n] y[n]", "x[n] dx[n] dy[n]"},
+                                                 {"x[n] y[n] dy?[n] gate[n]", "x[n] dx[n] dy[n] gate[n] dgate[n]"}};
+    dpo_tensor t[5] = {dpo__flat(x), dpo__flat(to), dpo__flat(dy), dpo__flat(gate), dpo__flat(dgate)};
+    dpo__sizes size;
     dpo__activation a;
-    dpo__fpenv env;
     DPO__READY(c, c);
     if (kind != DPO_GELU && kind != DPO_GELU_TANH && kind != DPO_SWIGLU)
-        return dpo__fail(c, DPO_E_ARG, "%s: kind must be DPO_GELU or DPO_GELU_TANH", who);
-    if (!dpo__same_shape(c, who, t, n)) return c->error.code;
+        return dpo__fail(c, DPO_E_ARG, "%s: kind is %d; expected DPO_GELU, DPO_GELU_TANH or DPO_SWIGLU", who, kind);
+    if (dpo__signature(c, who, size, signatures[kind == DPO_SWIGLU][back], &t[0], &t[1], &t[2], &t[3], &t[4]))
+        return c->error.code;
     memset(&a, 0, sizeof a);
     a.c = c;
     a.kind = kind;
-    env = dpo__fp_enter();
-    if (!back) {
-        a.y = dpo__f(t[0]);
-        a.x = dpo__f(t[1]);
-        a.gate = n > 2 ? dpo__f(t[2]) : NULL;
-        dpo__activation_forward(&a, dpo__tensor_count(t[0]));
-    } else {
-        a.dx = dpo__f(t[0]);
-        a.dy = dpo__f(t[1]);
-        a.x = dpo__f(t[2]);
-        a.gate = n > 3 ? dpo__f(t[3]) : NULL;
-        a.dgate = n > 4 ? dpo__f(t[4]) : NULL;
-        dpo__activation_backward(&a, dpo__tensor_count(t[0]));
-    }
-    dpo__fp_leave(env);
+    a.x = dpo__f(x);
+    a.y = a.dx = dpo__f(to);
+    a.dy = dpo__f(dy);
+    a.gate = dpo__f(gate);
+    a.dgate = dpo__f(dgate);
+    DPO__COMPUTE(back ? dpo__activation_backward(&a, dpo__size(size, 'n'))
+                      : dpo__activation_forward(&a, dpo__size(size, 'n')));
     return DPO_OK;
 }
-DPO_API dpo_result dpo_gelu_forward(dpo_context *c, dpo_tensor y, dpo_tensor x, int kind) {
-    dpo_tensor t[2] = {y, x};
-    return dpo__activation_call(c, "dpo_gelu_forward", kind == DPO_SWIGLU ? -1 : kind, t, 2, 0);
+DPO_API dpo_result dpo_activation_forward(dpo_context *c, int kind, dpo_tensor y, dpo_tensor x, dpo_tensor gate) {
+    dpo_tensor none = dpo__no_tensor();
+    return dpo__activation_call(c, "dpo_activation_forward", kind, 0, x, y, none, gate, none);
 }
-DPO_API dpo_result dpo_gelu_backward(dpo_context *c, dpo_tensor dx, dpo_tensor dy, dpo_tensor x, int kind) {
-    dpo_tensor t[3] = {dx, dy, x};
-    return dpo__activation_call(c, "dpo_gelu_backward", kind == DPO_SWIGLU ? -1 : kind, t, 3, 1);
-}
-DPO_API dpo_result dpo_swiglu_forward(dpo_context *c, dpo_tensor y, dpo_tensor up, dpo_tensor gate) {
-    dpo_tensor t[3] = {y, up, gate};
-    return dpo__activation_call(c, "dpo_swiglu_forward", DPO_SWIGLU, t, 3, 0);
-}
-DPO_API dpo_result dpo_swiglu_backward(dpo_context *c, dpo_tensor dup, dpo_tensor dgate, dpo_tensor dy, dpo_tensor up,
-                                       dpo_tensor gate) {
-    dpo_tensor t[5] = {dup, dy, up, gate, dgate};
-    return dpo__activation_call(c, "dpo_swiglu_backward", DPO_SWIGLU, t, 5, 1);
+DPO_API dpo_result dpo_activation_backward(dpo_context *c, int kind, dpo_tensor dx, dpo_tensor dgate, dpo_tensor dy,
+                                           dpo_tensor x, dpo_tensor gate) {
+    return dpo__activation_call(c, "dpo_activation_backward", kind, 1, x, dx, dy, gate, dgate);
 }
 
 /* Tiles of DPO__HEAD_ROWS rows; backward when weights are given. */
 static dpo_result dpo__head_call(dpo_context *c, const char *who, double *logps, const double *weights, dpo_tensor x,
                                  dpo_tensor w, dpo_tensor dx, dpo_tensor dw, const int32_t *token, double scale) {
+    dpo__sizes size;
     dpo__head h;
     dpo__linear l;
     dpo__linear_grad g;
-    dpo__row_weights f = {c, w.shape[1], NULL, NULL, NULL, (double)(float)scale};
     dpo__fpenv env;
     int64_t i, rows, blocks;
-    float *z;
+    float *z, *weighted;
     double *scores;
     DPO__READY(c, c);
-    if (!DPO__IS(x, 2, -1, -1, 0) || !DPO__IS(w, 2, -1, x.shape[1], 0) || !DPO__MAY(dx, 2, x.shape[0], x.shape[1], 0) ||
-        !DPO__MAY(dw, 2, w.shape[0], w.shape[1], 0) || dpo__ids_in(c, who, token, x.shape[0], w.shape[0]))
+    if (dpo__signature(c, who, size, "x[N,d] w[V,d] dx?[N,d] dw?[V,d]", &x, &w, &dx, &dw) ||
+        dpo__ids_in(c, who, token, dpo__size(size, 'N'), dpo__size(size, 'V')))
         return c->error.code;
-    rows = dpo__min64(DPO__HEAD_ROWS, dpo__max64(x.shape[0], 1));
-    blocks = 2 * dpo__head_blocks(w.shape[0]);
-    scores = (double *)dpo__get(c, (size_t)rows * (8 + 8 + 4 * (size_t)(blocks + w.shape[0] + w.shape[1])),
-                                "a tile of logits");
+    rows = dpo__min64(DPO__HEAD_ROWS, dpo__max64(dpo__size(size, 'N'), 1));
+    blocks = 2 * dpo__head_blocks(dpo__size(size, 'V'));
+    scores = (double *)dpo__get(
+        c, (size_t)rows * (8 + 8 + 4 * (size_t)(blocks + dpo__size(size, 'V') + dpo__size(size, 'd'))),
+        "a tile of logits");
     if (!scores) return DPO_E_MEMORY;
     z = (float *)(void *)(scores + rows);
     memset(&h, 0, sizeof h);
     memset(&l, 0, sizeof l);
     memset(&g, 0, sizeof g);
     l.w = dpo__f(w);
-    l.out = w.shape[0];
-    l.in = w.shape[1];
+    l.out = h.vocab = dpo__size(size, 'V');
+    l.in = h.d = dpo__size(size, 'd');
     g.w = dpo__f(dw);
     h.c = c;
-    h.vocab = l.out;
-    h.d = l.in;
     h.scale = (float)scale;
     h.logp = scores;
     h.stats = z;
     h.blocks = z + 2 * rows;
     h.z = h.blocks + blocks * rows;
+    weighted = h.z + rows * h.vocab;
     env = dpo__fp_enter();
-    for (i = 0; i < x.shape[0]; i += rows) {
-        float *xi = dpo__f(x) + i * l.in;
-        h.rows = dpo__min64(rows, x.shape[0] - i);
+    for (i = 0; i < dpo__size(size, 'N'); i += rows) {
+        float *xi = dpo__f(x) + i * h.d, *dxi = dx.data ? dpo__f(dx) + i * h.d : NULL;
+        h.rows = dpo__min64(rows, dpo__size(size, 'N') - i);
         h.token = token + i;
         dpo__head_forward(&h, &l, xi, NULL);
         if (logps) memcpy(logps + i, scores, (size_t)h.rows * sizeof *scores);
         if (!weights) continue;
-        f.x = xi;
-        f.y = h.z + rows * l.out;
-        f.weight = weights + i;
-        dpo__split_run(c, h.rows, 1, dpo__row_weights_rows, &f);
-        dpo__head_backward(&h, &l, &g, dx.data ? dpo__f(dx) + i * l.in : NULL, f.y, NULL);
-        f.x = f.y = dx.data ? dpo__f(dx) + i * l.in : NULL;
-        if (dx.data) dpo__split_run(c, h.rows, 1, dpo__row_weights_rows, &f);
+        dpo__weigh_rows(c, h.rows, h.d, weighted, xi, weights + i, h.scale);
+        dpo__head_backward(&h, &l, &g, dxi, weighted, NULL);
+        if (dxi) dpo__weigh_rows(c, h.rows, h.d, dxi, dxi, weights + i, h.scale);
     }
     dpo__fp_leave(env);
     dpo__put(c, scores);
@@ -15592,8 +15305,7 @@ static dpo_result dpo__head_call(dpo_context *c, const char *who, double *logps,
 }
 DPO_API dpo_result dpo_head_forward(dpo_context *c, double *logps, dpo_tensor x, dpo_tensor w, const int32_t *token,
                                     double scale) {
-    dpo_tensor none = dpo_tensor_f32(NULL, 0, 0, 0, 0);
-    return dpo__head_call(c, "dpo_head_forward", logps, NULL, x, w, none, none, token, scale);
+    return dpo__head_call(c, "dpo_head_forward", logps, NULL, x, w, dpo__no_tensor(), dpo__no_tensor(), token, scale);
 }
 DPO_API dpo_result dpo_head_backward(dpo_context *c, dpo_tensor dx, dpo_tensor dw, const double *weights, dpo_tensor x,
                                      dpo_tensor w, const int32_t *token, double scale) {
@@ -15603,29 +15315,17 @@ DPO_API dpo_result dpo_head_backward(dpo_context *c, dpo_tensor dx, dpo_tensor d
 }
 
 /* One number through the row kernels' scalar form: the bits every kernel gives. */
-#define DPO__MATH(name)                                                                                                \
-    DPO_API float dpo_math_##name(float x) {                                                                           \
-        dpo__fpenv env = dpo__fp_enter();                                                                              \
-        dpo__lanes y = dpo__lanes_##name(0, dpo__lanes_set(x));                                                        \
-        dpo__fp_leave(env);                                                                                            \
-        return y.x[0];                                                                                                 \
+#define DPO__MATH(name, type, value)                                                                                   \
+    DPO_API type dpo_math_##name(type x) {                                                                             \
+        DPO__COMPUTE(x = value);                                                                                       \
+        return x;                                                                                                      \
     }
-DPO__MATH(exp)
-DPO__MATH(log)
-DPO__MATH(tanh)
-DPO__MATH(erf)
-DPO_API double dpo_math_sin(double x) {
-    dpo__fpenv env = dpo__fp_enter();
-    x = dpo__num_sin(x);
-    dpo__fp_leave(env);
-    return x;
-}
-DPO_API double dpo_math_cos(double x) {
-    dpo__fpenv env = dpo__fp_enter();
-    x = dpo__num_cos(x);
-    dpo__fp_leave(env);
-    return x;
-}
+DPO__MATH(exp, float, dpo__lanes_exp(0, dpo__lanes_set(x)).x[0])
+DPO__MATH(log, float, dpo__lanes_log(0, dpo__lanes_set(x)).x[0])
+DPO__MATH(tanh, float, dpo__lanes_tanh(0, dpo__lanes_set(x)).x[0])
+DPO__MATH(erf, float, dpo__lanes_erf(0, dpo__lanes_set(x)).x[0])
+DPO__MATH(sin, double, dpo__num_sin(x))
+DPO__MATH(cos, double, dpo__num_cos(x))
 DPO_API uint16_t dpo_bf16_from_f32(float x) { return dpo__num_bf16_from(x); }
 DPO_API float dpo_f32_from_bf16(uint16_t x) { return dpo__num_bf16_to(x); }
 DPO_API uint16_t dpo_f16_from_f32(float x) { return dpo__num_f16_from(x); }

@@ -40,7 +40,7 @@ static void forward(dpo_context *c, const int32_t *ids, const int32_t *sum, doub
     dpo_linear first = linear(w.w1, w.b1, F, 2 * D), second = linear(w.w2, w.b2, D, F);
     dpo_embedding_forward(c, matrix(x, 2 * N, D), ids, matrix(w.e, P, D)); /* the same floats, seen as [2N, D] ... */
     dpo_linear_forward(c, matrix(h, N, F), matrix(x, N, 2 * D), &first);   /* ... and as [N, 2D] */
-    dpo_gelu_forward(c, matrix(y, N, F), matrix(h, N, F), DPO_GELU);
+    dpo_activation_forward(c, DPO_GELU, matrix(y, N, F), matrix(h, N, F), matrix(NULL, 0, 0)); /* GELU has no gate */
     dpo_linear_forward(c, matrix(z, N, D), matrix(y, N, F), &second);
     dpo_head_forward(c, logps, matrix(z, N, D), matrix(w.head, P, D), sum, 1.0);
 }
@@ -53,7 +53,8 @@ static void backward(dpo_context *c, const int32_t *ids, const int32_t *sum, con
     dpo_head_backward(c, matrix(dz, N, D), matrix(g.head, P, D), dlogps, matrix(z, N, D), matrix(w.head, P, D), sum,
                       1.0);
     dpo_linear_backward(c, matrix(dy, N, F), &dsecond, matrix(dz, N, D), matrix(y, N, F), &second);
-    dpo_gelu_backward(c, matrix(dh, N, F), matrix(dy, N, F), matrix(h, N, F), DPO_GELU);
+    dpo_activation_backward(c, DPO_GELU, matrix(dh, N, F), matrix(NULL, 0, 0), matrix(dy, N, F), matrix(h, N, F),
+                            matrix(NULL, 0, 0));
     dpo_linear_backward(c, matrix(dx, N, 2 * D), &dfirst, matrix(dh, N, F), matrix(x, N, 2 * D), &first);
     dpo_embedding_backward(c, matrix(g.e, P, D), ids, matrix(dx, 2 * N, D));
 }

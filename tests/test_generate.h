@@ -289,9 +289,9 @@ static void test_generate_trunk_once(void) {
         CHECK(s->t->n_trunks <= (batch + 2) / 4 + 2);
         while (s->t->active || s->t->next < s->t->total) {
             int segments = (int)(s->t->batch + s->t->n_trunks);
-            memset(s->t->segments, 0, sizeof(dpo_segment) * (size_t)segments);
+            memset(s->t->b.segments, 0, sizeof(dpo_segment) * (size_t)segments);
             if (!CHECK_OK(c, dpo__generation_step(s->t))) return;
-            for (i = 0; i < segments; i++) s->rows += s->t->segments[i].length;
+            for (i = 0; i < segments; i++) s->rows += s->t->b.segments[i].length;
             s->draws += s->t->active;
             if (s->t->active > most) most = s->t->active;
             dpo__generation_take(s->t);

@@ -131,15 +131,10 @@ static void norm_case(dpo_context *c, int kind, int64_t n, int64_t d) {
     w = floats_of(l.w, d);
     b = floats_of(l.b, d);
     dy = floats_of(l.dout, n * d);
-    if (kind == DPO_NORM_LAYER) {
-        CHECK_OK(c, dpo_layer_norm_forward(c, T2(y, n, d), T2(stats, n, 2), T2(x, n, d), T1(w, d), T1(b, d), l.eps));
-        CHECK_OK(c, dpo_layer_norm_backward(c, T2(dx, n, d), T1(dw, d), T1(db, d), T2(dy, n, d), T2(x, n, d), T1(w, d),
-                                            T2(stats, n, 2)));
-    } else {
-        CHECK_OK(c, dpo_rms_norm_forward(c, T2(y, n, d), T2(stats, n, 2), T2(x, n, d), T1(w, d), l.eps));
-        CHECK_OK(
-            c, dpo_rms_norm_backward(c, T2(dx, n, d), T1(dw, d), T2(dy, n, d), T2(x, n, d), T1(w, d), T2(stats, n, 2)));
-    }
+    CHECK_OK(c, dpo_norm_forward(c, kind, T2(y, n, d), T2(stats, n, 2), T2(x, n, d), T1(w, d),
+                                 kind == DPO_NORM_LAYER ? T1(b, d) : t_none(), l.eps));
+    CHECK_OK(c, dpo_norm_backward(c, kind, T2(dx, n, d), T1(dw, d), kind == DPO_NORM_LAYER ? T1(db, d) : t_none(),
+                                  T2(dy, n, d), T2(x, n, d), T1(w, d), T2(stats, n, 2)));
     (void)snprintf(name, sizeof name, "norm %d %ld x %ld", kind, (long)n, (long)d);
     CHECK_CASE(relative_error(y, layer_out(norm_double, &l, n * d), n * d) < 2e-6, name);
     /* RMS of one element is +-w: its gradient is almost 0, a difference of large terms */
@@ -416,12 +411,12 @@ static void test_layer_activations(void) {
             w = floats_of(l.w, n);
             dy = floats_of(l.dout, n);
             if (l.kind == DPO_SWIGLU) {
-                CHECK_OK(c, dpo_swiglu_forward(c, T1(y, n), T1(x, n), T1(w, n)));
-                CHECK_OK(c, dpo_swiglu_backward(c, T1(dx, n), T1(dw, n), T1(dy, n), T1(x, n), T1(w, n)));
+                CHECK_OK(c, dpo_activation_forward(c, l.kind, T1(y, n), T1(x, n), T1(w, n)));
+                CHECK_OK(c, dpo_activation_backward(c, l.kind, T1(dx, n), T1(dw, n), T1(dy, n), T1(x, n), T1(w, n)));
                 compare_floor(dw, 0, numeric(activation_double, &l, l.w, n), n, 1.0, "swiglu gate");
             } else {
-                CHECK_OK(c, dpo_gelu_forward(c, T1(y, n), T1(x, n), l.kind));
-                CHECK_OK(c, dpo_gelu_backward(c, T1(dx, n), T1(dy, n), T1(x, n), l.kind));
+                CHECK_OK(c, dpo_activation_forward(c, l.kind, T1(y, n), T1(x, n), t_none()));
+                CHECK_OK(c, dpo_activation_backward(c, l.kind, T1(dx, n), t_none(), T1(dy, n), T1(x, n), t_none()));
             }
             /* far on the negative side gelu is a difference of almost equal numbers */
             compare_floor(y, 0, layer_out(activation_double, &l, n), n, 1.0, "activation forward");
@@ -499,9 +494,9 @@ static void test_layer_shapes(void) {
     double logps[4] = {0, 0, 0, 0};
     memset(&l, 0, sizeof l);
     l.b = l.a = l.bb = t_none();
-    REFUSED(dpo_layer_norm_forward(c, T2(y, 4, 8), T2(s, 4, 2), T2(x, 4, 7), T1(x, 8), T1(x, 8), 1e-5));
-    REFUSED(dpo_layer_norm_forward(c, T2(y, 4, 8), T2(s, 3, 2), T2(x, 4, 8), T1(x, 8), T1(x, 8), 1e-5));
-    REFUSED(dpo_rms_norm_forward(c, T2(y, 4, 8), T2(s, 4, 2), T2(x, 4, 8), T1(x, 9), 1e-5));
+    REFUSED(dpo_norm_forward(c, DPO_NORM_LAYER, T2(y, 4, 8), T2(s, 4, 2), T2(x, 4, 7), T1(x, 8), T1(x, 8), 1e-5));
+    REFUSED(dpo_norm_forward(c, DPO_NORM_LAYER, T2(y, 4, 8), T2(s, 3, 2), T2(x, 4, 8), T1(x, 8), T1(x, 8), 1e-5));
+    REFUSED(dpo_norm_forward(c, DPO_NORM_RMS, T2(y, 4, 8), T2(s, 4, 2), T2(x, 4, 8), T1(x, 9), t_none(), 1e-5));
     l.w = T2(x, 5, 8);
     REFUSED(dpo_linear_forward(c, T2(y, 4, 6), T2(x, 4, 8), &l));
     l.w = T2(x, 6, 8);
@@ -511,8 +506,11 @@ static void test_layer_shapes(void) {
     REFUSED(dpo_embedding_forward(c, T2(y, 4, 8), ids, T2(x, 4, 7)));
     REFUSED(dpo_embedding_forward(c, T2(y, 4, 8), outside, T2(x, 4, 8)));
     REFUSED_AS(DPO_E_ARG, dpo_rope_forward(c, T3(y, 4, 2, 8), ids, 10, 1e4));
-    REFUSED(dpo_gelu_forward(c, T1(y, 8), T1(x, 9), DPO_GELU));
-    REFUSED(dpo_swiglu_forward(c, T1(y, 8), T1(x, 8), T1(x, 9)));
+    REFUSED_AS(DPO_E_ARG, dpo_norm_forward(c, 2, T2(y, 4, 8), T2(s, 4, 2), T2(x, 4, 8), T1(x, 8), T1(x, 8), 1e-5));
+    REFUSED(dpo_activation_forward(c, DPO_GELU, T1(y, 8), T1(x, 9), t_none()));
+    REFUSED(dpo_activation_forward(c, DPO_SWIGLU, T1(y, 8), T1(x, 8), T1(x, 9)));
+    REFUSED(dpo_activation_forward(c, DPO_SWIGLU, T1(y, 8), T1(x, 8), t_none()));
+    REFUSED_AS(DPO_E_ARG, dpo_activation_forward(c, 3, T1(y, 8), T1(x, 8), T1(x, 8)));
     REFUSED(dpo_attention_forward(c, T3(y, 3, 4, 2), T3(s, 3, 4, 2), T3(x, 3, 4, 2), T3(x, 3, 3, 2), T3(x, 3, 3, 2),
                                   gap, 1, 1.0, NULL));
     REFUSED(dpo_attention_forward(c, T3(y, 3, 2, 2), T3(s, 3, 2, 2), T3(x, 3, 2, 2), T3(x, 3, 2, 2), T3(x, 3, 2, 2),

@@ -13,11 +13,11 @@ int tu_a(void);
 /* 0 if a context opens, computes and closes. */
 int tu_a(void) {
     dpo_context *c = dpo_open(NULL);
-    dpo_tensor t;
+    dpo_tensor t, none = dpo_tensor_f32(NULL, 0, 0, 0, 0);
     float x[4] = {1, 2, 3, 4}, y[4] = {0, 0, 0, 0};
     int bad = !c;
     t = dpo_tensor_f32(x, 4, 0, 0, 0);
-    if (!bad) bad = dpo_gelu_forward(c, dpo_tensor_f32(y, 4, 0, 0, 0), t, DPO_GELU) != DPO_OK;
+    if (!bad) bad = dpo_activation_forward(c, DPO_GELU, dpo_tensor_f32(y, 4, 0, 0, 0), t, none) != DPO_OK;
     if (!bad) bad = !(y[3] > 3.99f && y[3] < 4.0f);
     dpo_close(c);
     return bad;
