@@ -489,26 +489,12 @@ DPO_API dpo_result dpo_data_add_tokens(dpo_data *d, const int32_t *prompt, int64
 DPO_API dpo_result dpo_data_add_text(dpo_data *d, const char *text, size_t bytes);
 
 /* dpo_data_read - JSON lines of {"prompt", "chosen", "rejected"} (without "rejected": SFT rows; "response" is a name
-   for "chosen"; {"text"}: plain text), or a file of dpo_data_save, which is recognised by its content.
+   for "chosen"; {"text"}: plain text).
  *   rejects nothing silently: bad rows are counted by reason, and dpo_data_report_of tells
  *   errors  DPO_E_IO; DPO_E_FORMAT when no row at all could be used (first bad line named) */
 DPO_API dpo_result dpo_data_read(dpo_data *d, const char *path);
 /* dpo_data_read_text - the same from memory; `name` stands for the file in messages. */
 DPO_API dpo_result dpo_data_read_text(dpo_data *d, const char *name, const char *text, size_t bytes);
-
-/* dpo_data_save - a tokenized set as one safetensors file: "tokens" I32 [ids], "segments" I32 [items,3] (prompt,
-   chosen, rejected counts), and in its metadata the tokenizer's hash, the rules, the report, and `metadata` (NULL, or
-   key, value, ..., NULL: provenance).
- * dpo_data_load - such a file into an empty data set; its rules and report become the set's.
- *   errors  DPO_E_FORMAT (any bytes are safe); DPO_E_STATE if d has another tokenizer than the file was made with
- * dpo_data_metadata - a value of the loaded file's metadata, or NULL. */
-DPO_API dpo_result dpo_data_save(const dpo_data *d, const char *path, const char *const *metadata);
-DPO_API dpo_result dpo_data_load(dpo_data *d, const char *path);
-DPO_API const char *dpo_data_metadata(const dpo_data *d, const char *key);
-
-/* dpo_data_repeats - items of `d` that occur earlier in d (other == NULL), or anywhere in `other`. prompts_only:
-   compares prompts alone and leaves items without one out. A negative code without memory. */
-DPO_API int64_t dpo_data_repeats(const dpo_data *d, const dpo_data *other, int prompts_only);
 
 DPO_API int64_t dpo_data_count(const dpo_data *d);
 DPO_API dpo_data_report dpo_data_report_of(const dpo_data *d);
@@ -11747,56 +11733,17 @@ DPO_API dpo_tokenizer *dpo_tokenizer_load(dpo_context *c, const char *path) {
 }
 
 /* ===========================================================================================
-   >>DATA - examples as ids, rows of neutral JSON lines, tokenized files
+   >>DATA - examples as ids, rows of neutral JSON lines
 
    An item is prompt, chosen, rejected, end to end in one array of ids. An item without a rejected answer
    is for SFT; one without a prompt is plain text, its first id not a target.
    =========================================================================================== */
 
-/* Hashes already seen, each with a number: open addressing, at most half full. */
+/* Which item each prompt has, by the hash of its ids: open addressing, at most half full. */
 typedef struct dpo__seen {
-    uint64_t *key; /* 0: free */
-    int64_t *value;
-    size_t cap, n;
+    uint64_t key; /* 0: free */
+    int64_t item;
 } dpo__seen;
-
-/* Where `key` is, or where it would go. There is room, and no key is 0. */
-static size_t dpo__seen_slot(const dpo__seen *s, uint64_t key) {
-    size_t i = (size_t)dpo__mix(key) & (s->cap - 1);
-    while (s->key[i] && s->key[i] != key) i = (i + 1) & (s->cap - 1);
-    return i;
-}
-/* The value stored with `key`; if there is none, `value` is stored and -1 returned. */
-static int64_t dpo__seen_put(dpo__seen *s, uint64_t key, int64_t value) {
-    size_t i = dpo__seen_slot(s, key);
-    if (s->key[i]) return s->value[i];
-    s->key[i] = key;
-    s->value[i] = value;
-    s->n++;
-    return -1;
-}
-static void dpo__seen_free(dpo_context *c, dpo__seen *s) {
-    dpo__put(c, s->key);
-    memset(s, 0, sizeof *s);
-}
-static dpo_result dpo__seen_room(dpo_context *c, dpo__seen *s, size_t more) {
-    dpo__seen to;
-    size_t i, bytes;
-    if (s->cap && s->n + more <= s->cap / 2) return DPO_OK;
-    memset(&to, 0, sizeof to);
-    for (to.cap = 1024; to.cap / 2 < s->n + more; to.cap *= 2) {
-    }
-    if (dpo__mul_size(to.cap, sizeof *to.key + sizeof *to.value, &bytes)) bytes = SIZE_MAX;
-    to.key = (uint64_t *)dpo__get(c, bytes, "a table of rows");
-    if (!to.key) return DPO_E_MEMORY;
-    memset(to.key, 0, to.cap * sizeof *to.key);
-    to.value = (int64_t *)(void *)(to.key + to.cap);
-    for (i = 0; i < s->cap; i++)
-        if (s->key[i]) dpo__seen_put(&to, s->key[i], s->value[i]);
-    dpo__seen_free(c, s);
-    *s = to;
-    return DPO_OK;
-}
 
 enum { DPO__CUT_PROMPT = 1, DPO__CUT_RESPONSE = 2, DPO__CUT_EOS = 4, DPO__BAD_UTF8 = 8, DPO__BORDER_MERGED = 16 };
 
@@ -11818,8 +11765,8 @@ struct dpo_data {
     int64_t n_ids, cap_ids;
     dpo__item *items;
     int64_t n, cap;
-    dpo__seen prompts;   /* group_prompts: which item each prompt has */
-    char *metadata;      /* of the file it was loaded from: key, value, ... as strings end to end, an empty one last */
+    dpo__seen *seen;     /* group_prompts */
+    int64_t n_seen, cap_seen;
     double *reference;   /* [n,2]; NaN = not computed */
     int reference_whole; /* none of them is */
     uint64_t reference_of;   /* hash of the weights they came from, */
@@ -11898,16 +11845,45 @@ DPO_API void dpo_data_free(dpo_data *d) {
     c = d->c;
     dpo__put(c, d->ids);
     dpo__put(c, d->items);
-    dpo__seen_free(c, &d->prompts);
-    dpo__put(c, d->metadata);
+    dpo__put(c, d->seen);
     dpo__put(c, d->reference);
     dpo__put(c, d);
 }
 
-static uint64_t dpo__ids_hash(const int32_t *ids, int64_t n) { /* never 0 */
+/* Where a prompt stands in the table, or would go. */
+static dpo__seen *dpo__seen_at(dpo__seen *table, int64_t cap, uint64_t key) {
+    size_t mask = (size_t)cap - 1, i = (size_t)dpo__mix(key) & mask;
+    while (table[i].key && table[i].key != key) i = (i + 1) & mask;
+    return &table[i];
+}
+/* Room for one more prompt. */
+static dpo_result dpo__seen_room(dpo_data *d) {
+    int64_t i, cap = d->cap_seen ? 2 * d->cap_seen : 1024;
+    dpo__seen *to;
+    if (d->n_seen < d->cap_seen / 2) return DPO_OK;
+    to = (dpo__seen *)dpo__get(d->c, (size_t)cap * sizeof *to, "a table of prompts");
+    if (!to) return DPO_E_MEMORY;
+    memset(to, 0, (size_t)cap * sizeof *to);
+    for (i = 0; i < d->cap_seen; i++)
+        if (d->seen[i].key) *dpo__seen_at(to, cap, d->seen[i].key) = d->seen[i];
+    dpo__put(d->c, d->seen);
+    d->seen = to;
+    d->cap_seen = cap;
+    return DPO_OK;
+}
+/* The item that has these ids as its prompt; -1: none had, now `item` has. */
+static int64_t dpo__seen_put(dpo_data *d, const int32_t *prompt, int64_t n, int64_t item) {
     dpo__hash h = dpo__hash_start(2);
-    dpo__hash_add(&h, ids, (size_t)n * sizeof *ids);
-    return dpo__hash_end(&h) | 1;
+    dpo__seen *at;
+    uint64_t key;
+    dpo__hash_add(&h, prompt, (size_t)n * sizeof *prompt);
+    key = dpo__hash_end(&h) | 1; /* never 0 */
+    at = dpo__seen_at(d->seen, d->cap_seen, key);
+    if (at->key) return at->item;
+    at->key = key;
+    at->item = item;
+    d->n_seen++;
+    return -1;
 }
 
 /* Counts an item, or (by -1) takes it out again. */
@@ -11970,7 +11946,7 @@ static void dpo__data_keep(dpo_data *d, const dpo__row *row) {
         report->empty_response++; /* nothing before its only id: no target */
     else {
         if (o->group_prompts && !row->rejected && row->prompt)
-            at = dpo__seen_put(&d->prompts, dpo__ids_hash(p, row->prompt), d->n);
+            at = dpo__seen_put(d, p, row->prompt, d->n);
         report->pairs += row->rejected > 0;
         report->chosen_longer += row->rejected > 0 && row->chosen > row->rejected;
         report->same_length += row->chosen == row->rejected;
@@ -11998,7 +11974,7 @@ static void dpo__data_keep(dpo_data *d, const dpo__row *row) {
 static dpo_result dpo__data_room(dpo_data *d, int64_t at, int64_t ids, int64_t items) {
     dpo_result r = dpo__data_grow(d->c, (void **)&d->ids, at, &d->cap_ids, ids, sizeof *d->ids);
     if (!r) r = dpo__data_grow(d->c, (void **)&d->items, d->n, &d->cap, items, sizeof *d->items);
-    return r || !d->options.group_prompts ? r : dpo__seen_room(d->c, &d->prompts, (size_t)items);
+    return r || !d->options.group_prompts ? r : dpo__seen_room(d);
 }
 
 DPO_API dpo_result dpo_data_add_tokens(dpo_data *d, const int32_t *prompt, int64_t n_prompt, const int32_t *chosen,
@@ -12189,30 +12165,6 @@ DPO_API uint64_t dpo_data_hash(const dpo_data *d) {
     return dpo__hash_end(&h);
 }
 
-/* 0 for an item that does not take part. */
-static uint64_t dpo__item_key(const dpo_data *d, int64_t i, int prompts_only) {
-    const dpo__item *t = &d->items[i];
-    const int32_t *ids = d->ids + t->first;
-    if (prompts_only) return t->prompt ? dpo__ids_hash(ids, t->prompt) : 0;
-    return dpo__mix(dpo__ids_hash(ids, dpo__item_ids(t)) ^
-                    ((uint64_t)(uint32_t)t->prompt << 32 | (uint32_t)t->chosen)) |
-           1;
-}
-DPO_API int64_t dpo_data_repeats(const dpo_data *d, const dpo_data *other, int prompts_only) {
-    const dpo_data *from = other ? other : d;
-    dpo__seen s = {NULL, NULL, 0, 0};
-    int64_t i, found = 0;
-    uint64_t key;
-    DPO__READY(d, d->c);
-    if (dpo__seen_room(d->c, &s, (size_t)from->n)) return DPO_E_MEMORY;
-    for (i = 0; i < from->n; i++)
-        if ((key = dpo__item_key(from, i, prompts_only)) != 0) found += dpo__seen_put(&s, key, i) >= 0;
-    for (i = 0, found = other ? 0 : found; other && i < d->n; i++)
-        if ((key = dpo__item_key(d, i, prompts_only)) != 0) found += s.key[dpo__seen_slot(&s, key)] != 0;
-    dpo__seen_free(d->c, &s);
-    return found;
-}
-
 /* --- JSON lines ------------------------------------------------------------------------------------ */
 
 #define DPO__LINE ((size_t)64 << 20) /* bytes of a line of data: a longer one is no row */
@@ -12320,230 +12272,6 @@ DPO_API dpo_result dpo_data_read_text(dpo_data *d, const char *name, const char 
     return DPO_OK;
 }
 
-/* --- tokenized files --------------------------------------------------------------------------------- */
-
-/* All numbers of the rules and of the report, for the metadata. */
-/* clang-format off */
-#define DPO__DATA_RULES(X)                                                                                             \
-    X(max_length) X(max_prompt_length) X(truncation) X(prompt_keep_start) X(boundary) X(bos) X(end_of_turn)            \
-    X(group_prompts)
-#define DPO__DATA_REPORT(X)                                                                                            \
-    X(rows) X(kept) X(bad_json) X(missing_field) X(empty_response) X(identical) X(too_long) X(grouped)                 \
-    X(truncated_prompts) X(truncated_responses) X(lost_eos) X(invalid_utf8) X(boundary_merges) X(first_bad_line)       \
-    X(prompt_tokens) X(chosen_tokens) X(rejected_tokens) X(pairs) X(chosen_longer) X(same_length)
-/* clang-format on */
-
-#define DPO__DATA_OWN 5 /* keys that stand before the caller's */
-
-typedef struct dpo__data_head { /* what a file says of itself, as text */
-    char tokenizer[24], rules[512], report[1024];
-} dpo__data_head;
-
-static void dpo__data_describe(const dpo_data *d, dpo__data_head *h) {
-    size_t n = 0;
-    dpo__append(h->tokenizer, sizeof h->tokenizer, 0, "%016llx", (unsigned long long)dpo_tokenizer_hash(d->t));
-#define DPO__PUT(name)                                                                                                 \
-    n = dpo__append(h->rules, sizeof h->rules, n, "%s\"" #name "\": %ld", n ? ", " : "{", (long)d->options.name);
-    DPO__DATA_RULES(DPO__PUT)
-#undef DPO__PUT
-    dpo__append(h->rules, sizeof h->rules, n, "}");
-    n = 0;
-#define DPO__PUT(name)                                                                                                 \
-    n = dpo__append(h->report, sizeof h->report, n, "%s\"" #name "\": %lld", n ? ", " : "{", (long long)d->report.name);
-    DPO__DATA_REPORT(DPO__PUT)
-#undef DPO__PUT
-    dpo__append(h->report, sizeof h->report, n, "}");
-}
-
-DPO_API dpo_result dpo_data_save(const dpo_data *d, const char *path, const char *const *metadata) {
-    static const char *const keys[DPO__DATA_OWN] = {"format", "tokenizer", "tokenizer_hash", "rules", "report"};
-    dpo__data_head h;
-    dpo_tensor t[2];
-    const char **all;
-    int32_t *ids, *counts;
-    int64_t i, k, n, at = 0, pairs = 0;
-    dpo_result r;
-    DPO__READY(d, d->c);
-    if (!path || !d->n) return dpo__fail(d->c, DPO_E_ARG, "dpo_data_save: needs a path and at least one example");
-    for (; metadata && metadata[2 * pairs]; pairs++)
-        for (k = 0; k < DPO__DATA_OWN; k++)
-            if (!strcmp(metadata[2 * pairs], keys[k]))
-                return dpo__fail(d->c, DPO_E_ARG, "dpo_data_save: the metadata's key \"%s\" is the file's own",
-                                 keys[k]);
-    dpo__data_describe(d, &h);
-    for (i = 0, n = 0; i < d->n; i++) n += dpo__item_ids(&d->items[i]);
-    all = (const char **)dpo__get(d->c, (size_t)(2 * (DPO__DATA_OWN + pairs) + 1) * sizeof *all, "metadata");
-    ids = (int32_t *)dpo__get(d->c, (size_t)(n + 3 * d->n) * sizeof *ids, "a data set to be written");
-    if (!all || !ids) {
-        dpo__put(d->c, (void *)all);
-        dpo__put(d->c, ids);
-        return DPO_E_MEMORY;
-    }
-    for (i = 0; i < DPO__DATA_OWN; i++) all[2 * i] = keys[i];
-    all[1] = "dpo.h tokens 1";
-    all[3] = d->t ? dpo_tokenizer_info(d->t) : "unknown";
-    all[5] = h.tokenizer;
-    all[7] = h.rules;
-    all[9] = h.report;
-    for (i = 0; i < 2 * pairs; i++) all[2 * DPO__DATA_OWN + i] = metadata[i];
-    all[2 * (DPO__DATA_OWN + pairs)] = NULL;
-    counts = ids + n;
-    for (i = 0; i < d->n; i++) {
-        const dpo__item *item = &d->items[i];
-        memcpy(ids + at, d->ids + item->first, (size_t)dpo__item_ids(item) * sizeof *ids);
-        at += dpo__item_ids(item);
-        counts[3 * i] = item->prompt;
-        counts[3 * i + 1] = item->chosen;
-        counts[3 * i + 2] = item->rejected;
-    }
-    memset(t, 0, sizeof t);
-    t[0].dtype = t[1].dtype = DPO_I32;
-    t[0].name = "tokens";
-    t[0].data = ids;
-    t[0].ndim = 1;
-    t[0].shape[0] = n;
-    t[1].name = "segments";
-    t[1].data = counts;
-    t[1].ndim = 2;
-    t[1].shape[0] = d->n;
-    t[1].shape[1] = 3;
-    r = dpo_tensors_save(d->c, path, t, 2, all);
-    dpo__put(d->c, ids);
-    dpo__put(d->c, (void *)all);
-    return r;
-}
-
-/* Rules and report as the file tells them, if it does. What no data set has is refused: rows may be added later. */
-static dpo_result dpo__data_take_head(dpo_data *d, const dpo__st *st) {
-    static const char *const keys[2] = {"rules", "report"};
-    const char *text, *why = NULL;
-    dpo__json j;
-    int64_t x;
-    int pass;
-    for (pass = 0; pass < 2; pass++) {
-        text = dpo__st_metadata(st, keys[pass]);
-        if (text && !dpo__json_parse(d->c, st->path, text, strlen(text), &j)) {
-#define DPO__TAKE(part, type, name, least, most)                                                                       \
-    if (dpo__json_int64(&j, dpo__json_find(&j, 0, #name), &x)) {                                                       \
-        if (x < (least) || x > (most)) why = #name " is out of range";                                                 \
-        else d->part.name = (type)x;                                                                                   \
-    }
-#define DPO__RULE(name)   DPO__TAKE(options, int, name, INT32_MIN, INT32_MAX)
-#define DPO__NUMBER(name) DPO__TAKE(report, int64_t, name, 0, (int64_t)1 << 53)
-            if (pass) {
-                DPO__DATA_REPORT(DPO__NUMBER)
-            } else {
-                DPO__DATA_RULES(DPO__RULE)
-            }
-#undef DPO__NUMBER
-#undef DPO__RULE
-#undef DPO__TAKE
-        }
-        if (text) dpo__json_free(d->c, &j);
-        if (d->c->error.code) return d->c->error.code;
-    }
-    if (!why) why = dpo__data_options_fault(&d->options);
-    return why ? dpo__st_refuse(st, "its rules and report: %s", why) : DPO_OK;
-}
-static dpo_result dpo__data_take_metadata(dpo_data *d, const dpo__st *st) {
-    size_t bytes = 1;
-    char *to;
-    int64_t i;
-    dpo__put(d->c, d->metadata);
-    for (i = 0; st->metadata[i]; i++) bytes += strlen(st->metadata[i]) + 1;
-    d->metadata = to = (char *)dpo__get(d->c, bytes, "metadata");
-    if (!to) return DPO_E_MEMORY;
-    for (i = 0; st->metadata[i]; i++) {
-        memcpy(to, st->metadata[i], strlen(st->metadata[i]) + 1);
-        to += strlen(to) + 1;
-    }
-    *to = 0;
-    return DPO_OK;
-}
-/* Counts and ids, checked before they are believed. */
-static dpo_result dpo__data_take_items(dpo_data *d, const dpo__st *st) {
-    const dpo__st_entry *ids = dpo__st_find(st, "tokens"), *counts = dpo__st_find(st, "segments");
-    int32_t *k, vocab = d->t ? dpo_tokenizer_vocab(d->t) : INT32_MAX;
-    int64_t i, at = 0;
-    dpo_result r;
-    if (!ids || !counts || ids->dtype != DPO_I32 || counts->dtype != DPO_I32 || ids->ndim != 1 || counts->ndim != 2 ||
-        counts->shape[1] != 3 || !counts->shape[0])
-        return dpo__st_refuse(st, "expected tensors tokens I32 [ids] and segments I32 [examples,3]");
-    if (dpo__data_room(d, 0, ids->elements, counts->shape[0])) return DPO_E_MEMORY;
-    k = (int32_t *)dpo__get(d->c, (size_t)counts->elements * sizeof *k, "the lengths of examples");
-    if (!k) return DPO_E_MEMORY;
-    r = dpo__st_read_raw(st, ids, d->ids);
-    if (!r) r = dpo__st_read_raw(st, counts, k);
-    for (i = 0; !r && i < ids->elements; i++)
-        if (d->ids[i] < 0 || d->ids[i] >= vocab)
-            r = dpo__st_refuse(st, "token %lld is %ld, expected 0 to %ld", (long long)i, (long)d->ids[i],
-                               (long)vocab - 1);
-    for (i = 0; !r && i < counts->shape[0]; i++) {
-        const int32_t *n = k + 3 * i;
-        dpo__item *t = &d->items[i];
-        if (n[0] < 0 || n[1] < 1 || n[2] < 0 || (int64_t)n[0] + n[1] < 2 || (n[2] && (int64_t)n[0] + n[2] < 2) ||
-            (int64_t)n[0] + n[1] + n[2] > ids->elements - at)
-            r = dpo__st_refuse(st, "example %lld has lengths %ld, %ld, %ld with %lld ids left", (long long)i,
-                               (long)n[0], (long)n[1], (long)n[2], (long long)(ids->elements - at));
-        t->first = at;
-        t->prompt = n[0];
-        t->chosen = n[1];
-        t->rejected = n[2];
-        t->marks = 0;
-        at += r ? 0 : dpo__item_ids(t);
-    }
-    if (!r && at != ids->elements)
-        r = dpo__st_refuse(st, "its examples have %lld ids, it holds %lld", (long long)at, (long long)ids->elements);
-    dpo__put(d->c, k);
-    if (r) return r;
-    d->n = counts->shape[0];
-    d->n_ids = at;
-    return DPO_OK;
-}
-DPO_API dpo_result dpo_data_load(dpo_data *d, const char *path) {
-    dpo_data_options options;
-    dpo__data_head h;
-    dpo__st st;
-    const char *format, *hash;
-    dpo_result r;
-    DPO__READY(d, d->c);
-    if (!path || d->n || d->report.rows)
-        return dpo__fail(d->c, DPO_E_ARG, "dpo_data_load: needs a path and a data set that is empty");
-    r = dpo__st_open(d->c, path, &st);
-    if (r) return r;
-    options = d->options;
-    dpo__data_describe(d, &h);
-    format = dpo__st_metadata(&st, "format");
-    hash = dpo__st_metadata(&st, "tokenizer_hash");
-    if (!format || strcmp(format, "dpo.h tokens 1"))
-        r = dpo__fail(d->c, DPO_E_FORMAT, "%.400s: its format is \"%.40s\", expected \"dpo.h tokens 1\" (dpo-tokenize)",
-                      path, format ? format : "");
-    else if (d->t && (!hash || strcmp(hash, h.tokenizer)))
-        r = dpo__fail(
-            d->c, DPO_E_STATE,
-            "%.400s: was made with another tokenizer (hash %.20s, this one's is %s: %.100s); tokenize the text "
-            "again",
-            path, hash ? hash : "missing", h.tokenizer, dpo_tokenizer_info(d->t));
-    if (!r) r = dpo__data_take_head(d, &st);
-    if (!r) r = dpo__data_take_metadata(d, &st);
-    if (!r) r = dpo__data_take_items(d, &st);
-    if (r) { /* as empty as it was */
-        d->options = options;
-        memset(&d->report, 0, sizeof d->report);
-    }
-    dpo__st_close(&st);
-    return r;
-}
-DPO_API const char *dpo_data_metadata(const dpo_data *d, const char *key) {
-    const char *at = d ? d->metadata : NULL, *value;
-    while (at && key && *at) {
-        value = at + strlen(at) + 1;
-        if (!strcmp(at, key)) return value;
-        at = value + strlen(value) + 1;
-    }
-    return NULL;
-}
-
 DPO_API dpo_result dpo_data_read(dpo_data *d, const char *path) {
     char *text;
     size_t bytes;
@@ -12552,10 +12280,7 @@ DPO_API dpo_result dpo_data_read(dpo_data *d, const char *path) {
     if (!path) return dpo__fail(d->c, DPO_E_ARG, "dpo_data_read: the path must not be NULL");
     r = dpo__file_read_all(d->c, path, (uint64_t)16 << 30, &text, &bytes);
     if (r) return r;
-    /* text does not begin with the small number that stands before a safetensors header */
-    if (bytes > 9 && text[8] == '{' && dpo__load_le64((const uint8_t *)text) <= DPO__ST_HEADER)
-        r = dpo_data_load(d, path);
-    else r = dpo_data_read_text(d, path, text, bytes);
+    r = dpo_data_read_text(d, path, text, bytes);
     dpo__put(d->c, text);
     return r;
 }
