@@ -356,8 +356,8 @@ DPO_API size_t dpo_json_at(const dpo_json *j, int64_t node);
 
 /* dpo_tokenizer_load - a tokenizer as it lies on the Hub.
  *   path    a directory (tokenizer.json, else vocab.json with merges.txt; tokenizer_config.json and config.json name
- *           its end-of-text id), or one of these files, or llama2.c's tok*.bin. A directory whose config.json says
- *           "dpo_tokenizer": "bytes" gives the byte-level one
+ *           its end-of-text id), or one of these files. A directory whose config.json says "dpo_tokenizer": "bytes"
+ *           gives the byte-level one
  *   knows   byte-level BPE with the splitting of GPT-2, Llama-3, Qwen2 (also after single digits), NFC;
  *           SentencePiece-type BPE (Llama-2: Prepend and Replace, or Metaspace; byte fallback); added tokens
  *   errors  DPO_E_IO  DPO_E_FORMAT  DPO_E_UNSUPPORTED (names the model, normalizer or pattern it does not know) */
@@ -398,15 +398,10 @@ enum {
  *   text    any bytes: what is not UTF-8 is encoded byte by byte, or as U+FFFD if there is no piece for the byte
  *   out     [cap]; receives the first cap ids; NULL to measure. Text of n bytes gives at most 3n + 3 ids
  *   returns how many ids there are, or a negative code
- * dpo_encode_parts - the same for the parts laid end to end: words reach over their borders; flags DPO_ENCODE_*
- * dpo_encode_batch - each text for itself, on all threads: text i's ids are (*ids)[(*first)[i]] ..
- *           (*ids)[(*first)[i + 1] - 1]; both are freed by dpo_encode_free(c, *ids) */
+ * dpo_encode_parts - the same for the parts laid end to end: words reach over their borders; flags DPO_ENCODE_* */
 DPO_API int64_t dpo_encode(const dpo_tokenizer *t, const char *text, size_t bytes, int32_t *out, int64_t cap);
 DPO_API int64_t dpo_encode_parts(const dpo_tokenizer *t, const dpo_text *parts, int64_t n, unsigned flags, int32_t *out,
                                  int64_t cap);
-DPO_API dpo_result dpo_encode_batch(const dpo_tokenizer *t, const dpo_text *texts, int64_t n, unsigned flags,
-                                    int32_t **ids, int64_t **first);
-DPO_API void dpo_encode_free(dpo_context *c, int32_t *ids);
 
 /* dpo_decode - ids to text: the exact bytes of the pieces; special ids are left out, so is the space that a
    SentencePiece-type tokenizer puts before a text.
@@ -445,11 +440,9 @@ typedef struct dpo_data_options {
     int max_prompt_length; /* used by DPO_TRUNCATE_REF only */
     int truncation;        /* DPO_TRUNCATE_* */
     int prompt_keep_start;
-    int boundary, bos;                                        /* DPO_BOUNDARY_*, DPO_BOS_* */
-    int32_t end_of_turn;                                      /* a response that ends so gets no end-of-text id; -1 */
-    int group_prompts;                                        /* SFT: of rows with one prompt the last answer counts */
-    int64_t max_rows;                                         /* stop after so many rows; 0 = all */
-    const char *prompt_field, *chosen_field, *rejected_field; /* JSON names */
+    int boundary, bos;   /* DPO_BOUNDARY_*, DPO_BOS_* */
+    int32_t end_of_turn; /* a response that ends so gets no end-of-text id; -1 */
+    int group_prompts;   /* SFT: of rows with one prompt the last answer counts */
 } dpo_data_options;
 
 /* What happened to the rows. */
@@ -464,7 +457,7 @@ typedef struct dpo_data_report {
     int64_t pairs, chosen_longer, same_length; /* in tokens, before cutting: what "the longer answer wins" would get */
 } dpo_data_report;
 
-/* 512, 256, DPO_TRUNCATE_REF, separate, by habit, prompt/chosen/rejected */
+/* 512, 256, DPO_TRUNCATE_REF, separate, by habit */
 DPO_API dpo_data_options dpo_data_defaults(void);
 
 /* dpo_data_create - an empty data set. options NULL = defaults; copied. */
@@ -9949,18 +9942,17 @@ static size_t dpo__nfc_next(const dpo__unicode *u, const uint8_t **at, const uin
    In SentencePiece-type tokenizers a piece's U+2581 is held as the space that it stands for.
    =========================================================================================== */
 
-#define DPO__TOK_BITS    21                            /* of an id or a rank: 2 million of each */
-#define DPO__TOK_IDS     ((int64_t)1 << DPO__TOK_BITS) /* less two */
-#define DPO__TOK_PIECE   65536                         /* bytes of a piece */
-#define DPO__TOK_NONE    0xffffffffu                   /* no id, no rank */
-#define DPO__TOK_UNTRIED 0x80000000u                   /* with an id: see dpo__tok_whole */
-#define DPO__TOK_SHORT   64                            /* symbols of a word that is merged by looking at all pairs */
-#define DPO__TOK_KEY     15                            /* bytes of a word that is looked up */
-#define DPO__TOK_CACHE   4096                          /* pairs of entries in the cache of words */
-#define DPO__TOK_PROBES  1024                          /* entries of a table that are looked at for one key */
-#define DPO__TOK_ADDED   1024                          /* bytes of an added token, or of a piece of tok*.bin */
-#define DPO__TOK_PAD     16                            /* readable zero bytes behind a text at work */
-enum { DPO__TOK_HERE = 1, DPO__TOK_SPECIAL = 2 };      /* state of an id */
+#define DPO__TOK_BITS   21                            /* of an id or a rank: 2 million of each */
+#define DPO__TOK_IDS    ((int64_t)1 << DPO__TOK_BITS) /* less two */
+#define DPO__TOK_PIECE  65536                         /* bytes of a piece */
+#define DPO__TOK_NONE   0xffffffffu                   /* no id, no rank */
+#define DPO__TOK_SHORT  64                            /* symbols of a word that is merged by looking at all pairs */
+#define DPO__TOK_KEY    15                            /* bytes of a word that is looked up */
+#define DPO__TOK_CACHE  4096                          /* pairs of entries in the cache of words */
+#define DPO__TOK_PROBES 1024                          /* entries of a table that are looked at for one key */
+#define DPO__TOK_ADDED  1024                          /* bytes of an added token */
+#define DPO__TOK_PAD    16                            /* readable zero bytes behind a text at work */
+enum { DPO__TOK_HERE = 1, DPO__TOK_SPECIAL = 2, DPO__TOK_WHOLE = 4 };      /* state of an id; see dpo__tok_merged */
 enum { DPO__TOK_BYTES = 0, DPO__TOK_BYTE_LEVEL = 1, DPO__TOK_SPACES = 2 }; /* kinds */
 enum { DPO__SPLIT_NONE = 0, DPO__SPLIT_GPT2, DPO__SPLIT_LLAMA3, DPO__SPLIT_EACH_SPACE };
 enum { DPO__PREFIX_NONE = 0, DPO__PREFIX_ALWAYS, DPO__PREFIX_MISSING, DPO__PREFIX_FIRST }; /* of a space */
@@ -9973,18 +9965,17 @@ typedef struct dpo__added {
     uint8_t special, lstrip, rstrip;
 } dpo__added;
 
-/* Added tokens in order of their bytes; `pair` has a bit for each two bytes that one of them may begin with. */
+#define DPO__TOK_TWO 8192 /* bytes of a set of two bytes: a bit for each */
+
+/* Added tokens in order of their bytes; `begins` has the two bytes that one of them may begin with. */
 typedef struct dpo__added_set {
     dpo__added *token;
     int n, n_plain; /* n_plain: not special, so looked for in any text */
-    uint8_t *pair;
+    uint8_t *begins;
 } dpo__added_set;
 
-typedef struct dpo__tok_word { /* a short word as two numbers, the length in the upper byte of `high` (0: free) */
-    uint64_t low, high;
-    uint32_t id;
-} dpo__tok_word;
-typedef struct dpo__tok_known { /* a word met lately, and its ids */
+/* A short word met lately, and its ids: its bytes as two numbers, the length in the upper byte of `high` (0: free). */
+typedef struct dpo__tok_known {
     uint64_t low, high;
     uint32_t id[6], n;
 } dpo__tok_known;
@@ -9994,16 +9985,13 @@ typedef struct dpo__tok_block {
     size_t bytes;
 } dpo__tok_block;
 
-/* What one thread works with. Blocks grow on the thread that called the library only: `more` says that a text needs
-   larger ones than a worker has. */
+/* What a text is worked on with. */
 typedef struct dpo__tok_work {
-    dpo_context *c;              /* NULL on other threads */
     dpo__tok_block text, normal; /* bytes */
     dpo__tok_block symbols;      /* uint32_t: of long words, and characters of NFC */
-    dpo__tok_known *known;
     int32_t *out;
     int64_t cap, n;
-    int more;
+    int failed; /* there was no memory */
     unsigned flags;
 } dpo__tok_work;
 
@@ -10025,14 +10013,13 @@ struct dpo_tokenizer {
     size_t pairs_mask;
     int pairs_shift;
     uint32_t *merged; /* [n_merges] what a merge gives */
-    dpo__tok_word *words;
-    size_t words_mask;
     uint32_t byte_id[256];
-    uint8_t ascii[256]; /* class of a character of one byte */
-    uint8_t borders[8192];
+    uint8_t ascii[256];            /* class of a character of one byte */
+    uint8_t borders[DPO__TOK_TWO]; /* the two bytes where a merge joins its parts */
     dpo__added_set raw, normal;
     dpo__unicode u;
-    dpo__tok_work *work; /* [threads] */
+    dpo__tok_known *known; /* pairs: the one met last first */
+    dpo__tok_work *work;
 };
 
 /* --- tables ----------------------------------------------------------------------------------------- */
@@ -10081,9 +10068,11 @@ static int dpo__tok_pair_add(dpo_tokenizer *t, uint32_t left, uint32_t right, ui
     return 0;
 }
 
-static void dpo__tok_join(dpo_tokenizer *t, unsigned before, unsigned after) {
-    unsigned two = before << 8 | after;
-    t->borders[two >> 3] = (uint8_t)(t->borders[two >> 3] | 1 << (two & 7));
+static void dpo__tok_two_add(uint8_t *set, unsigned a, unsigned b) {
+    set[a << 5 | b >> 3] = (uint8_t)(set[a << 5 | b >> 3] | 1u << (b & 7));
+}
+DPO__INLINE int dpo__tok_two_in(const uint8_t *set, unsigned a, unsigned b) {
+    return set[a << 5 | b >> 3] >> (b & 7) & 1;
 }
 
 /* A word of at most DPO__TOK_KEY bytes, 16 of which can be read, as two numbers. */
@@ -10101,21 +10090,6 @@ DPO__INLINE size_t dpo__tok_key_hash(uint64_t low, uint64_t high) {
     x ^= x >> 32;
     return (size_t)(x * 0x9e3779b97f4a7c15u >> 36);
 }
-static void dpo__tok_word_add(dpo_tokenizer *t, const uint8_t *p, size_t n, uint32_t id) {
-    uint8_t padded[DPO__TOK_KEY + 1];
-    uint64_t low, high;
-    size_t i, k;
-    memset(padded, 0, sizeof padded);
-    memcpy(padded, p, n);
-    dpo__tok_key(padded, n, &low, &high);
-    i = dpo__tok_key_hash(low, high) & t->words_mask;
-    for (k = 0; t->words[i].high; k++, i = (i + 1) & t->words_mask)
-        if (k == DPO__TOK_PROBES) return; /* it is merged then */
-    t->words[i].low = low;
-    t->words[i].high = high;
-    t->words[i].id = id | DPO__TOK_UNTRIED;
-}
-
 /* Of the tokens low..high, which are equal before byte k and longer: the first whose byte k is not below `least`. */
 static int dpo__added_bound(const dpo__added_set *s, int low, int high, size_t k, int least) {
     while (low < high) {
@@ -10145,10 +10119,8 @@ static const dpo__added *dpo__added_at(const dpo__added_set *s, const uint8_t *p
 }
 /* From p on the first place where one may begin; end if there is none. */
 static const uint8_t *dpo__added_next(const dpo__added_set *s, const uint8_t *p, const uint8_t *end) {
-    for (; p < end; p++) { /* a zero byte stands behind the text */
-        unsigned two = p[0] | (unsigned)p[1] << 8;
-        if (s->pair[two >> 3] >> (two & 7) & 1) break;
-    }
+    if (!s->n) return end;
+    while (p < end && !dpo__tok_two_in(s->begins, p[0], p[1])) p++; /* a zero byte stands behind the text */
     return p;
 }
 static int dpo__added_order(const dpo__added *a, const dpo__added *b) {
@@ -10164,14 +10136,10 @@ static void dpo__added_ready(dpo__added_set *s) {
                 s->token[k] = s->token[k - gap];
             s->token[k] = x;
         }
-    memset(s->pair, 0, 8192);
     for (i = 0; i < s->n; i++) {
         const uint8_t *p = s->token[i].text;
         for (b = 0; b < 256; b++)
-            if (s->token[i].n == 1 || b == p[1]) {
-                unsigned two = p[0] | (unsigned)b << 8;
-                s->pair[two >> 3] = (uint8_t)(s->pair[two >> 3] | 1 << (two & 7));
-            }
+            if (s->token[i].n == 1 || b == p[1]) dpo__tok_two_add(s->begins, p[0], (unsigned)b);
         s->n_plain += !s->token[i].special;
     }
 }
@@ -10259,10 +10227,7 @@ static const uint8_t *dpo__tok_llama3(const dpo_tokenizer *t, const uint8_t *p, 
 /* SentencePiece type: a text is one word, but nothing is lost if it is cut where no merge joins what ends with the byte
    before and what begins with the byte after: `borders` has a bit for each such pair that is joined. */
 static const uint8_t *dpo__tok_borders(const dpo_tokenizer *t, const uint8_t *p, const uint8_t *end) {
-    unsigned two = *p++;
-    for (; p < end; p++) {
-        two = (two << 8 | *p) & 0xffff;
-        if (!(t->borders[two >> 3] >> (two & 7) & 1)) break;
+    for (p++; p < end && dpo__tok_two_in(t->borders, p[-1], *p); p++) {
     }
     return p;
 }
@@ -10273,28 +10238,16 @@ DPO__INLINE void dpo__tok_put(dpo__tok_work *w, uint32_t id) {
     if (w->n < w->cap) w->out[w->n] = (int32_t)id;
     w->n++;
 }
-/* A block of at least n elements, or NULL: there is no memory, or this is no thread to ask for it on. */
-static void *dpo__tok_room(dpo__tok_work *w, dpo__tok_block *b, size_t n, size_t size) {
+/* A block of at least n elements, or NULL without memory. */
+static void *dpo__tok_room(const dpo_tokenizer *t, dpo__tok_block *b, size_t n, size_t size) {
     size_t bytes, more;
-    if (dpo__mul_size(n, size, &bytes) || dpo__add_size(bytes, bytes / 2, &more)) more = SIZE_MAX;
-    if (more != SIZE_MAX && bytes <= b->bytes) return b->p;
-    w->more = 1;
-    if (!w->c) return NULL;
-    dpo__put(w->c, b->p);
-    b->bytes = 0;
-    b->p = dpo__get(w->c, more, "a text at work");
-    if (!b->p) return NULL;
-    b->bytes = more;
-    w->more = 0;
+    if (dpo__mul_size(n, size, &bytes) || dpo__add_size(bytes, bytes / 2, &more)) bytes = more = SIZE_MAX;
+    if (bytes <= b->bytes) return b->p;
+    dpo__put(t->c, b->p);
+    b->p = dpo__get(t->c, more, "a text at work");
+    b->bytes = b->p ? more : 0;
+    t->work->failed |= !b->p;
     return b->p;
-}
-/* A cache of words for one thread. */
-static dpo_result dpo__tok_cache(dpo_context *c, dpo__tok_work *w) {
-    size_t bytes = 2 * DPO__TOK_CACHE * sizeof *w->known;
-    w->known = (dpo__tok_known *)dpo__get(c, bytes, "a cache of words");
-    if (!w->known) return DPO_E_MEMORY;
-    memset(w->known, 0, bytes);
-    return DPO_OK;
 }
 /* A short word: all pairs are looked at for the lowest rank. Returns how many symbols are left. */
 static size_t dpo__tok_merge_short(const dpo_tokenizer *t, uint32_t *id, size_t n) {
@@ -10380,11 +10333,15 @@ static size_t dpo__tok_merge_long(const dpo_tokenizer *t, uint32_t *id, size_t n
 /* The symbols a word begins with: its bytes, or characters that are pieces, or else bytes. DPO__TOK_NONE stands for a
    character that is unknown. */
 static size_t dpo__tok_symbols(const dpo_tokenizer *t, const uint8_t *p, size_t bytes, uint32_t *id) {
+    static const uint8_t instead[3] = {0xef, 0xbf, 0xbd}; /* U+FFFD for a byte that UTF-8 never has */
     const uint8_t *end = p + bytes;
     size_t n = 0;
     int length, i;
     if (t->kind == DPO__TOK_BYTE_LEVEL) {
-        for (; n < bytes; n++) id[n] = t->byte_id[p[n]];
+        for (; p < end; p++)
+            if (t->byte_id[*p] != DPO__TOK_NONE) id[n++] = t->byte_id[*p];
+            else
+                for (i = 0; i < 3; i++) id[n++] = t->byte_id[instead[i]];
         return n;
     }
     for (; p < end; p += length) {
@@ -10397,65 +10354,49 @@ static size_t dpo__tok_symbols(const dpo_tokenizer *t, const uint8_t *p, size_t 
     }
     return n;
 }
-/* Ids of one word by its merges, in id (room for DPO__TOK_LONG numbers a byte if it is long). */
-static size_t dpo__tok_merge(const dpo_tokenizer *t, const uint8_t *p, size_t bytes, uint32_t *id) {
-    size_t n = dpo__tok_symbols(t, p, bytes, id);
-    return n <= DPO__TOK_SHORT ? dpo__tok_merge_short(t, id, n) : dpo__tok_merge_long(t, id, n);
-}
 static void dpo__tok_emit(dpo__tok_work *w, const uint32_t *id, size_t n) {
     size_t i;
     for (i = 0; i < n; i++) dpo__tok_put(w, id[i]);
 }
-/* A word that is not looked up. Returns how many ids it has, in id if they are at most DPO__TOK_SHORT. */
-static size_t dpo__tok_plain(const dpo_tokenizer *t, dpo__tok_work *w, const uint8_t *p, size_t bytes, uint32_t *id) {
-    size_t n;
-    uint32_t x;
-    if (t->ignore_merges && (x = dpo__tok_find(t, p, bytes)) != DPO__TOK_NONE) {
-        dpo__tok_put(w, id[0] = x);
+/* A word by its merges, unless it is a piece that they are known to give back: that is learned when it is first met.
+   Returns how many ids it has, in id if they are at most DPO__TOK_SHORT. */
+static size_t dpo__tok_merged(const dpo_tokenizer *t, const uint8_t *p, size_t bytes, uint32_t *id) {
+    dpo__tok_work *w = t->work;
+    size_t n, most = t->missing ? 3 * bytes : bytes;
+    int look = t->ignore_merges || !(w->flags & DPO_ENCODE_MERGES);
+    uint32_t whole = look ? dpo__tok_find(t, p, bytes) : DPO__TOK_NONE;
+    if (whole != DPO__TOK_NONE && (t->ignore_merges || t->state[whole] & DPO__TOK_WHOLE)) {
+        dpo__tok_put(w, id[0] = whole);
         return 1;
     }
-    if (bytes > DPO__TOK_SHORT &&
-        !(id = (uint32_t *)dpo__tok_room(w, &w->symbols, bytes * DPO__TOK_LONG + 2, sizeof *id)))
+    if (most > DPO__TOK_SHORT &&
+        !(id = (uint32_t *)dpo__tok_room(t, &w->symbols, most * DPO__TOK_LONG + 2, sizeof *id)))
         return 0;
-    n = dpo__tok_merge(t, p, bytes, id);
+    n = dpo__tok_symbols(t, p, bytes, id);
+    n = n <= DPO__TOK_SHORT ? dpo__tok_merge_short(t, id, n) : dpo__tok_merge_long(t, id, n);
+    if (n == 1 && id[0] == whole) t->state[whole] |= DPO__TOK_WHOLE;
     dpo__tok_emit(w, id, n);
     return n;
 }
-/* Whether a piece's own merges give it back is tried when it is first met as a word; threads may try the same one. */
-DPO__INLINE uint32_t dpo__tok_whole(const dpo_tokenizer *t, dpo__tok_word *word, const uint8_t *p, size_t bytes) {
-    uint32_t id = __atomic_load_n(&word->id, __ATOMIC_RELAXED), one[DPO__TOK_KEY + 1];
-    if (id == DPO__TOK_NONE || !(id & DPO__TOK_UNTRIED)) return id;
-    id &= ~DPO__TOK_UNTRIED;
-    if (!t->ignore_merges && (dpo__tok_merge(t, p, bytes, one) != 1 || one[0] != id)) id = DPO__TOK_NONE;
-    __atomic_store_n(&word->id, id, __ATOMIC_RELAXED);
-    return id;
-}
 /* One word, by its merges unless they are known. */
-DPO__INLINE void dpo__tok_word_put(const dpo_tokenizer *t, dpo__tok_work *w, const uint8_t *p, size_t bytes) {
+DPO__INLINE void dpo__tok_word(const dpo_tokenizer *t, const uint8_t *p, size_t bytes) {
+    dpo__tok_work *w = t->work;
     uint32_t id[DPO__TOK_SHORT];
     uint64_t low, high;
-    size_t h, i, n;
+    size_t i, n;
     dpo__tok_known *known, swap;
     if (bytes > DPO__TOK_KEY || w->flags & DPO_ENCODE_MERGES) {
-        (void)dpo__tok_plain(t, w, p, bytes, id);
+        (void)dpo__tok_merged(t, p, bytes, id);
         return;
     }
     dpo__tok_key(p, bytes, &low, &high);
-    h = dpo__tok_key_hash(low, high);
-    for (i = h & t->words_mask; t->words[i].high; i = (i + 1) & t->words_mask)
-        if (t->words[i].low == low && t->words[i].high == high) {
-            uint32_t whole = dpo__tok_whole(t, &t->words[i], p, bytes);
-            if (whole == DPO__TOK_NONE) break;
-            dpo__tok_put(w, whole);
-            return;
-        }
-    known = w->known + 2 * (h & (DPO__TOK_CACHE - 1));
+    known = t->known + 2 * (dpo__tok_key_hash(low, high) & (DPO__TOK_CACHE - 1));
     if (known[0].low != low || known[0].high != high) {
         swap = known[0];
         known[0] = known[1];
         known[1] = swap;
         if (known[0].low != low || known[0].high != high) {
-            n = dpo__tok_plain(t, w, p, bytes, id);
+            n = dpo__tok_merged(t, p, bytes, id);
             if (n > 6) return;
             known[0].low = low;
             known[0].high = high;
@@ -10472,9 +10413,9 @@ DPO__INLINE void dpo__tok_word_put(const dpo_tokenizer *t, dpo__tok_work *w, con
 
 /* --- texts ------------------------------------------------------------------------------------------- */
 
-/* Words of p..end, a stretch without added tokens of a text at work; `first`: it begins the text. The bytes before p
-   and at end may be written, and get back what they were. */
-static void dpo__tok_stretch(const dpo_tokenizer *t, dpo__tok_work *w, uint8_t *p, uint8_t *end, int first) {
+/* Words of a stretch without added tokens, in a text that may be written to: the bytes before p and at end are, and get
+   back what they were. `first`: it begins the text. */
+static void dpo__tok_stretch(const dpo_tokenizer *t, uint8_t *p, uint8_t *end, int first) {
     const uint8_t *q, *at = p;
     uint8_t before = p[-1], after = *end;
     if (p == end) return;
@@ -10483,38 +10424,23 @@ static void dpo__tok_stretch(const dpo_tokenizer *t, dpo__tok_work *w, uint8_t *
         at--;
     }
     *end = 0;
-    for (; at < end && !w->more; at = q) {
+    for (; at < end && !t->work->failed; at = q) {
         if (t->kind == DPO__TOK_SPACES) q = dpo__tok_borders(t, at, end);
         else if (t->split == DPO__SPLIT_GPT2) q = dpo__tok_gpt2(t, at, end);
         else q = t->split == DPO__SPLIT_LLAMA3 ? dpo__tok_llama3(t, at, end) : end;
-        dpo__tok_word_put(t, w, at, (size_t)(q - at));
+        dpo__tok_word(t, at, (size_t)(q - at));
     }
     *end = after;
     p[-1] = before;
 }
-/* Bytes without an id (of those that UTF-8 never has) become U+FFFD in place; the new length. */
-static size_t dpo__tok_replace(const dpo_tokenizer *t, uint8_t *p, size_t n) {
-    size_t from = n, to = n, i;
-    for (i = dpo__utf8_plain(p, p + n); i < n; i++) to += p[i] >= 0xc0 && t->byte_id[p[i]] == DPO__TOK_NONE ? 2 : 0;
-    n = to;
-    while (from < to) { /* from the end on, until there is nothing left to make room for */
-        uint8_t x = p[--from];
-        if (x >= 0xc0 && t->byte_id[x] == DPO__TOK_NONE) {
-            to -= 3;
-            memcpy(p + to, "\xef\xbf\xbd", 3);
-        } else p[--to] = x;
-    }
-    return n;
-}
-/* p..end as the tokenizer's normalizer makes it, into `to`; its length. */
-static size_t dpo__tok_normalize(const dpo_tokenizer *t, dpo__tok_work *w, const uint8_t *p, const uint8_t *end,
-                                 uint8_t *to) {
+/* p..end as the tokenizer's normalizer makes it, into `to`; its length, 0 without memory. */
+static size_t dpo__tok_normalize(const dpo_tokenizer *t, const uint8_t *p, const uint8_t *end, uint8_t *to) {
     const uint8_t *at = p;
     uint8_t *out = to;
     uint32_t *work;
     size_t n;
     while (t->nfc && (n = dpo__nfc_next(&t->u, &at, end)) != 0) {
-        if (!(work = (uint32_t *)dpo__tok_room(w, &w->symbols, 4 * n, sizeof *work))) return 0;
+        if (!(work = (uint32_t *)dpo__tok_room(t, &t->work->symbols, 4 * n, sizeof *work))) return 0;
         memcpy(out, p, (size_t)(at - p));
         out += at - p;
         out += dpo__nfc_region(&t->u, at, at + n, out, work);
@@ -10528,8 +10454,7 @@ static size_t dpo__tok_normalize(const dpo_tokenizer *t, dpo__tok_work *w, const
         p = at + (mark ? 3 : 1);
     }
     memcpy(out, p, (size_t)(end - p));
-    n = (size_t)(out - to) + (size_t)(end - p);
-    return t->missing ? dpo__tok_replace(t, to, n) : n;
+    return (size_t)(out - to) + (size_t)(end - p);
 }
 /* Past white space on the left (from p down to `from`) or on the right (up to end), spaces as well unless marked. */
 static const uint8_t *dpo__tok_strip_left(const dpo_tokenizer *t, const uint8_t *from, const uint8_t *p, int marked) {
@@ -10547,89 +10472,72 @@ static const uint8_t *dpo__tok_strip_right(const dpo_tokenizer *t, const uint8_t
     while (p < end && dpo__tok_class(t, p, end, &length) == DPO__SPACE && !(marked && *p == ' ')) p += length;
     return p;
 }
-/* A piece of text between special tokens. */
-static void dpo__tok_piece(const dpo_tokenizer *t, dpo__tok_work *w, const uint8_t *p, const uint8_t *end, int first) {
-    size_t n = (size_t)(end - p), room = (t->nfc || t->missing ? 3 * n : n) + 2 * DPO__TOK_PAD;
-    uint8_t *from, *at, *stop, *cut;
-    const dpo__added *a;
-    if (p == end || !(at = (uint8_t *)dpo__tok_room(w, &w->normal, room, 1))) return;
-    from = at = at + DPO__TOK_PAD; /* there is a byte before the first one */
-    n = dpo__tok_normalize(t, w, p, end, from);
-    if (w->more) return;
-    memset(from + n, 0, DPO__TOK_PAD);
-    stop = from + n;
-    if (t->prefix == DPO__PREFIX_ALWAYS) *(from = --at) = ' ';
-    from[-1] = 0;
-    while (t->normal.n && (at += dpo__added_next(&t->normal, at, stop) - at) < stop) {
-        a = dpo__added_at(&t->normal, at, stop, 1);
-        if (!a) {
-            at++;
-            continue;
-        }
-        cut = at;
-        if (a->lstrip) cut -= at - dpo__tok_strip_left(t, from, at, t->marked);
-        dpo__tok_stretch(t, w, from, cut, first);
-        dpo__tok_put(w, (uint32_t)a->id);
-        at += a->n;
-        if (a->rstrip) at += dpo__tok_strip_right(t, at, stop, t->marked) - at;
-        from = at;
-        first = 0;
-    }
-    dpo__tok_stretch(t, w, from, stop, first);
-}
-/* The longest token of the raw set at p: special ones inside parts that say so, the others wherever they are. */
-static const dpo__added *dpo__tok_raw_at(const dpo_tokenizer *t, const uint8_t *p, const uint8_t *end,
-                                         const uint8_t *part_end, int special) {
-    const dpo__added *any = dpo__added_at(&t->raw, p, end, 0), *own;
-    own = special ? dpo__added_at(&t->raw, p, part_end, 1) : NULL;
+/* The longest added token at p: of parts (whose words alone may be special tokens) or, parts NULL, of normalized text. */
+static const dpo__added *dpo__tok_added_at(const dpo_tokenizer *t, const uint8_t *p, const uint8_t *end,
+                                           const dpo_text *part, const uint8_t *part_end) {
+    const dpo__added *any, *own;
+    if (!part) return dpo__added_at(&t->normal, p, end, 1);
+    any = dpo__added_at(&t->raw, p, end, 0);
+    own = part->special ? dpo__added_at(&t->raw, p, part_end, 1) : NULL;
     return own && (!any || own->n > any->n) ? own : any;
 }
-/* Text in which those are looked for. */
-static void dpo__tok_scan(const dpo_tokenizer *t, dpo__tok_work *w, const dpo_text *parts, int64_t n) {
-    const uint8_t *p, *from, *end, *part_end;
-    uint8_t *text;
-    size_t bytes = 0;
-    int64_t i;
-    for (i = 0; i < n; i++) bytes += parts[i].bytes;
-    if (!(text = (uint8_t *)dpo__tok_room(w, &w->text, bytes + DPO__TOK_PAD, 1))) return;
-    for (i = 0, bytes = 0; i < n; bytes += parts[i++].bytes)
-        if (parts[i].bytes) memcpy(text + bytes, parts[i].text, parts[i].bytes);
-    memset(text + bytes, 0, DPO__TOK_PAD);
-    p = from = part_end = text;
-    end = p + bytes;
-    i = -1;
-    while ((p = dpo__added_next(&t->raw, p, end)) < end && !w->more) {
+/* A text with its added tokens: each becomes its id, what stands between them goes to `between`. */
+static void dpo__tok_cut(const dpo_tokenizer *t, uint8_t *p, uint8_t *end, const dpo_text *part, int first,
+                         void (*between)(const dpo_tokenizer *t, uint8_t *p, uint8_t *end, int first)) {
+    const dpo__added_set *set = part ? &t->raw : &t->normal;
+    uint8_t *from = p, *part_end = part ? p + part->bytes : NULL, *stop;
+    int marked = !part && t->marked;
+    while ((p += dpo__added_next(set, p, end) - p) < end && !t->work->failed) {
         const dpo__added *a;
-        const uint8_t *stop = p;
-        while (p >= part_end) part_end += parts[++i].bytes;
-        a = dpo__tok_raw_at(t, p, end, part_end, parts[i].special);
+        while (part && p >= part_end) part_end += (++part)->bytes;
+        a = dpo__tok_added_at(t, p, end, part, part_end);
         if (!a) {
             p++;
             continue;
         }
-        if (a->lstrip) stop = dpo__tok_strip_left(t, from, p, 0);
-        dpo__tok_piece(t, w, from, stop, from == text);
-        dpo__tok_put(w, (uint32_t)a->id);
+        stop = p;
+        if (a->lstrip) stop -= p - dpo__tok_strip_left(t, from, p, marked);
+        between(t, from, stop, first);
+        dpo__tok_put(t->work, (uint32_t)a->id);
         p += a->n;
-        from = p = a->rstrip ? dpo__tok_strip_right(t, p, end, 0) : p;
+        if (a->rstrip) p += dpo__tok_strip_right(t, p, end, marked) - p;
+        from = p;
+        first = 0;
     }
-    if (!w->more) dpo__tok_piece(t, w, from, end, from == text);
+    if (!t->work->failed) between(t, from, end, first);
 }
-static void dpo__tok_text(const dpo_tokenizer *t, dpo__tok_work *w, const dpo_text *parts, int64_t n) {
+/* Text without special tokens. */
+static void dpo__tok_piece(const dpo_tokenizer *t, uint8_t *p, uint8_t *end, int first) {
+    size_t n = (size_t)(end - p), room = (t->nfc ? 3 * n : n) + 2 * DPO__TOK_PAD;
+    uint8_t *to;
+    if (p == end || !(to = (uint8_t *)dpo__tok_room(t, &t->work->normal, room, 1))) return;
+    to += DPO__TOK_PAD; /* there is a byte before the first one */
+    n = dpo__tok_normalize(t, p, end, to);
+    memset(to + n, 0, DPO__TOK_PAD);
+    end = to + n;
+    if (t->prefix == DPO__PREFIX_ALWAYS) *--to = ' ';
+    to[-1] = 0;
+    if (!t->work->failed) dpo__tok_cut(t, to, end, NULL, first, dpo__tok_stretch);
+}
+static void dpo__tok_text(const dpo_tokenizer *t, const dpo_text *parts, int64_t n) {
+    dpo__tok_work *w = t->work;
+    uint8_t *text;
     int64_t i;
-    size_t k;
+    size_t bytes = 0, k;
     int special = 0;
-    w->n = 0;
-    w->more = 0;
     if (w->flags & DPO_ENCODE_ADD_BOS && t->bos >= 0) dpo__tok_put(w, (uint32_t)t->bos);
     for (i = 0; i < n; i++) {
         special |= parts[i].special;
         for (k = 0; t->kind == DPO__TOK_BYTES && k < parts[i].bytes; k++) dpo__tok_put(w, (uint8_t)parts[i].text[k]);
+        bytes += parts[i].bytes;
     }
-    if (t->kind != DPO__TOK_BYTES) {
-        if (n != 1 || t->raw.n_plain || (special && t->raw.n)) dpo__tok_scan(t, w, parts, n);
-        else if (parts->bytes)
-            dpo__tok_piece(t, w, (const uint8_t *)parts->text, (const uint8_t *)parts->text + parts->bytes, 1);
+    if (t->kind != DPO__TOK_BYTES && bytes &&
+        (text = (uint8_t *)dpo__tok_room(t, &w->text, bytes + DPO__TOK_PAD, 1)) != NULL) {
+        for (i = 0, bytes = 0; i < n; bytes += parts[i++].bytes)
+            if (parts[i].bytes) memcpy(text + bytes, parts[i].text, parts[i].bytes);
+        memset(text + bytes, 0, DPO__TOK_PAD);
+        if (t->raw.n_plain || (special && t->raw.n)) dpo__tok_cut(t, text, text + bytes, parts, 1, dpo__tok_piece);
+        else dpo__tok_piece(t, text, text + bytes, 1);
     }
     if (w->flags & DPO_ENCODE_ADD_EOS && t->eos >= 0) dpo__tok_put(w, (uint32_t)t->eos);
 }
@@ -10650,131 +10558,18 @@ DPO_API int64_t dpo_encode_parts(const dpo_tokenizer *t, const dpo_text *parts, 
     dpo__tok_work *w;
     if (!t || dpo__encode_most(parts, n) < 0 || cap < 0) return DPO_E_ARG;
     DPO__READY(t, t->c);
-    w = &t->work[0];
+    w = t->work;
     w->out = out;
     w->cap = out ? cap : 0;
+    w->n = 0;
+    w->failed = 0;
     w->flags = flags;
-    dpo__tok_text(t, w, parts, n);
-    return w->more ? (int64_t)DPO_E_MEMORY : w->n;
+    dpo__tok_text(t, parts, n);
+    return w->failed ? (int64_t)DPO_E_MEMORY : w->n;
 }
 DPO_API int64_t dpo_encode(const dpo_tokenizer *t, const char *text, size_t bytes, int32_t *out, int64_t cap) {
     dpo_text part = {text, bytes, 0};
     return dpo_encode_parts(t, &part, 1, 0, out, cap);
-}
-
-typedef struct dpo__encode_job {
-    const dpo_tokenizer *t;
-    const dpo_text *texts;
-    int32_t *ids;
-    const int64_t *place; /* [n + 1] where each text's ids may begin */
-    int64_t *count;       /* [n] -1: a worker had too little room for it */
-    int64_t n, tasks;
-} dpo__encode_job;
-
-static void dpo__encode_one(const dpo__encode_job *j, int64_t i, dpo__tok_work *w) {
-    w->out = j->ids + j->place[i];
-    w->cap = j->place[i + 1] - j->place[i];
-    dpo__tok_text(j->t, w, j->texts + i, 1);
-    j->count[i] = w->more ? -1 : w->n;
-}
-/* The texts that begin in the task's share of all bytes. */
-static void dpo__encode_task(void *arg, int64_t task, int worker) {
-    const dpo__encode_job *j = (const dpo__encode_job *)arg;
-    int64_t i, all = j->place[j->n], from = all / j->tasks * task, low = 0, high = j->n;
-    int64_t to = task + 1 == j->tasks ? INT64_MAX : from + all / j->tasks;
-    while (low < high) {
-        int64_t mid = (low + high) / 2;
-        if (j->place[mid] < from) low = mid + 1;
-        else high = mid;
-    }
-    for (i = low; i < j->n && j->place[i] < to; i++) dpo__encode_one(j, i, &j->t->work[worker]);
-}
-/* The ids that one text can have at most, closer: only what is not ASCII grows when it is normalized, and a space is
-   put before it more than once only where added tokens cut it. */
-static int64_t dpo__encode_room(const dpo_tokenizer *t, const dpo_text *text) {
-    int cuts = t->prefix && (t->raw.n_plain || t->normal.n || (text->special && t->raw.n));
-    size_t i, more = 0;
-    if (dpo__encode_most(text, 1) < 0) return -1;
-    for (i = 0; (t->nfc || t->missing) && i < text->bytes; i++) more += (unsigned char)text->text[i] >> 7;
-    return (int64_t)(text->bytes + 2 * more) + 3 + (cuts ? (int64_t)text->bytes : 0);
-}
-#define DPO__ENCODE_LONG                                                                                               \
-    ((size_t)1 << 20) /* bytes of a text that workers have room for; longer ones are the caller's */
-static dpo_result dpo__encode_all(dpo__encode_job *j, unsigned flags) {
-    dpo_context *c = j->t->c;
-    size_t most = 0, word;
-    int64_t i;
-    int k, ok = 1;
-    for (i = 0; i < j->n; i++)
-        if (j->texts[i].bytes > most) most = j->texts[i].bytes;
-    if (most > DPO__ENCODE_LONG) most = DPO__ENCODE_LONG;
-    word = most < 4096 ? most : 4096;
-    for (k = 0; k < c->pool.n; k++) {
-        dpo__tok_work *w = &j->t->work[k];
-        w->flags = flags;
-        if (j->t->kind == DPO__TOK_BYTES) continue;
-        w->c = c; /* for as long as no other thread runs */
-        ok = (w->known || !dpo__tok_cache(c, w)) && dpo__tok_room(w, &w->text, most + DPO__TOK_PAD, 1) &&
-             dpo__tok_room(w, &w->normal, 3 * most + 2 * DPO__TOK_PAD, 1) &&
-             dpo__tok_room(w, &w->symbols, word * DPO__TOK_LONG + 2, sizeof(uint32_t));
-        w->c = k ? NULL : c;
-        if (!ok) return DPO_E_MEMORY;
-    }
-    j->tasks = j->n < 2 ? 1 : dpo__min64(j->n, 4 * (int64_t)c->pool.n);
-    dpo__pool_run(&c->pool, j->tasks, dpo__encode_task, j);
-    for (i = 0; i < j->n; i++)
-        if (j->count[i] < 0) { /* again, on the thread that may ask for memory */
-            dpo__encode_one(j, i, &j->t->work[0]);
-            if (j->count[i] < 0) return DPO_E_MEMORY;
-        }
-    return DPO_OK;
-}
-DPO_API dpo_result dpo_encode_batch(const dpo_tokenizer *t, const dpo_text *texts, int64_t n, unsigned flags,
-                                    int32_t **ids, int64_t **first) {
-    dpo__encode_job j;
-    int64_t i, at = 0, most, *place;
-    size_t bytes;
-    dpo_result r;
-    if (ids) *ids = NULL;
-    if (first) *first = NULL;
-    DPO__READY(t, t->c);
-    if (n < 0 || n > INT64_MAX / 64 || (n && !texts) || !ids || !first)
-        return dpo__fail(t->c, DPO_E_ARG, "dpo_encode_batch: texts, ids and first must not be NULL, nor n negative");
-    if (dpo__mul_size((size_t)n + 1, 2 * sizeof *place, &bytes)) bytes = SIZE_MAX;
-    place = (int64_t *)dpo__get(t->c, bytes, "places of texts");
-    if (!place) return DPO_E_MEMORY;
-    for (i = 0; i < n; i++) {
-        place[i] = at;
-        most = dpo__encode_room(t, texts + i);
-        if (most < 0 || at > INT64_MAX / 16) {
-            dpo__put(t->c, place);
-            return dpo__fail(t->c, DPO_E_ARG, "dpo_encode_batch: text %ld is NULL or longer than 2 GB", (long)i);
-        }
-        at += most;
-    }
-    place[n] = at;
-    j.ids = (int32_t *)dpo__get(t->c, (size_t)at * sizeof(int32_t) + ((size_t)n + 2) * sizeof(int64_t), "ids of texts");
-    j.t = t;
-    j.texts = texts;
-    j.place = place;
-    j.count = place + n + 1;
-    j.n = n;
-    r = j.ids ? dpo__encode_all(&j, flags) : DPO_E_MEMORY;
-    if (!r) {
-        int64_t *to = (int64_t *)(void *)(j.ids + (at + 1) / 2 * 2);
-        for (i = 0, at = 0; i < n; at += j.count[i++]) {
-            memmove(j.ids + at, j.ids + place[i], (size_t)j.count[i] * sizeof(int32_t));
-            to[i] = at;
-        }
-        to[n] = at;
-        *ids = j.ids;
-        *first = to;
-    } else dpo__put(t->c, j.ids);
-    dpo__put(t->c, place);
-    return r;
-}
-DPO_API void dpo_encode_free(dpo_context *c, int32_t *ids) {
-    if (c) dpo__put(c, ids);
 }
 
 DPO_API const char *dpo_tokenizer_piece(const dpo_tokenizer *t, int32_t id, size_t *bytes, int *special) {
@@ -10785,21 +10580,30 @@ DPO_API const char *dpo_tokenizer_piece(const dpo_tokenizer *t, int32_t id, size
     if (special) *special = (t->state[id] & DPO__TOK_SPECIAL) != 0;
     return (const char *)t->blob + t->at[id];
 }
+/* What an id adds to a text: its piece, less the space that is put before a text; nothing if it is special. */
+static const char *dpo__tok_said(const dpo_tokenizer *t, int32_t id, int *begun, size_t *bytes) {
+    int special;
+    const char *piece = dpo_tokenizer_piece(t, id, bytes, &special);
+    if (!piece || special) {
+        *bytes = 0;
+        return piece;
+    }
+    if (!*begun && t->strip && *bytes && *piece == ' ') {
+        piece++;
+        --*bytes;
+    }
+    *begun = 1;
+    return piece;
+}
 DPO_API int64_t dpo_decode(const dpo_tokenizer *t, const int32_t *ids, int64_t n, char *out, size_t cap) {
     int64_t i;
-    size_t at = 0;
+    size_t at = 0, bytes;
     int begun = 0;
     if (!t || n < 0 || (!ids && n)) return DPO_E_ARG;
-    for (i = 0; i < n; i++) {
-        size_t bytes, cut;
-        int special;
-        const char *piece = dpo_tokenizer_piece(t, ids[i], &bytes, &special);
+    for (i = 0; i < n; i++, at += bytes) {
+        const char *piece = dpo__tok_said(t, ids[i], &begun, &bytes);
         if (!piece) return DPO_E_ARG;
-        if (special) continue;
-        cut = !begun && t->strip && bytes && piece[0] == ' ';
-        begun = 1;
-        if (out && at < cap) memcpy(out + at, piece + cut, bytes - cut < cap - at ? bytes - cut : cap - at);
-        at += bytes - cut;
+        if (out && at < cap) memcpy(out + at, piece, bytes < cap - at ? bytes : cap - at);
     }
     return (int64_t)at;
 }
@@ -10818,14 +10622,10 @@ DPO_API int64_t dpo_decode_next(const dpo_tokenizer *t, dpo_decoder *s, int32_t 
     uint8_t last[3]; /* of what is held and the piece, end to end */
     size_t bytes = 0, open, all, held, give, n, i;
     const char *piece = "";
-    int special = 0;
+    int begun;
     if (!t || !s || s->n_held < 0 || s->n_held > 3) return DPO_E_ARG;
-    if (id != -1 && !(piece = dpo_tokenizer_piece(t, id, &bytes, &special))) return DPO_E_ARG;
-    if (special) bytes = 0;
-    if (!s->begun && t->strip && bytes && piece[0] == ' ') {
-        piece++;
-        bytes--;
-    }
+    begun = s->begun;
+    if (id != -1 && !(piece = dpo__tok_said(t, id, &begun, &bytes))) return DPO_E_ARG;
     held = (size_t)s->n_held;
     all = held + bytes;
     n = all < 3 ? all : 3;
@@ -10839,11 +10639,11 @@ DPO_API int64_t dpo_decode_next(const dpo_tokenizer *t, dpo_decoder *s, int32_t 
     }
     memcpy(s->held, last + n - open, open);
     s->n_held = (int)open;
-    s->begun |= id != -1 && !special;
+    s->begun = begun;
     return (int64_t)give;
 }
 
-/* --- reading tokenizer.json, vocab.json with merges.txt, tok*.bin --------------------------------------- */
+/* --- reading tokenizer.json, vocab.json with merges.txt -------------------------------------------------- */
 
 typedef struct dpo__tok_reader {
     dpo_context *c;
@@ -10853,7 +10653,7 @@ typedef struct dpo__tok_reader {
     size_t merges_size;
     dpo__json j;
     int64_t vocab, merge_list, added_list; /* nodes */
-    int64_t n_pieces, n_merges, n_pairs, n_added, n_special, blob, used;
+    int64_t n_pieces, n_merges, n_added, n_special, blob, used;
     int byte_fallback;
     int16_t map[512]; /* byte-level pieces: what byte a character stands for, -1: none */
     char *text[2];    /* [DPO__TOK_PIECE * 2] strings at work */
@@ -11071,7 +10871,8 @@ static dpo_result dpo__tok_measure(dpo__tok_reader *r) {
         r->blob += 3 * (int64_t)(j->nodes[content].end - j->nodes[content].begin);
         top = dpo__max64(top, id);
     }
-    if (!r->merges) r->n_merges = dpo__json_count(j, r->merge_list);
+    r->n_merges = dpo__json_count(j, r->merge_list);
+    for (i = 0; i < (int64_t)r->merges_size; i++) r->n_merges += i == 0 || r->merges[i] == '\n'; /* lines, at least */
     if (r->n_merges >= DPO__TOK_IDS - 2 || r->n_added > 65536)
         return dpo__tok_refuse(r, DPO_E_FORMAT,
                                "%lld merges and %lld added tokens, at most 2097149 and 65536 are allowed",
@@ -11086,7 +10887,7 @@ static int64_t dpo__tok_power(int64_t n) { /* of two, at least twice as many */
     return p;
 }
 static void dpo__tok_layout(dpo__arena *a, dpo_tokenizer *t, const dpo__tok_reader *r) {
-    int64_t index = dpo__tok_power(r->n_pieces), pairs = dpo__tok_power(r->n_pairs);
+    int64_t index = dpo__tok_power(r->n_pieces), pairs = dpo__tok_power(r->n_merges);
     int bits = 0;
     t->at = DPO__CARVE(a, uint32_t, t->vocab);
     t->length = DPO__CARVE(a, uint32_t, t->vocab);
@@ -11099,41 +10900,37 @@ static void dpo__tok_layout(dpo__arena *a, dpo_tokenizer *t, const dpo__tok_read
     while ((int64_t)1 << bits < pairs) bits++;
     t->pairs_shift = 64 - bits;
     t->merged = DPO__CARVE(a, uint32_t, r->n_merges);
-    t->words = DPO__CARVE(a, dpo__tok_word, index);
-    t->words_mask = (size_t)index - 1;
     t->raw.token = DPO__CARVE(a, dpo__added, r->n_special);
-    t->raw.pair = DPO__CARVE(a, uint8_t, 8192);
+    t->raw.begins = DPO__CARVE(a, uint8_t, DPO__TOK_TWO);
     t->normal.token = DPO__CARVE(a, dpo__added, r->n_special);
-    t->normal.pair = DPO__CARVE(a, uint8_t, 8192);
-    t->work = DPO__CARVE(a, dpo__tok_work, r->c->pool.n);
-    if (t->kind != DPO__TOK_BYTES) dpo__unicode_layout(a, &t->u);
+    t->normal.begins = DPO__CARVE(a, uint8_t, DPO__TOK_TWO);
+    t->work = DPO__CARVE(a, dpo__tok_work, 1);
+    if (t->kind == DPO__TOK_BYTES) return;
+    t->known = DPO__CARVE(a, dpo__tok_known, 2 * DPO__TOK_CACHE);
+    dpo__unicode_layout(a, &t->u);
 }
 /* The tokenizer's block, all tables empty. r->t is a copy on the caller's stack until then. */
 static dpo_result dpo__tok_carve(dpo__tok_reader *r) {
     dpo_tokenizer *t = r->t;
     dpo__arena a = {NULL, 0};
+    size_t bytes;
     int i;
     (void)DPO__CARVE(&a, dpo_tokenizer, 1);
     dpo__tok_layout(&a, t, r);
+    bytes = a.used;
     if (!dpo__arena_get(r->c, &a, "a tokenizer")) return DPO_E_MEMORY;
+    memset(a.base, 0, bytes);
     t = DPO__CARVE(&a, dpo_tokenizer, 1);
     *t = *r->t;
     r->t = t;
     dpo__tok_layout(&a, t, r);
     t->n_merges = (int32_t)r->n_merges;
-    memset(t->state, 0, (size_t)t->vocab);
-    memset(t->length, 0, (size_t)t->vocab * sizeof *t->length);
-    memset(t->index, 0, (t->index_mask + 1) * sizeof *t->index);
-    memset(t->pairs, 0, (t->pairs_mask + 1) * sizeof *t->pairs);
-    memset(t->words, 0, (t->words_mask + 1) * sizeof *t->words);
-    memset(t->work, 0, (size_t)r->c->pool.n * sizeof *t->work);
     memset(t->byte_id, 0xff, sizeof t->byte_id);
-    t->work[0].c = r->c;
     if (t->kind == DPO__TOK_BYTES) return DPO_OK;
     dpo__unicode_fill(&t->u);
     for (i = 0; i < 256; i++)
         t->ascii[i] = (uint8_t)(!i ? DPO__ASCII_NUL : i < 128 ? t->u.kind[i] & DPO__CLASS : DPO__ASCII_MANY);
-    return dpo__tok_cache(r->c, &t->work[0]);
+    return DPO_OK;
 }
 
 /* A piece as the file writes it -> the bytes it stands for; their number. Byte-level pieces are written in characters
@@ -11184,7 +10981,7 @@ static dpo_result dpo__tok_collide(const dpo__tok_reader *r) {
 static dpo_result dpo__tok_add_pair(dpo__tok_reader *r, uint32_t left, uint32_t right, uint32_t rank,
                                     const uint8_t *border) {
     if (!dpo__tok_pair_add(r->t, left, right, rank)) return dpo__tok_collide(r);
-    dpo__tok_join(r->t, border[-1], border[0]);
+    dpo__tok_two_add(r->t->borders, border[-1], border[0]);
     return DPO_OK;
 }
 /* Piece `id` of these bytes, as the file writes it. */
@@ -11204,10 +11001,7 @@ static dpo_result dpo__tok_add_piece(dpo__tok_reader *r, uint32_t id, const char
         t->length[id] = (uint32_t)bytes;
         slot = dpo__tok_slot(t, to, bytes);
         if (slot > t->index_mask) return dpo__tok_collide(r);
-        if (!t->index[slot]) {
-            t->index[slot] = id + 1;
-            if (bytes && bytes <= DPO__TOK_KEY) dpo__tok_word_add(t, to, bytes, id);
-        }
+        if (!t->index[slot]) t->index[slot] = id + 1;
         if (bytes == 1 && t->kind == DPO__TOK_BYTE_LEVEL && (n > 1 || r->map[(uint8_t)text[0]] >= 0))
             t->byte_id[to[0]] = id;
     }
@@ -11247,53 +11041,47 @@ static dpo_result dpo__tok_add_merge(dpo__tok_reader *r, int64_t rank, const cha
     dpo__hash_number(&r->hash, (int64_t)((uint64_t)left << 32 | right));
     return dpo__tok_add_pair(r, left, right, (uint32_t)rank, both + n);
 }
+/* The same of "left right"; without a space both are empty. */
+static dpo_result dpo__tok_add_joined(dpo__tok_reader *r, int64_t rank, const char *text, size_t n) {
+    const char *space = (const char *)memchr(text, ' ', n);
+    size_t left = space ? (size_t)(space - text) : 0;
+    return dpo__tok_add_merge(r, rank, text, left, space ? space + 1 : text, space ? n - left - 1 : 0);
+}
 /* "left right", or ["left", "right"]. */
 static dpo_result dpo__tok_add_merges(dpo__tok_reader *r) {
     const dpo__json *j = &r->j;
     int64_t i, k, n[2], v = dpo__json_first(j, r->merge_list);
-    char *text = r->text[0], *right;
+    char *text[2] = {r->text[0], r->text[0] + DPO__TOK_PIECE};
     dpo_result code = DPO_OK;
     for (i = 0; i < r->n_merges && !code; i++, v = dpo__json_next(j, v)) {
-        n[0] = dpo__json_string(j, v, text, DPO__TOK_PIECE);
-        n[1] = 0;
-        right = text + DPO__TOK_PIECE;
+        int64_t part = dpo__json_type(j, v) == '[' && dpo__json_count(j, v) == 2 ? dpo__json_first(j, v) : -1;
+        n[0] = dpo__json_string(j, v, text[0], DPO__TOK_PIECE);
         if (n[0] >= 0) {
-            char *space = n[0] < DPO__TOK_PIECE ? (char *)memchr(text, ' ', (size_t)n[0]) : NULL;
-            right = space ? space + 1 : text;
-            n[1] = space ? text + n[0] - right : 0;
-            n[0] = space ? space - text : 0;
-        } else {
-            int64_t part = dpo__json_type(j, v) == '[' && dpo__json_count(j, v) == 2 ? dpo__json_first(j, v) : -1;
-            for (k = 0; k < 2; k++, part = dpo__json_next(j, part)) {
-                n[k] = dpo__json_string(j, part, k ? right : text, DPO__TOK_PIECE);
-                if (n[k] < 0 || n[k] >= DPO__TOK_PIECE) n[k] = 0;
-            }
+            code = dpo__tok_add_joined(r, i, text[0], n[0] < DPO__TOK_PIECE ? (size_t)n[0] : 0);
+            continue;
         }
-        code = dpo__tok_add_merge(r, i, text, (size_t)n[0], right, (size_t)n[1]);
+        for (k = 0; k < 2; k++, part = dpo__json_next(j, part)) {
+            n[k] = dpo__json_string(j, part, text[k], DPO__TOK_PIECE);
+            if (n[k] < 0 || n[k] >= DPO__TOK_PIECE) n[k] = 0;
+        }
+        code = dpo__tok_add_merge(r, i, text[0], (size_t)n[0], text[1], (size_t)n[1]);
     }
     return code;
 }
-/* merges.txt: "left right" on each line, the first one a comment. Counts if the tokenizer is not there yet. */
-static dpo_result dpo__tok_merges_file(dpo__tok_reader *r, int add) {
-    const char *p = r->merges, *end = p + r->merges_size;
-    int64_t rank = 0, line = 0;
-    while (p < end) {
-        const char *stop = (const char *)memchr(p, '\n', (size_t)(end - p)), *next = stop ? stop + 1 : end, *space;
-        line++;
+/* merges.txt: "left right" on each line, the first one a comment. */
+static dpo_result dpo__tok_merges_file(dpo__tok_reader *r) {
+    const char *p = r->merges, *end = p + r->merges_size, *next;
+    int64_t rank = 0;
+    dpo_result code = DPO_OK;
+    for (; p < end && !code; p = next) {
+        const char *stop = (const char *)memchr(p, '\n', (size_t)(end - p));
+        next = stop ? stop + 1 : end;
         if (!stop) stop = end;
         if (stop > p && stop[-1] == '\r') stop--;
-        if (stop > p && !(line == 1 && *p == '#')) {
-            space = (const char *)memchr(p, ' ', (size_t)(stop - p));
-            if (!space)
-                return dpo__tok_refuse(r, DPO_E_FORMAT, "line %lld of merges.txt is not two pieces", (long long)line);
-            if (add && dpo__tok_add_merge(r, rank, p, (size_t)(space - p), space + 1, (size_t)(stop - space) - 1))
-                return r->c->error.code;
-            rank++;
-        }
-        p = next;
+        if (stop > p && !(p == r->merges && *p == '#')) code = dpo__tok_add_joined(r, rank++, p, (size_t)(stop - p));
     }
-    r->n_merges = rank;
-    return DPO_OK;
+    r->t->n_merges = (int32_t)rank;
+    return code;
 }
 
 /* An added token: n bytes of text, which lie at the end of the blob, behind `lead` more that it is looked for with. */
@@ -11335,31 +11123,40 @@ static dpo_result dpo__tok_add_added(dpo__tok_reader *r, int64_t node) {
         return dpo__tok_refuse(r, DPO_E_UNSUPPORTED, "added token \"%.80s\" with single_word", r->text[0]);
     to[0] = ' ';
     if (raw) memcpy(to, text, n);
-    else if (!(n = dpo__tok_normalize(t, &t->work[0], text, text + n, to + lead))) return r->c->error.code;
+    else if (!(n = dpo__tok_normalize(t, text, text + n, to + lead))) return r->c->error.code;
     if (dpo__tok_put_added(r, s, id, lead, n, special)) return r->c->error.code;
     a->lstrip = (uint8_t)dpo__tok_flag(r, node, "lstrip", 0);
     a->rstrip = (uint8_t)dpo__tok_flag(r, node, "rstrip", 0);
     return DPO_OK;
 }
-/* What ends and begins texts, by the names they usually have. */
-static const char *const dpo__tok_eos_names[] = {"<|endoftext|>", "</s>",       "<|end_of_text|>",
-                                                 "<eos>",         "<|im_end|>", NULL};
-static const char *const dpo__tok_bos_names[] = {"<s>", "<|begin_of_text|>", "<bos>", NULL};
+/* Names that special tokens usually have: of what ends texts, of what begins them, others. */
+enum { DPO__TOK_EOS = 0, DPO__TOK_BOS = 5, DPO__TOK_OTHER = 8, DPO__TOK_NAMES = 11 };
+static const char *const dpo__tok_names[DPO__TOK_NAMES] = {"<|endoftext|>",
+                                                           "</s>",
+                                                           "<|end_of_text|>",
+                                                           "<eos>",
+                                                           "<|im_end|>", /* DPO__TOK_EOS */
+                                                           "<s>",
+                                                           "<|begin_of_text|>",
+                                                           "<bos>", /* DPO__TOK_BOS */
+                                                           "<unk>",
+                                                           "<pad>",
+                                                           "<|im_start|>"};
+#define DPO__TOK_NAMED 128 /* their bytes, at most */
 
 /* Files without a list of added tokens: pieces of these names are special. */
 static dpo_result dpo__tok_add_named(dpo__tok_reader *r) {
-    static const char *const names[] = {"<|endoftext|>", "<s>", "</s>", "<unk>", "<pad>", "<|im_start|>", "<|im_end|>"};
     dpo_result code = DPO_OK;
     int i;
-    for (i = 0; i < 7 && !code; i++) {
-        size_t n = strlen(names[i]);
-        uint32_t id = dpo__tok_find(r->t, (const uint8_t *)names[i], n);
-        memcpy(r->t->blob + r->used, names[i], n);
-        if (id != DPO__TOK_NONE) code = dpo__tok_put_added(r, &r->t->raw, (int64_t)id, 0, n, 1);
+    for (i = 0; i < DPO__TOK_NAMES && !code; i++) {
+        const char *name = dpo__tok_names[i];
+        uint32_t id = dpo__tok_find(r->t, (const uint8_t *)name, strlen(name));
+        if (id == DPO__TOK_NONE) continue;
+        memcpy(r->t->blob + r->used, name, strlen(name));
+        code = dpo__tok_put_added(r, &r->t->raw, (int64_t)id, 0, strlen(name), 1);
     }
     return code;
 }
-#define DPO__TOK_NAMED 128 /* bytes of these names, at most 8 of them */
 
 /* Cuts that merges do not tell: inside a character never; between unknown ones, which are one id, neither; before each
    space always, if the tokenizer says so. */
@@ -11367,9 +11164,9 @@ static void dpo__tok_ready_borders(dpo_tokenizer *t) {
     unsigned before, after;
     for (before = 0; before < 256; before++)
         for (after = 0; after < 256; after++)
-            if ((after & 0xc0) == 0x80 || t->byte_id[0] == DPO__TOK_NONE) dpo__tok_join(t, before, after);
+            if ((after & 0xc0) == 0x80 || t->byte_id[0] == DPO__TOK_NONE) dpo__tok_two_add(t->borders, before, after);
     for (before = 0; before < 256 && t->split == DPO__SPLIT_EACH_SPACE; before++)
-        t->borders[(before << 8 | ' ') >> 3] &= (uint8_t) ~(1u << (' ' & 7));
+        t->borders[before << 5 | ' ' >> 3] &= (uint8_t) ~(1u << (' ' & 7));
 }
 /* No byte may be without an id. */
 static dpo_result dpo__tok_finish(dpo__tok_reader *r) {
@@ -11417,8 +11214,7 @@ static dpo_result dpo__tok_finish(dpo__tok_reader *r) {
 static dpo_result dpo__tok_build(dpo__tok_reader *r) {
     int64_t i, v, unk = dpo__json_find(&r->j, dpo__json_find(&r->j, 0, "model"), "unk_token");
     dpo_result code = dpo__tok_measure(r);
-    r->n_pairs = r->n_merges;
-    r->n_special = r->n_added + 8;
+    r->n_special = r->n_added + DPO__TOK_NAMES;
     r->blob += DPO__TOK_NAMED;
     if (!code) code = dpo__tok_carve(r);
     if (code) return code;
@@ -11428,7 +11224,7 @@ static dpo_result dpo__tok_build(dpo__tok_reader *r) {
         size_t n = dpo__tok_bytes_of(r, r->text[0], strlen(r->text[0]), (uint8_t *)r->text[1]);
         r->t->unk = (int32_t)dpo__tok_find(r->t, (const uint8_t *)r->text[1], n);
     }
-    if (!code) code = r->merges ? dpo__tok_merges_file(r, 1) : dpo__tok_add_merges(r);
+    if (!code) code = r->merges ? dpo__tok_merges_file(r) : dpo__tok_add_merges(r);
     if (!code && r->merges) code = dpo__tok_add_named(r);
     v = dpo__json_first(&r->j, r->added_list);
     for (i = 0; i < r->n_added && !code; i++, v = dpo__json_next(&r->j, v)) code = dpo__tok_add_added(r, v);
@@ -11436,89 +11232,13 @@ static dpo_result dpo__tok_build(dpo__tok_reader *r) {
     return code ? code : dpo__tok_finish(r);
 }
 
-/* llama2.c: most bytes of a piece; then for each id its score, its length, its bytes. Two neighbours are joined where
-   the result is a piece, the highest score first, and scores fall with the id: the id is the rank. */
-static dpo_result dpo__tok_bin_merges(dpo__tok_reader *r, uint32_t id, float score, float *last) {
-    dpo_tokenizer *t = r->t;
-    const uint8_t *piece = t->blob + t->at[id];
-    uint32_t split, left, right, joins = 0;
-    t->merged[id] = id;
-    for (split = 1; split < t->length[id]; split++) {
-        if ((piece[split] & 0xc0) == 0x80) continue;
-        left = dpo__tok_find(t, piece, split);
-        right = dpo__tok_find(t, piece + split, t->length[id] - split);
-        if (left == DPO__TOK_NONE || right == DPO__TOK_NONE) continue;
-        if (dpo__tok_add_pair(r, left, right, id, piece + split)) return r->c->error.code;
-        joins = 1;
-    }
-    if (joins && !(score < *last))
-        return dpo__tok_refuse(r, DPO_E_UNSUPPORTED,
-                               "the score of piece %lu is not below those before it (unigram type?)",
-                               (unsigned long)id);
-    if (joins) *last = score;
-    return DPO_OK;
-}
-static uint32_t dpo__load_le32(const uint8_t *p) {
-    return p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;
-}
-static dpo_result dpo__tok_read_bin(dpo__tok_reader *r, const uint8_t *p, size_t size) {
-    dpo_tokenizer *t = r->t;
-    uint32_t id, n = 0, bits;
-    float score, last = INFINITY;
-    size_t at;
-    dpo_result code;
-    for (at = 4, t->vocab = 0; at < size; at += 8 + n, t->vocab++) {
-        n = size - at < 8 ? DPO__TOK_NONE : dpo__load_le32(p + at + 4);
-        if (n > DPO__TOK_ADDED || n > size - at - 8 || t->vocab >= DPO__TOK_IDS - 3)
-            return dpo__tok_refuse(r, DPO_E_FORMAT, "it is no JSON, and piece %ld of a llama2.c tokenizer does not end",
-                                   (long)t->vocab);
-        r->blob += n;
-    }
-    if (t->vocab < 259)
-        return dpo__tok_refuse(r, DPO_E_FORMAT,
-                               "it is no JSON, and a llama2.c tokenizer of %ld pieces, expected at least 259",
-                               (long)t->vocab);
-    r->n_pieces = r->n_merges = t->vocab;
-    r->n_pairs = r->blob;
-    r->n_special = 8;
-    r->blob += DPO__TOK_NAMED;
-    t->kind = DPO__TOK_SPACES;
-    t->prefix = DPO__PREFIX_ALWAYS;
-    r->byte_fallback = 1;
-    code = dpo__tok_carve(r);
-    if (code) return code;
-    t = r->t;
-    for (at = 4, id = 0; !code && id < (uint32_t)t->vocab; at += 8 + n, id++) {
-        n = dpo__load_le32(p + at + 4);
-        code = dpo__tok_add_piece(r, id, (const char *)p + at + 8, n);
-    }
-    for (at = 4, id = 0; !code && id < (uint32_t)t->vocab; at += 8 + n, id++) {
-        n = dpo__load_le32(p + at + 4);
-        bits = dpo__load_le32(p + at);
-        memcpy(&score, &bits, sizeof score);
-        if (id > 2) code = dpo__tok_bin_merges(r, id, score, &last);
-    }
-    t->bos = 1;
-    t->eos = 2;
-    t->adds_bos = 1;
-    for (id = 0; id < 3; id++) t->state[id] |= DPO__TOK_SPECIAL;
-    return code ? code : dpo__tok_finish(r);
-}
-
 /* --- from files to a tokenizer -------------------------------------------------------------------------- */
 
-static void dpo__tok_free_work(dpo_tokenizer *t) {
-    int i;
-    for (i = 0; i < t->c->pool.n; i++) {
-        dpo__put(t->c, t->work[i].text.p);
-        dpo__put(t->c, t->work[i].normal.p);
-        dpo__put(t->c, t->work[i].symbols.p);
-        dpo__put(t->c, t->work[i].known);
-    }
-}
 DPO_API void dpo_tokenizer_free(dpo_tokenizer *t) {
     if (!t) return;
-    dpo__tok_free_work(t);
+    dpo__put(t->c, t->work->text.p);
+    dpo__put(t->c, t->work->normal.p);
+    dpo__put(t->c, t->work->symbols.p);
     dpo__put(t->c, t);
 }
 
@@ -11549,13 +11269,15 @@ static dpo_tokenizer *dpo__tok_from(dpo_context *c, const char *name, const char
     r.text[1] = r.text[0] + 2 * DPO__TOK_PIECE;
     while (at < size && (text[at] == ' ' || text[at] == '\n' || text[at] == '\r' || text[at] == '\t')) at++;
     if (at == size || text[at] != '{') {
-        code = dpo__tok_read_bin(&r, (const uint8_t *)text, size);
+        code = dpo__fail(c, DPO_E_FORMAT,
+                         "%.400s: is no JSON, expected a tokenizer.json; if it is a llama2.c tokenizer: dpo-convert "
+                         "MODEL.bin DIR --tokenizer %.400s",
+                         name, name);
     } else if (!(code = dpo__json_parse(c, name, text, size, &r.j))) {
         if (merges) {
             r.vocab = 0;
             head.kind = DPO__TOK_BYTE_LEVEL;
             head.split = DPO__SPLIT_GPT2;
-            code = dpo__tok_merges_file(&r, 0);
         } else code = dpo__tok_read_head(&r);
         if (!code) code = dpo__tok_build(&r);
     }
@@ -11575,8 +11297,7 @@ DPO_API dpo_tokenizer *dpo_tokenizer_bytes(dpo_context *c) {
     head.eos = 256;
     head.hash = 1;
     r.blob = 256;
-    r.n_special = 8;
-    if (dpo__tok_carve(&r)) return NULL; /* nothing is left of it: a tokenizer of bytes is one block */
+    if (dpo__tok_carve(&r)) return NULL;
     t = r.t;
     for (i = 0; i < 257; i++) {
         t->at[i] = (uint32_t)i & 255;
@@ -11649,10 +11370,10 @@ static void dpo__tok_json_free(dpo_context *c, char *text, dpo__json *j) {
     dpo__json_free(c, j);
     dpo__put(c, text);
 }
-/* The first of these names that is a token. */
-static int32_t dpo__tok_named(const dpo_tokenizer *t, const char *const *names) {
+/* The first of the usual names that is a token. */
+static int32_t dpo__tok_named(const dpo_tokenizer *t, int from, int to) {
     int32_t id = -1;
-    for (; id < 0 && *names; names++) id = dpo_tokenizer_id(t, *names, strlen(*names));
+    for (; id < 0 && from < to; from++) id = dpo_tokenizer_id(t, dpo__tok_names[from], strlen(dpo__tok_names[from]));
     return id;
 }
 /* Which ids begin and end texts: by tokenizer_config.json, then config.json, then the usual names. */
@@ -11672,8 +11393,8 @@ static dpo_result dpo__tok_read_ends(dpo_tokenizer *t, const char *dir) {
         if (t->bos < 0) t->bos = dpo__tok_config_number(t, &j, "bos_token_id");
         dpo__tok_json_free(t->c, text, &j);
     }
-    if (t->eos < 0) t->eos = dpo__tok_named(t, dpo__tok_eos_names);
-    if (t->bos < 0) t->bos = dpo__tok_named(t, dpo__tok_bos_names);
+    if (t->eos < 0) t->eos = dpo__tok_named(t, DPO__TOK_EOS, DPO__TOK_BOS);
+    if (t->bos < 0) t->bos = dpo__tok_named(t, DPO__TOK_BOS, DPO__TOK_OTHER);
     return t->c->error.code;
 }
 /* A model's config.json says that it reads bytes. */
@@ -11759,16 +11480,15 @@ struct dpo_data {
     dpo_context *c;
     const dpo_tokenizer *t;
     dpo_data_options options;
-    char field[3][64];
     dpo_data_report report;
     int32_t *ids;
     int64_t n_ids, cap_ids;
     dpo__item *items;
     int64_t n, cap;
-    dpo__seen *seen;     /* group_prompts */
+    dpo__seen *seen; /* group_prompts */
     int64_t n_seen, cap_seen;
-    double *reference;   /* [n,2]; NaN = not computed */
-    int reference_whole; /* none of them is */
+    double *reference;       /* [n,2]; NaN = not computed */
+    int reference_whole;     /* none of them is */
     uint64_t reference_of;   /* hash of the weights they came from, */
     int reference_precision; /* which computed in this precision */
 };
@@ -11798,9 +11518,6 @@ DPO_API dpo_data_options dpo_data_defaults(void) {
     o.max_prompt_length = 256;
     o.truncation = DPO_TRUNCATE_REF;
     o.end_of_turn = -1;
-    o.prompt_field = "prompt";
-    o.chosen_field = "chosen";
-    o.rejected_field = "rejected";
     return o;
 }
 static const char *dpo__data_options_fault(const dpo_data_options *o) {
@@ -11812,19 +11529,14 @@ static const char *dpo__data_options_fault(const dpo_data_options *o) {
     if (o->boundary != DPO_BOUNDARY_SEPARATE && o->boundary != DPO_BOUNDARY_JOINT)
         return "boundary must be DPO_BOUNDARY_SEPARATE or JOINT";
     if (o->bos < DPO_BOS_HABIT || o->bos > DPO_BOS_ALWAYS) return "bos must be DPO_BOS_HABIT, NEVER or ALWAYS";
-    return o->max_rows < 0 ? "max_rows must not be negative" : NULL;
+    return NULL;
 }
 DPO_API dpo_data *dpo_data_create(dpo_context *c, const dpo_tokenizer *t, const dpo_data_options *options) {
     dpo_data_options o = options ? *options : dpo_data_defaults();
-    const char *names[3] = {o.prompt_field ? o.prompt_field : "prompt", o.chosen_field ? o.chosen_field : "chosen",
-                            o.rejected_field ? o.rejected_field : "rejected"};
     const char *why;
     dpo_data *d;
-    int i;
     if (!c || c->error.code) return NULL;
     why = dpo__data_options_fault(&o);
-    for (i = 0; i < 3; i++)
-        if (strlen(names[i]) > 63) why = "field names must be shorter than 64 bytes";
     if (why) {
         dpo__fail(c, DPO_E_ARG, "data options: %s (max_length %d, max_prompt_length %d)", why, o.max_length,
                   o.max_prompt_length);
@@ -11836,7 +11548,6 @@ DPO_API dpo_data *dpo_data_create(dpo_context *c, const dpo_tokenizer *t, const 
     d->c = c;
     d->t = t;
     d->options = o;
-    for (i = 0; i < 3; i++) memcpy(d->field[i], names[i], strlen(names[i]) + 1);
     return d;
 }
 DPO_API void dpo_data_free(dpo_data *d) {
@@ -11945,8 +11656,7 @@ static void dpo__data_keep(dpo_data *d, const dpo__row *row) {
     else if (cut.prompt + cut.chosen < 2 || (cut.rejected && cut.prompt + cut.rejected < 2))
         report->empty_response++; /* nothing before its only id: no target */
     else {
-        if (o->group_prompts && !row->rejected && row->prompt)
-            at = dpo__seen_put(d, p, row->prompt, d->n);
+        if (o->group_prompts && !row->rejected && row->prompt) at = dpo__seen_put(d, p, row->prompt, d->n);
         report->pairs += row->rejected > 0;
         report->chosen_longer += row->rejected > 0 && row->chosen > row->rejected;
         report->same_length += row->chosen == row->rejected;
@@ -12208,9 +11918,9 @@ static dpo_result dpo__rows_line(dpo__rows *r, const char *line, size_t n, int64
         dpo__rows_bad(r, &d->report.bad_json, number, code ? why : "the line is not a JSON object");
         return DPO_OK;
     }
-    p = dpo__rows_field(r, d->field[0], 0);
-    c = dpo__rows_field(r, d->field[1], 1);
-    j = dpo__rows_field(r, d->field[2], 2);
+    p = dpo__rows_field(r, "prompt", 0);
+    c = dpo__rows_field(r, "chosen", 1);
+    j = dpo__rows_field(r, "rejected", 2);
     if (!c) c = dpo__rows_field(r, "response", 1);
     if (!c && !p && !j && (c = dpo__rows_field(r, "text", 1)) == 1)
         return dpo_data_add_text(d, r->text[1], (size_t)r->n[1]);
@@ -12233,7 +11943,7 @@ static dpo_result dpo__rows_line(dpo__rows *r, const char *line, size_t n, int64
 DPO_API dpo_result dpo_data_read_text(dpo_data *d, const char *name, const char *text, size_t bytes) {
     dpo__rows r;
     size_t at = 0, end, n;
-    int64_t line = 0, kept, used, i;
+    int64_t line = 0, used, i;
     dpo_result code = DPO_OK;
     DPO__READY(d, d->c);
     if (!name || (!text && bytes))
@@ -12243,8 +11953,7 @@ DPO_API dpo_result dpo_data_read_text(dpo_data *d, const char *name, const char 
                          "%.400s: is UTF-16, expected UTF-8; convert it: iconv -f UTF-16 -t UTF-8 FILE > NEW", name);
     memset(&r, 0, sizeof r);
     r.d = d;
-    kept = d->report.kept;
-    used = kept + d->report.grouped;
+    used = d->report.kept + d->report.grouped;
     if (bytes >= 3 && !memcmp(text, "\xef\xbb\xbf", 3)) at = 3; /* a byte order mark */
     for (; at < bytes && !code; at = end + 1) {
         const char *stop = (const char *)memchr(text + at, '\n', bytes - at);
@@ -12253,19 +11962,18 @@ DPO_API dpo_result dpo_data_read_text(dpo_data *d, const char *name, const char 
         line++;
         if (n && text[at + n - 1] == '\r') n--;
         if (dpo__text_blank(text + at, n)) continue;
-        if (d->options.max_rows && d->report.kept - kept >= d->options.max_rows) break;
         code = dpo__rows_line(&r, text + at, n, line);
     }
     dpo__json_free(d->c, &r.j);
     for (i = 0; i < 3; i++) dpo__put(d->c, r.text[i]);
     if (code) return d->c->error.code ? d->c->error.code : code;
     if (d->report.kept + d->report.grouped == used)
-        return dpo__fail(d->c, DPO_E_FORMAT,
-                         "%.400s: no usable row: %ld of bad JSON, %ld without the fields \"%s\" and \"%s\", %ld empty, "
-                         "%ld with equal answers, %ld too long%s%s",
-                         name, (long)d->report.bad_json, (long)d->report.missing_field, d->field[0], d->field[1],
-                         (long)d->report.empty_response, (long)d->report.identical, (long)d->report.too_long,
-                         r.why ? "; first: " : "", r.why ? r.why : "");
+        return dpo__fail(
+            d->c, DPO_E_FORMAT,
+            "%.400s: no usable row: %ld of bad JSON, %ld without the fields \"prompt\" and \"chosen\", %ld empty, "
+            "%ld with equal answers, %ld too long%s%s",
+            name, (long)d->report.bad_json, (long)d->report.missing_field, (long)d->report.empty_response,
+            (long)d->report.identical, (long)d->report.too_long, r.why ? "; first: " : "", r.why ? r.why : "");
     if (r.first_bad)
         dpo__log(d->c, DPO_LOG_WARNING, "%s: line %ld is not used: %s (%ld such rows in all)", name, (long)r.first_bad,
                  r.why, (long)(d->report.bad_json + d->report.missing_field));

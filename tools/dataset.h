@@ -217,6 +217,32 @@ static inline dpo_tokenizer *dataset_tokenizer(dpo_context *c, const char *path,
     return t;
 }
 
+/* Each text for itself: text i's ids are (*ids)[(*first)[i]] .. (*ids)[(*first)[i + 1] - 1]. Both are freed by free. */
+static inline int dataset_encode(const dpo_tokenizer *t, const dpo_text *texts, int64_t n, unsigned flags,
+                                 int32_t **ids, int64_t **first) {
+    int64_t i, k, at = 0, room = 0, want;
+    int32_t *more;
+    *ids = NULL;
+    *first = (int64_t *)malloc(((size_t)n + 1) * sizeof **first);
+    if (!*first) return cli_die("no memory for the ids of %s texts", cli_count((uint64_t)n));
+    for (i = 0; i < n; i++, at += k) {
+        (*first)[i] = at;
+        want = at + 3 * (int64_t)texts[i].bytes + 3;
+        if (want > room) {
+            room = want + room / 2;
+            more = (int32_t *)realloc(*ids, (size_t)room * sizeof **ids);
+            if (!more) return cli_die("no memory for %s ids", cli_count((uint64_t)room));
+            *ids = more;
+        }
+        k = dpo_encode_parts(t, texts + i, 1, flags, *ids + at, room - at);
+        if (k < 0)
+            return cli_die("a text of %s bytes cannot be encoded: %s", cli_count(texts[i].bytes),
+                           dpo_result_name((dpo_result)k));
+    }
+    (*first)[n] = at;
+    return 0;
+}
+
 /* ---- what a file is --------------------------------------------------------------------------------------------- */
 
 /* A safetensors file: a small number of 8 bytes, then '{'. Text is never like that. */

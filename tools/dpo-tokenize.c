@@ -171,14 +171,15 @@ static int encode_plain(const settings *s, const dpo_tokenizer *t) {
     text.text = input ? input : "";
     broken_look(&broken, &text, 1);
     text.special = s->parse_special;
-    if (!failed && dpo_encode_batch(t, &text, 1, encode_flags(s), &ids, &first)) failed = fail();
+    if (!failed) failed = dataset_encode(t, &text, 1, encode_flags(s), &ids, &first);
     if (!failed) {
         print_ids(ids, first[1], " ");
         putchar('\n');
         failed = flush_output();
         broken_note(&broken, bytes_encoded);
     }
-    dpo_encode_free(context, ids);
+    free(ids);
+    free(first);
     free(input);
     return failed;
 }
@@ -221,9 +222,9 @@ static int encode_jsonl(const settings *s, const dpo_tokenizer *t) {
         failed = chunk_next(c);
         if (failed || !c->lines) break;
         failed = encode_lines(s, c, json, texts, &n); /* what stands before a bad line is encoded yet */
-        if (dpo_encode_batch(t, texts, n, encode_flags(s), &ids, &first)) {
-            failed = fail();
-            break;
+        if (dataset_encode(t, texts, n, encode_flags(s), &ids, &first)) {
+            failed = 1;
+            n = 0;
         }
         for (i = 0; i < n; i++) {
             broken_look(&broken, &texts[i], c->before + i + 1);
@@ -231,7 +232,8 @@ static int encode_jsonl(const settings *s, const dpo_tokenizer *t) {
             print_ids(ids + first[i], first[i + 1] - first[i], ", ");
             fputs("]}\n", stdout);
         }
-        dpo_encode_free(context, ids);
+        free(ids);
+        free(first);
         if (!failed) live("encoding", (uint64_t)(c->before + c->lines), c->total);
     }
     cli_live_clear();
