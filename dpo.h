@@ -9634,97 +9634,75 @@ static const char *const dpo__unicode_marks[] = {
     "Sn+%UH#&$&$V$#(UH++UL%(V(#%ULB'V(T0&V(Rs(*V($4V(%*V($%V($(V(S-$V(T<*V(Y2$V(R3'V(]0%V*#$UL#$V(h%*ULS6)V(#$*",
     NULL};
 static const char *const dpo__unicode_pairs[] = {
-    "^IR7c&'R7c''R7c('R7c)'R7c.'R7c0*R9cN'R;c&'R;c''R;c('R;c.'R@c&'R@c''R@c('R@c.*REc)'RFc&'RFc''RFc('RFc)'RFc.-RLc&",
-    "'RLc''RLc('RLc.'RPc'-S*c&'S*c''S*c('S*c)'S*c.'S*c0*S,cN'S.c&'S.c''S.c('S.c.'S2c&'S2c''S2c('S2c.*S7c)'S8c&'S8c'",
-    "'S8c('S8c)'S8c.-S>c&'S>c''S>c('S>c.'SCc'*SCc.'R7c*'S*c*'R7c,'S*c,'R7cO'S*cO'R9c''S,c''R9c('S,c('R9c-'S,c-'R9c2",
-    "'S,c2'R:c2'S-c2-R;c*'S.c*'R;c,'S.c,'R;c-'S.c-'R;cO'S.cO'R;c2'S.c2'R=c('S0c('R=c,'S0c,'R=c-'S0c-'R=cN'S0cN'R>c(",
-    "'S1c(-R@c)'S2c)'R@c*'S2c*'R@c,'S2c,'R@cO'S2cO'R@c-0RAc('S3c('RBcN'S4cN*RCc''S5c''RCcN'S5cN'RCc2'S5c23REc''S7c'",
-    "'REcN'S7cN'REc2'S7c20RFc*'S8c*'RFc,'S8c,'RFc1'S8c1-RIc''S;c''RIcN'S;cN'RIc2'S;c2'RJc''S<c''RJc('S<c('RJcN'S<cN",
-    "'RJc2'S<c2'RKcN'S=cN'RKc2'S=c2-RLc)'S>c)'RLc*'S>c*'RLc,'S>c,'RLc0'S>c0'RLc1'S>c1'RLcO'S>cO'RNc('SAc('RPc('SCc(",
-    "'RPc.'S#c''SDc''S#c-'SDc-'S#c2'SDc2S0RFcB'S8cBORLcB'S>cBROR7c2'S*c2'R@c2'S2c2'RFc2'S8c2'RLc2'S>c2'ULc*'V>c*'ULc'",
-    "'V>c''ULc2'V>c2'ULc&'V>c&*U3c*'V&c*'^-c*'^.c*'U5c*'V(c*-R=c2'S0c2'RBc2'S4c2'RFcO'S8cO'[Lc*'[Mc*'ZFc2'`@c2'S3c2",
-    "0R=c''S0c'-REc&'S7c&'U4c''V'c''U5c''V(c''UHc''V:c''R7c5'S*c5'R7c7'S*c7'R;c5'S.c5'R;c7'S.c7'R@c5'S2c5'R@c7'S2c7",
-    "'RFc5'S8c5'RFc7'S8c7'RIc5'S;c5'RIc7'S;c7'RLc5'S>c5'RLc7'S>c7'RJcM'S<cM'RKcM'S=cM-R>c2'S1c29R7c-'S*c-'R;cN'S.cN",
-    "'UFc*'V8c*'UEc*'V7c*'RFc-'S8c-'^5c*'^6c*'RPc*'SCc*cNc&&c')c9(c.c'T,a9BR19TEc''f0c'&U&'f4c''f6c''f8c'*f>c'*fEc'",
-    "'fIc''g<c'RFf8c.'fEc.'g#c''g'c''g)c''g+c''g=c'RFg+c.'g7c.'g1c''g7c''g;c'3gEc''gEc.SOi-c&'i-c.*i+c'0hLc.3i2c'",
-    "'i0c&'i;c,Fi0c,S*j#c,R<iNc&'iNc.*iLc'0jBc.3j%c''j#c&'j.c,R@k2c5'k3c5UOi.c,'iOc,Oi(c,'iIc,'i(c.'iIc.-i-c,'iNc,",
-    "-m<c.'m=c.'i.c.'iOc.'i/c.'iPc.-i0c*'j#c*'i0c.'j#c.'i6c.'j)c.-mMc.'mNc.'iFc.'j8c.'i;c*'j.c*'i;c.'j.c.'i;c1'j.c1",
-    "'i@c.'j2c.-iDc.'j6c.eIu#uP'u#v#'uEv#'u#v$'uGv#[0xKv#*x6v#R*xHv#yLRX'RX;<RX/RX;-RX2RX;S7RWBRX;(RWCRX;(RWDRX;",
-    "(RWIRX;(RWNRX;(RWORX;(RX*RX;(RX.RX;X-R[@R[6'R[@R[PR(RZGR[4(RZHR[4+R['R[4VAR_#R_-.R_)R_-S4R^4R_-(R^5R_-(R^:R_-",
-    ".R^JR_-a@Re*Re9-Re*RdO'Re*Re:R(Rd1RdM(Rd2RdMTCRfIRh3T@RgPRgH'Rh#RgH'RgPRh3Y0RjIRk+Y$Rm:Rn#9RmBRn#'RmBRn$*RmBRm=",
-    "'RmFRn#Y9Rp:Rp2'Rp;Rp2'Rp:RpLZ9RsGRs7*RsGRs<'RsJRs7'RsGRsMiJR{HR~5DR|$R~54R|)R~54R|.R~54R|3R~5MR{FR~3DR|JR|K",
-    "+R|JR|M(R~0R}++R~1R}+AR|JR}+R.R}=R~5DR}HR~54R}MR~54R~$R~54R~)R~5MR};R~3X0SRJSS%UV@TdDTeG*TdFTeG*TdHTeG*TdJTeG",
-    "*TdLTeG0TdPTeGSFTeLTeG*TeNTeG-TePTeG'Tf#TeG*Tf&TeGRRFR7cL'S*cL'R8c-'S+c-'R8cJ'S+cJ'R8d*'S+d*'U6c''V)c''R:c-'S-c-",
-    "'R:cJ'S-cJ'R:d*'S-d*'R:cN'S-cN'R:d&'S-d&'W'c&'W(c&'W'c''W(c''R;d&'S.d&'R;d)'S.d)'^/c,'^0c,'R<c-'S/c-'R=c*'S0c*",
-    "'R>c-'S1c-'R>cJ'S1cJ'R>c.'S1c.'R>cN'S1cN'R>d''S1d''R@d)'S2d)'U>c''V1c''RBc''S4c''RBcJ'S4cJ'RBd*'S4d*'RCcJ'S5cJ",
-    "'TvKc*'TvLc*'RCd*'S5d*'RCd&'S5d&'RDc''S6c''RDc-'S6c-'RDcJ'S6cJ'REc-'S7c-'REcJ'S7cJ'REd*'S7d*'REd&'S7d&'UEc''V7c'",
-    "'UEc.'V7c.'X4c&'X5c&'X4c''X5c''RGc''S9c''RGc-'S9c-'RIc-'S;c-'RIcJ'S;cJ'TwBc*'TwCc*'RId*'S;d*'RJc-'S<c-'RJcJ'S<cJ",
-    "'XCc-'XDc-'XIc-'XJc-'TwJc-'TwKc-'RKc-'S=c-'RKcJ'S=cJ'RKd*'S=d*'RKd&'S=d&'RLcK'S>cK'RLd)'S>d)'RLd&'S>d&'Y#c''Y$c'",
-    "'Y%c.'Y&c.'RMc)'S@c)'RMcJ'S@cJ'RNc&'SAc&'RNc''SAc''RNc.'SAc.'RNc-'SAc-'RNcJ'SAcJ'ROc-'SBc-'ROc.'SBc.'RPc-'SCc-",
-    "'S#c('SDc('S#cJ'SDcJ'S#d*'SDd*'S1d*'S=c.'SAc0'SCc0*Y:c-3R7cJ'S*cJ'R7c/'S*c/'U1c''V$c''U1c&'V$c&'U1c/'V$c/'U1c)",
-    "'V$c)'Ty-c('Ty.c('VEc''VFc''VEc&'VFc&'VEc/'VFc/'VEc)'VFc)'Ty-c,'Ty.c,'R;cJ'S.cJ'R;c/'S.c/'R;c)'S.c)'U9c''V,c'",
-    "'U9c&'V,c&'U9c/'V,c/'U9c)'V,c)'TyFc('TyGc('R@c/'S2c/'R@cJ'S2cJ'RFcJ'S8cJ'RFc/'S8c/'UDc''V6c''UDc&'V6c&'UDc/'V6c/",
-    "'UDc)'V6c)'Tz,c('Tz-c('Z.c''Z/c''Z.c&'Z/c&'Z.c/'Z/c/'Z.c)'Z/c)'Z.cJ'Z/cJ'RLcJ'S>cJ'RLc/'S>c/'Z=c''Z>c''Z=c&'Z>c&",
-    "'Z=c/'Z>c/'Z=c)'Z>c)'Z=cJ'Z>cJ'RPc&'SCc&'RPcJ'SCcJ'RPc/'SCc/'RPc)'SCc)9g#c9'g#c:'T{3c&'T{4c&'T{3c''T{4c''T{3d;",
-    "'T{4d;'f0c9'f0c:'T{;c&'T{<c&'T{;c''T{<c''T{;d;'T{<d;'g'c9'g'c:'T{Dc&'T{Ec&'T{Dc''T{Ec'-f4c9'f4c:'T{Lc&'T{Mc&",
-    "'T{Lc''T{Mc'-g)c9'g)c:'T|&c&'T|'c&'T|&c''T|'c''T|&d;'T|'d;'f6c9'f6c:'T|.c&'T|/c&'T|.c''T|/c''T|.d;'T|/d;'g+c9",
-    "'g+c:'T|6c&'T|7c&'T|6c''T|7c''T|6d;'T|7d;'f8c9'f8c:'T|>c&'T|@c&'T|>c''T|@c''T|>d;'T|@d;'g1c9'g1c:'T|Gc&'T|Hc&",
-    "'T|Gc''T|Hc'-f>c9'f>c:'T|Oc&'T|Pc&'T|Oc''T|Pc'-g7c9'g7c:'T})c&'T}*c&'T})c''T}*c''T})d;'T}*d;*fEc:*T}2c&*T}2c'",
-    "*T}2d;'g;c9'g;c:'T}9c&'T}:c&'T}9c''T}:c''T}9d;'T}:d;'fIc9'fIc:'T}Bc&'T}Cc&'T}Bc''T}Cc''T}Bd;'T}Cd;'g#c&&fL'g'c&",
-    "&fM'g)c&&fN'g+c&&fO'g1c&&g>'g7c&&g@'g;c&&gA-T{3d>'T{4d>'T{5d>'T{6d>'T{7d>'T{8d>'T{9d>'T{:d>'T{;d>'T{<d>'T{=d>",
-    "'T{>d>'T{@d>'T{Ad>'T{Bd>'T{Cd>'T|&d>'T|'d>'T|(d>'T|)d>'T|*d>'T|+d>'T|,d>'T|-d>'T|.d>'T|/d>'T|0d>'T|1d>'T|2d>",
-    "'T|3d>'T|4d>'T|5d>'T}9d>'T}:d>'T};d>'T}<d>'T}=d>'T}>d>'T}@d>'T}Ad>'T}Bd>'T}Cd>'T}Dd>'T}Ed>'T}Fd>'T}Gd>'T}Hd>",
-    "'T}Id>'g#c,'g#c*'T}Jd>'g#d>'fLd>*g#d;'UQ5d>'f0c,'f0c*'f0c&&f%'f0d>)g+-TEd;'T}Nd>'g)d>'fNd>*g)d;'UQFd>'f4c&&f'",
-    "'f6c&&f('f6d>'UQ>c&'UQ>c''UQ>d;'g+c,'g+c*'g<c&&f/-g+d;'g<d;'f8c,'f8c*'f8c&&f)*US#c&'US#c''US#d;'g7c,'g7c*'g=c&",
-    "&fP'g3c9'g3c:'g7d;'g=d;'fEc,'fEc*'fEc&&f-'fAc:'TEc&&f$&S)-T~(d>'g;d>'gAd>*g;d;'URId>'f>c&&f+'fIc&&f.'fId>&U#,US'",
-    "&US(e;fI/RB&U4X6U[Nd1'U[Pd1R0U]$d1S'U^3d1'U^7d1'U^5d1T<U_9d13U_>d1-U_Bd1R@U`,d1*U`.d1RIU`Fd1-U`Md1-U`Od1*Ua$d1",
-    "R<R3d1*Ua=d1FUa)d1'R2d1'R4d1'UaAd1'UaBd1-UaOd1'UaPd1-Ub%d1'Ub&d19Ub)d1'Ub*d1-Ub1d1'Ub2d1-Ub5d1'Ub6d1S3Uc$d1",
-    "'Uc*d1'Uc+d1'Uc-d1T0Ub+d1'Ub,d1'UbAd1'UbBd19Uc4d1'Uc5d1'Uc6d1'Uc7d1U#WT.&WT/S{4VdJd1SSIWUEWW8*WUGWW8*WUIWW8",
-    "*WUKWW8*WUMWW8*WUOWW8*WV#WW8*WV%WW8*WV'WW8*WV)WW8*WV+WW8*WV-WW8-WV0WW8*WV2WW8*WV4WW89WV;WW8'WV;WW9*WV>WW8'WV>WW9",
-    "*WVBWW8'WVBWW9*WVEWW8'WVEWW9*WVHWW8'WVHWW9R<WU@WW8CWW<WW8OWWKWW8*WWMWW8*WWOWW8*WX#WW8*WX%WW8*WX'WW8*WX)WW8",
-    "*WX+WW8*WX-WW8*WX/WW8*WX1WW8*WX3WW8-WX6WW8*WX8WW8*WX:WW89WXBWW8'WXBWW9*WXEWW8'WXEWW9*WXHWW8'WXHWW9*WXKWW8'WXKWW9",
-    "*WXNWW8'WXNWW9R<WWFWW8-WY4WW8'WY5WW8'WY6WW8'WY7WW80WYCWW8Rpx8cs%&_QC&dS1&cuL&`Q6&ZyJ&[m/&fY#&fY#&]_(&de;&[v<&]^M",
-    "&^c0&`}@&bV7&b}D&cX)&c`,&d^4&_d&&_uC&`]P&`o*&br0&dc.&efF&Z{@&[jG&_iH&`e)&b}1&e~:&]uJ&`WC&b{+&cb>&^gP&bdB&cZ4&]~.",
-    "&_R8&_w7&`j)&d_G&[S5&[`K&[g6&^s.&_hD&`dL&aR6&bY,&b|7&b~3&c|7&eV)&eo.&e}D&a[G&ab+&ayB&boD&dl3&fRB&cjI&][=&^Q;&ar<",
-    "&b[P&`fD&a^*&cuF&eTI&][6&]p<&_d7&_yN&`RH&aw*&a}$&eQ#&[g*&b]/&[aC&[a2&aeB&az2&bp>&eQN&cn>&^h(&_d&&ckD&Zz#&]mI&^W;",
-    "&`m-&`x'&[hC&a_.&[TB&^U,&Zy$&_sN&^w.&avK&[l:&]XD&aS#&br<&ciJ&_mJ&dX6&_r6&^i*&bjA&^lF&`wJ&Z|>&[_)&[a/&_Z:&au<&bh$",
-    "&cjE&de9&[gN&[o2&]_K&^Q#&^xO&`X(&a`0&d{9&ei7&fS,&fT6&[eN&^~B&_l3&dVC&]|2&^a$&^c:&^r1&`S.&``8&`rO&acJ&a{;&b[A&dU3",
-    "&bv-&dZP&dmM&[c#&[f(&[r&&`]>&c_#&ciJ&]~-&^VL&^kN&_m=&aqH&`lI&Z}H&[~G&]mI&]x,&^WF&`n+&`r.&bVM&bZE&dgE&eTH&eV@&e[.",
-    "&[S:&ac-&ddL&eS6&^])&Z{D&[ZO&]mP&]oG&^wP&_d&&`c6&`|F&bv;&d]O&fXB&^}0&d~3&[e;&_TC&_W3&_v;&_~.&`p(&`w=&a[%&av8&e]H",
-    "&[_-&^d;&eR#&[W&&]t@&_z0&dU7&^T;&^_2&_X*&`m-&eR1&[c5&[n,&]p@&^zC&_SC&_[4&_t9&`p%&`z@&bV+&c_0&c_C&de6&eT3&[i=&_~M",
-    "&[n:&`c8&`s0&b|+&eRO&et5&fS4&_U1&_y>&be$&ai<&ak7&asB&`hH&`[<&cmD&Z}#&bl7&[cG&[bA&]}7&^h,&au+&]kA&_uF&^~/&dUI&c[4",
-    "&eQ%&cc8&]~7&[^-&[wI,]X@)^|J,[aE&`k*&aQG&a`C&aa7&aa>&ab;&eVN&atA&bWC)b|D)ck=,d[7&d`I/ea$&ea1&eb0&e|*&d`)&eS5&[T0",
-    "&[[.&[^:&[fO&[g<&[iP&[w%&[y4&[{<&]X%&]Z3&]p>&]pI&^Z6&^`)&^`P&^c,&^v2&^y>&^}9&_Z>&_wE&_{3&`S-&`a0&`e9&`pB&a[L&a`E",
-    "&a`P&a`O&aa)&aa/&aa6&ab9&ab:&af8&agM&ao#&a{;&a|#&a}.&bV$&bY0&be)&bh.&bh.&brK&c`E&ccD&ckG&cm$&cv)&cw1&dX<&d[7&eT4",
-    "&eZC&e]$&^YE&RnY8&bf',Zy=&[`I&[_(&[S/&[^2&[_A&[fM&[h%&[w%&[u7&[vO&[x=&]X@&]Z>&]^I&]_+&]e+&]i=&]~6&]~=&^SG&^U0",
-    "&^[N&^_<&^^#&^`P&^_O&^c,&^dB&^m<&^o:&^pD&^v9&^|J&_R8&_R<&_SK&_l5&_mJ&_v;&`QA&`Q0&`S-&`XI&`a0&aVC&`eD&`h6&`k*&`r6",
-    "&`uE&`vM&`{N&`{P&aQG&aR*&aRD&aT@&aT5&a^,&ahP&ao#&as*&ax)&a{;&bTK&bY0&bm&&bp<&cVC&caI&cc3&ccD&cj1&ck=&cj=&ckG&ckD",
-    "&ck2&cm$&cnI&cw1&dUF&d]E&dd0&di,&eR'&eT4&eVN&eYL&eZC&eZO&e]$&em+&fY#&RjvM&RjvG&Rl^=&Xj)&YU@&YV3&RpVI&RqfD&Rut,",
-    "&fW$&fXCU=s/r7+sIr:Gs@rE(s@rF(qt;rE(qt;rF(s&r:(s&r;(s&r@(s'r@(s(r@(s)r@(s*r@(s+r@(s,r@+s.r@(s/r@(s0r@(s1r@(s2r@",
-    "+s4r@+s6r@(s7r@+s9r@(s:r@+s<r@(s=r@(s>r@(s@r@(sAr@(s+r<(s'rC(s1rC(s:rCYT9tfGtg:*tfItg:R$tg%tg:YFtj*tiN'tj+tiN",
-    "v$tv$tuI'tv$tv4j9t~.t~/'t~.t~%*t~.t~2bIuUMuUD'uUNuUDR`<ujFujARjwJR_w/R_w=(R_w0R_w=(R_w7R_wG(R_w7R_wH(R_w7R_wI",
-    "(R_w7R_wJ(R_w7R_wKVJR_y7R_w=(R_y8R_w=(R_y9R_wG(R_y:R_wG(R_y9R_wH(R_y:R_wHSglKZz'&ZyP&Zz+&Rey*&[R<&[T0&[T=&[V*",
-    "&[XI&[Y:&[[.&[ZD&Wo2&Rfi)&[^:&[^B&[_$&[_7&RfbG&WoN&[_'&[_N&RfcI&[`*&[`7&Z}/&[`@&[`I&RxX<&[b.&[b<&WpG&[cH&[d%&[e$",
-    "&[e)&WqP&[fM&[fO&[g<&[h%&[h0&[h1&[hC&[iH&[iP&[j+&[jE&[jO&[k#&[k#&[k#&RgQ=&`ZA&[lB&[m)&RgX9&[m5&[m;&[n#&[q4&[o(",
-    "&[o8&[p+&[q8&[s2&[sM&[u5&[uF&[v9&[v9&[vO&[w3&[w;&[wK&]Q6&[y4&]Q7&[{%&[{I&[bA&][M&]U:&]V3&]VM&]T$&]WE&]WD&]Z7",
-    "&Rhb<&]]#&]](&]]7&]]L&]^&&]_9&Rhl>&Rhn&&]b<&]c>&]cK&]b(&]e/&W|9&W|H&]hK&]j&&]j&&Rh~4&]m$&]m9&]mI&]n'&RiWJ&]n3",
-    "&]n:&^S0&]o)&XQF&]p:&]pI&]rA&]q:&RihF&]u<&RihH&]v:&]v7&]vI&]y&&]y'&XU@&]yC&]zA&]{(&]|'&XVF&Ri}3&XW2&]}B&]}E&]}H",
-    "&]~.&Rzd.&^Q5&RjXM&RjXM&be=&^R,&^R,&XY#&RlW.&RrU4&^S@&^SI&XY@&^TK&^V#&^V-&^VP&^Z#&X[<&XZL&^Z6&Rjn>&^[<&^_6&^_:",
-    "&^_<&^_:&^`;&^`P&^aG&^a8&^aD&^bF&^c,&^c0&^cK&^d(&^e=&^g7&^h-&^jP&RkX>&^j<&^i(&^k:&^l(&^n/&Rk^C&^oA&^m=&^lO&XaP",
-    "&^q-&^qC&^r4&^q;&Xc3&^v2&^vP&Rkv#&^y@&_QG&^{L&Xg,&^}9&XfI&Xf$&[`%&[`(&_QO&^}E&b^$&YkP&_R8&_R<&_RC&_T%&_SH&Rl^+",
-    "&Xh/&_W:&_TM&_Y8&_Z>&RlaO&_ZH&_X2&_^G&Xj)&__H&_aO&_c;&_gF&Rln;&_hL&XlK&_j7&Rlz#&_k=&Xn&&_l.&_m.&_mJ&_mK&RmVH",
-    "&RicN&RmY-&_q)&Rmd-&_sA&_sO&_qC&_u=&_v8&_wE&_v;&_w6&_wF&_x%&Rmf5&_v.&_{I&_}-&Xs*&`Q0&`Q,&Rmp&&_z@&`TM&Rms,&Rmt/",
-    "&`VK&`Y6&`XI&`XF&Xu3&`YH&`ZN&`ZH&`]#&RfbP&``4&RnV4&`b1&Rn^B&`e6&`eD&`f1&Rnl(&`g4&`gJ&RnrH&RnwF&`lN&`m1&X{;&`mL",
-    "&X{H&X{H&`q9&`qO&`r6&`rK&`t5&X~#&`v5&Rob/&`vP&Rod1&`x'&Ri}P&`{A&RouD&Rov-&Roy2&YU#&YU/&aRD&Ro}-&Ro},&Ro~&&Ro~A",
-    "&aSA&aSB&aSB&aT@&YV3&aV&&YVA&YX6&Rpb-&aZ5&a[G&a^,&YZ)&RpmH&aa/&Rpp4&Rpq2&ab;&ad=&Y[I&af8&afC&afH&RqRG&RqY6&RqY6",
-    "&aj2&Ya:&Rq`,&ao)&ao,&Yb2&RqdN&au'&Ye$&au=&au8&av(&Rqv)&ax1&Yg+&az;&a{J&a}2&Yh1&RrW(&RrWH&Yi)&Rr[%&bV,&Rr^0&bVH",
-    "&bY%&bY0&Rrg7&Rri&&b[1&Rrl$&b[B&RlZO&YkL&b^)&b_N&Ym'&ba.&]g$&Rrw4&RrwC&Rl](&Rl]1&be=&beA&dX$&Yo-&bhG&bhA&bi%&[f8",
-    "&bi9&bi;&biF&bjB&Rs^F&bjA&bkL&bm7&bo'&bl$&bo7&bp4&brK&bm'&boE&boG&bp)&Rsd1&Rsk+&RsgJ&Ys9&bv0&bv2&bw(&Rtb6&bxJ",
-    "&Rsu*&Yt>&YtC&Rsx(&Rs~;&YtM&b~'&b~3&b~>&b~A&cR&&cQ2&cT1&cS2&cVC&cTL&cV4&cVP&Yw1&cY#&cYD&Yx&&c[I&c[L&Rtq0&c_8&c_@",
-    "&Yy5&c`.&WoP&Rt~.&RuT2&Y|7&Y|A&ci@&ck2&cnI&cs2&RugK&cu.&cuE&cwE&cyG&Ruv.&Rfs1&c{A&c{1&c|8&Rfx*&dS;&dUF&Rvo#&Rvo>",
-    "&d^9&d`<&da/&RvvE&da9&dgI&dk3&dk4&di2&dqH&dr6&Rwe$&dzE&Z_>&d{D&Rwm9&Za5&eSB&]x$&eUH&RxU)&RxYK&Zd6&Zd>&eZ#&RxeL",
-    "&ZeN&Rxi#&eZO&eZO&e[@&Rxo5&e`E&ZhH&eb1&ee(&eeD&eg%&Zl.&Rya<&em+&esL&ex'&ZqN&Zr@&ez7&RzS:&ZrK&RzTE&RzZ@&Rz^;&fT#",
-    "&ZtO&fU4&fU9&fUA&fUK&fV$&fVJ&Rzr&",
+    "^ISLt)'#%'#%'#%'#-'#'*'R0''RD'#%'#%'#/'+2'#%'#%'#/*-,'%('#%'#%'#%'#--/2'#%'#%'#/'+0-3$'#%'#%'#%'#-'#'*'R0''RD'#%",
+    "'#%'#/'+2'#%'#%'#/*-,'%('#%'#%'#%'#--/2'#%'#%'#/'+0*#1'S8*'R6#'R5''R6#'R5R:'R6#'R1RD'R6#'R5%'R6#'R5-'R6#'R5-'R6#",
+    "'R3#'R6#-R32'R6#'R5''R6#'R5%'R6#'R5R8'R6#'R5R-'R6#'R16'R6#'R5+'R6#'R5%'R6#'R5R6'R6#'R3R@'R6#-R3%'R6#'R5%'R6#'R5'",
+    "'R6#'R5R:'R6#'R5R70%,'R6#'R3RA'R6#*R3RB'R6#'R5RC'R6#'R5R+'R6#3R18'R6#'R5RC'R6#'R5R+'R6#0R32'R6#'R5''R6#'R5-'R6#",
+    "-R/6'R6#'R5RC'R6#'R5R+'R6#'R38'R6#'R5%'R6#'R5RA'R6#'R5R+'R6#'R3R,'R6#'R5R+'R6#-R34'R6#'R5%'R6#'R5''R6#'R5+'R6#",
+    "'R5%'R6#'R5R0'R6#'R1RB'R6#'R1#'R6#'R5/'%0'R6#'R5/'R6#'R5-'R6#S0RLB'R6#OR)#'R6#ROS0A'R6#'R%#'R6#'R)#'R6#'R)#'R6#",
+    "'U=2'R6#'R5('R6#'R59'R6#'R5:'R6#*S8+'R6#'`1#'%#'aB#'R6#-X%3'R6#'R-#'R6#'R-R.'R6#'bJR='%#'S03'ZE#'j:#0R;8'R6#-R'$",
+    "'R6#'TK%'R6#'R3#'R6#'>#'R6#'Y(@'R6#'R5''R6#'R-&'R6#'R5''R6#'R-&'R6#'R5''R6#'R)&'R6#'R5''R6#'R/&'R6#'R5''R6#'R/&",
+    "'R6#'R5''R6#'R9N'R6#'R3#'R6#-RNR)'R6#9RD,'R6#'R-R6'R6#'V$R;'R6#'R7#'R6#'X3)'R6#'eK('%#'fK#'R6#cNnF&%)H(8(T,T9Bn2",
+    "9UJ#'s(#&r6'r@#''#''#*/#*/#'+#'R8#RFS*1';#';0'+#''#''#'H#RFG1';#'.0'/#'+#35#'#1SOSP2'#3*&00<13L0'&$'9/F8#S*R6#",
+    "R<(.'#3*&00R<13R-0'&$'9/R@S+5'%#UOU,4'R6#ORB#'R6#'R5''R6#-R+&'R6#-X.''%#'YA#'R6#'R3#'R6#-R3*'R6#'R5+'R6#'R)#'R6#",
+    "-X<#'%#'Y2#'R6#'RJ*'R6#'R5+'R6#'R5)'R6#'R-('R6#-R-#'R6#eIg*w8'#%'R8#'R7%'R<$[0W+#*K#R*F#yLl=s&<3#-)#S7R1#(%#(%#",
+    "(-#(-#(%#(5#(+#X-WFVG'#R(R(RBR+(%#+=#VAVIVC./#S4R9#(%#(-#.B#a@^@^;-#R%'#R(R(RBR+(%#TCUPWLT@S1R''%#'$R(Y0VCVA",
+    "Y$V4VA91#'#%*#K'+JY9V:UB'%#'$R(Z9W;V(*#-'),'(NiJb%fPD7#4-#4-#4-#MR+&DS+SO+#'(SL;+%#ASM#R.R8S7D7#4-#4-#4-#MR+&",
+    "X0W@V4UV@SsESu8*'#*'#*'#*'#0+#SFRI#*'#-'#'%#*)#RRFWw-WTF'R6#'R3R1'R6#'R5R.'R6#'R5@'R6#'U9S('R6#'X-/'R6#'R5R.'R6#",
+    "'R5@'R6#'R56'R6#'R5/'R6#'XERP'%#'$%'%#'Z)RO'R6#'R5)'R6#'f%RJ'%#'g7%'R6#'R3('R6#'R3)'R6#'R5R.'R6#'R5R+'R6#'R5R4",
+    "'R6#'R51'R6#'R3''R6#'U;S&'R6#'X/#'R6#'R5R:'R6#'R5@'R6#'R3>'R6#'XiNR3'%#'Xk4S#'R6#'R5*'R6#'R3RN'R6#'R5/'R6#'R5R.",
+    "'R6#'R3R-'R6#'R5R.'R6#'R5@'R6#'R5*'R6#'U=RN'R6#'R51'R6#'TK2'%#'$%'%#']-#'R6#'R5/'R6#'R1#'R6#'R5R.'R6#'Xk/R3'%#",
+    "'XlDS#'R6#'R3RJ'R6#'R5R.'R6#'[/R-'%#'-#'%#'Xa##'%#'XlP#'R6#'R5R.'R6#'R5@'R6#'R5*'R6#'R34'R6#'R5;'R6#'R5('R6#",
+    "'[HRN'%#'%1'%#'^0,'R6#'R5R6'R6#'R3R;'R6#'R5%'R6#'R51'R6#'R5$'R6#'R5R.'R6#'R3R-'R6#'R5%'R6#'R3$'R6#'R3,'R6#'R5R8",
+    "'R6#'R5@'R6#'G#';RH')'''#*]A(3`(R.'R6#'R5R)'R6#'U12'R6#'R5$'R6#'R55'R6#'R5.'R6#'Xi5$'%#'Xh#$'%#'$$'%#'$5'%#'$.",
+    "'%#'XgN)'%#'Xp5R0'R6#'R5R)'R6#'R5.'R6#'U9&'R6#'R5$'R6#'R55'R6#'R5.'R6#'Xj($'%#'Xq01'R6#'R5R*'R6#'R)#'R6#'R5R)",
+    "'R6#'U92'R6#'R5$'R6#'R55'R6#'R5.'R6#'Xj<$'%#'XbN$'%#'$$'%#'$5'%#'$.'%#'$R6'%#'`E#'R6#'R5R)'R6#'_O2'%#'$$'%#'$5",
+    "'%#'$.'%#'$R6'%#'a-R;'R6#'R5R<'R6#'R5R)'R6#'R5.'R6#9v@D'#%'WzDK'%#'$%'%#'$SL'%#'W|*S&'#%'W|9K'%#'$%'%#'$SL'%#",
+    "'WzMS&'#%'W{.K'%#'$%'%#-W|CH'#%'W}$K'%#'$%'%#-W{;H'#%'W{KK'%#'$%'%#'$SL'%#'W}1S&'#%'W}AK'%#'$%'%#'$SL'%#'W|*S&",
+    "'#%'W|9K'%#'$%'%#'$SL'%#'W}NS&'#%'W~/K'%#'$%'%#'$SL'%#'W|>S&'#%'W|NK'%#'$%'%#-W~4H'#%'W~DK'%#'$%'%#-W}%H'#%'W}4K",
+    "'%#'$%'%#'$SL'%#*W~IS$*XQ,K*#%*#SL'W}=S&'#%'W}MK'%#'$%'%#'$SL'%#'XQ3S&'#%'XQCK'%#'$%'%#'$SL'%#'XQ3SM&,'5#&2'7#&4",
+    "'9#&6'D#&='0#&3'*#&--Wy6T&'%#'%#'%#'%#'%#'%#'%#'%#'%#'%#'%#'%#'%#'%#'%#'F#'%#'%#'%#'%#'%#'%#'%#'%#'%#'%#'%#'%#",
+    "'%#'%#'%#'S+#'%#'%#'%#'%#'%#'%#'%#'%#'%#'%#'%#'%#'%#'%#'%#'XQ@SG'#&'XQCSL'XQB#',#*-('XTH)'XV,SG'#&'#*&8'9T&)RG",
+    "-tK('Xu5)'XQ=#'4#*5('XU.)'XVET%&<'B#&>'@T&'XV3T%'#%'#SL'XTISA'#&'F*&S<-RISN'F#'S*SA'#&'#*&A*XYE#'#%'#SL'XW'SA'#&",
+    "'/*&R+'FJ'#%'+S%'/#'RBSA'#&'#*&R#'JL'sHK&r=&uF-XxOT&'XQ)#'-#*,('XV=)'XX6T%&I'R0#&R)'R*T&&s@,X{+&%e;XX</x0&V6",
+    "X6Y_(<''#R0'#S'SB#'+#'&#T<S+#3-#-)#R@R&#*'#RIR$#-1#-'#*)#R<Ym1#*Yn7#FK#'Ym=#''#'Yn;#'%#-=#'%#-)#'%#9)#'%#-1#'%#",
+    "-)#'%#S3R,#'/#'%#''#T0S&#'%#'L#'%#9R6#'%#'%#'%#U#Tb>&%S{4R_I#SSIRbG]g1*'#*'#*'#*'#*'#*'#*'#*'#*'#*'#*'#-)#*'#*'#",
+    "91#'#%*)$'#%*)$'#%*)$'#%*)$'#%R<S2$CTK#O@#*'#*'#*'#*'#*'#*'#*'#*'#*'#*'#*'#-)#*'#*'#91#'#%*)$'#%*)$'#%*)$'#%*)$",
+    "'#%R<S2$-T.#'%#'%#'%#09#Rpx8iTD&ZeC&[T.&hI&XkM&Y])&ReJ&eW8&#&ctF&`^J&a[N&|D&SYF&VXB&S_A&Rq;&bJ&`)&R{3&Zs>&u.&|=",
+    "&t3&UW/&T`M&SX$&eT.&R]1&V}%&RuB&VT3&WS5&bc1&UqC&ViP&zJ&Zt-&Xx4&Rl6&[f.&SU7&RlO&Rd4&Xj0&bhE&jN&_(&UiA&RiN&Rw3&R[&",
+    "&S_<&Ri9&TI&R{+&Sa4&RT-&nN&ZfJ&[H&RRP&Rk'&Tx0&Sz@&U}B&^n8&RjM&Xe%&RRJ&Tk:&RmL&VS,&Sl)&aqG&z/&TfG&|P&_E&TkD&]E",
+    "&WTO&cSB&]k-&]v)&C&[YB&{2&Rk;&UpB&StA&[^O&RvM&Ya0&ab5&TfA&RS6&U{4&gE&YpG&Zl(&[e)&UR&&Uf2&XtI&Rx3&V~.&[fC&RX5&Xs=",
+    "&Tb(&Rm=&XvP&ZU*&YyP&Sd:&YSP&XzF&Uh+&Zu8&q&&U/&Vs9&VX'&RcN&SV6&Rt:&az'&`H&R`&&Rc/&RrM&Sl1&S`3&XZ5&RYM&RS:&S7&e]O",
+    "&VU8&RY4&ZTB&^bC&u4&UP&o>&SoK&j7&vP&R`G&RS4&n-&Tr6&Sl.&Sw:&uK&bgH&W-&iM&XU&&WSH&gC&]U-&_2&z'&ST0&UY7&SZN&Z]$&SRO",
+    "&R]'&fF&m(&U|J&Y)&Sw2&XA&Uj#&RZ)&TA&Z.&da7&[o6&WT2&R^&&_m<&UnI&l9&Sv%&T>&Sb5&RV+&R}D&RVB&Tr<&SzJ&Tv6&`dE&^S)&cU@",
+    "&V_1&V2&Ra3&a6&RbE&`N&tN&RXJ&WzB&c|)&U[@&_ZN&ctJ&T^(&U]2&Yd1&^RH&e>&RrA&Sz)&Yx+&c^H&g>&SUJ&Sf)&`#&a4&RT-&Rv(&g*",
+    "&Se(&Sb-&H&S]8&R^K&cU;&W|B&WrG&XhM&qA&UcG&UZ<&ReL&kO&_{(&Rk=&VTJ&RuM&TG&b7&SgD&j8&Wt1&a`5&_]L&^c1&S.&TY>&RS:&WkO",
+    "&Ye%&Uf-&RmO&[](&RsK&Tj2&T[)&[v$&Te6&RW,,o>)Tk7,VZ,&YdJ&{.&mI&R:&1&RK&XiH&Wr<&t')Rm%)R[E,R`E&YF/SQ5&=&RO&RWE&T]$",
+    "&Rg;&c},&_M&U;&bL&R,&UJ&l)&UB&U3&fP&U@&|9&7&RS,&Z6&RC&U7&x/&W;&XG&h-&R]/&X.&]E&l)&Y5&h3&RV7&XC&9&$&3&/&1&S)&%&XM",
+    "&SL&`+&k&&N&S9&_<&W;&gC&W-&#&g.&RYE&VO&b)&S9&d-&S3&p9&VG&RpK&^@&SB&`U<&Sq~8&SigE,_W#&z9&T5&gB&f)&S@&`;&S/&p#&T+",
+    "&T$&T.&n'&TO&W7&D&^#&YH&{C&1&W5&T$&_0&V.&T'&VO&S$&W9&SN&cG&TM&S5&]<&^D&X.&+&S@&RS&&SL&c4&d-&C&TK&],&`N&RkH&RbN",
+    "&V6&V8&`;&W@&S3&[%&'&X>&F&R(&TI&6&c>&g<&^%&Y1&ZO&WH&`B&YJ&w<&WP&z/&f/&T&&D&_,&S;&RP&S5&(&E&T4&T>&bP&jL&_O&_(&ZI",
+    "&RQG&U=&V(&VM&R>&;&S)&r1&RWA&SZ^I&.&S{>&SwgK&RVP&R8&S~QN&SoG&YlP&Sq]2&T2U=xxI[x$+R()G47(#%(RcRI$(#%(RcSM8(#%(#+",
+    "(%#(%#(%#(%#(%#(%#+'#(%#(%#(%#(%#+'#+'#(%#+'#(%#+'#(%#(%#(%#(%#(M((*/(7#(5#YT9Rhe;RhhA*'#R$7#YFW-UJ'%#v$iCiG'#R(",
+    "j9b7aG'#6*#=bI]2[F'%#R`<yAyKRjwJRRk$RRkK(%#(15(#%(#%(#%(#%VJU#<(%#(%5(%#($%(%#SglKSX}I&,&5&Se|O&Sep+&T8&=&T*&V2",
+    "&R4&T8&R%&XVE&Smr>&Sfg-&1&D&J&SfWB&SmdB&X]1&RC&SfXG&SfX1&=&r2&rD&5&T[p8&T[m>&@&Xb;&Xe%&9&RO&-&Xe0&XhK&'&R,&P&9&%",
+    "&F&S-&3&5&R(&7&'&#&#&Sf{*&S_lJ&X[N&N&SgVD&SgV*&/&N&WF&U:&D&R6&S=&TE&R*&SP&D&R8&#&N&H&3&B&a(&^&&^)&YG&R<&RV2&Rs;",
+    "&^G&RC&R(&VF&X6&$&V8&Sh`-&Sh]'&-&B&L&3&SJ&Shl-&SN&Shi#&S'&;&T9&W1&Y};&@&ZV)&S5&#&Shz@&ShtC&N&B&;&SiS:&SiRO&1&w<",
+    "&v0&Z]E&Z`:&@&TA&S.&Sim9&Sie4&Sie9&Sic<&(&F&U9&%&ZiM&Zk)&RM&N&RO&ZmA&Ssp,&Sso$&ZoB&)&)&L&T]x#&T]uB&Sja$&#&SagA",
+    "&YvE&#&Zq4&Sw{9&]{/&SzT9&5&Zs4&Zu9&S/&7&R:&W%&Z{K&R1&Z~&&Sjx3&Sjv&&VE&+&'&&&S%&L&R>&>&9&S'&L&+&R*&9&SN&TE&R<&V:",
+    "&Sk[.&Sk]&&SK&UH&R,&U1&Sk_J&Sk]&&U(&R-&[gN&[p9&N&R4&RB&[n2&[wO&R0&Sk}%&SkwE&^1&XF&[{3&[~=&]Q1&R=&Vs%&)&VdC&U6",
+    "&Wl=&ac&&YzP&+&/&SD&8&SldF&SwjH&]_9&V+&Z(&S/&Sl^D&Sl^0&UM&[L&]h/&]j2&U1&T*&Y7&Sl_<&Sl]/&]w$&]z*&Slq(&SlnI&]z#",
+    "&]{3&S#&R,&%&SmQK&XfD&Xk=&Sl~*&Sme+&Sm`)&@&U:&XG&RG&S;&S4&RG&B&=&SmZD&Sm_0&]*&SH&^f(&^j/&*&Sm`E&SmiK&b=&Sm_=&S)",
+    "&Sm]G&V(&R+&(&^tG&^vL&S/&.&S5&S^]O&S^V+&Smm#&Smi(&SmwD&Smq8&=&R,&Sn]>&SnZ7&N&SngM&ZM&Sng@&F&_b;&_cD&_c*&#&_j4&N",
+    "&N&L&T&&_kG&_oH&SoUE&SoT<&SoXB&SoV6&Sd]G&SdUA&Sos)&R$&W-&S}kA&;&_yL&Sox$&$&RE&R*&SoxP&%&#&RM&_{:&_~6&_}I&T<&S~c>",
+    "&Sp_@&SF&SJ&`W(&S~w2&Spk%&Spp-&RM&Spo=&U'&`a9&`e0&7&-&SqWO&_0&#&Sq_*&`c@&TQ|4&Sqa(&)&`kD&TRV,&Sq^B&`r(&`s(&,&R0",
+    "&SrQ%&Sqz@&`t.&`xD&S@&SP&`|$&TS^>&R4&TS^1&TSdI&SrZB&Sr`+&Sr^O&U9&9&Srl1&T.&Srk9&Srq6&SrpC&Se}=&Su_(&ac9&T>&adB",
+    "&ag1&Zs6&S|rD&@&_Y)&5&Sen7&)&TeF&eQ=&ar(&.&H&^V)&^W%&'&7&RI&Ssg+&Ssg,&S9&T(&T0&W(&WJ&RK&UP&];&V0&'&D&Ssg3&_E&WA",
+    "&TUgC&bV>&'&R<&SuT@&SuQ)&Ssw@&TVR'&+&TVWJ&^J&TVe-&bd3&;&9&'&SJ&R7&VO&RN&WD&T=&SP&R,&bm1&bq4&R6&bq/&bu:&)&StzH",
+    "&Stu@&1&bx6&byC&g_:&T]n;&Y+&TX]F&5&cWO&T6&WP&Z$&Suh&&Sud-&P&U#&U'&SuwN&pVJ&SVn1&A&S1&SVv4&SVl-&U7&SwT9&R,&Svt,",
+    "&U)&R6&Sv|N&Sv|8&^B&X&&%&U&&bN&R.&Swd,&SwR<&eZ.&e]-&Swb<&T]j*&ee;&`e/&`i<&Sw}B&Z8&T^kK&3&ekH&SxgG&T^~L&T_W)&Sxl&",
+    "&#&R2&Sxw<&Sxo1&enJ&er$&V>&R,&SB&et=&T`i@&SygE&_6&Y5&f^0&R4&faA&Sz`)&Tao/&TaqE&]G&VI&Sze%&fl&&fnJ&-&1&7&1&RA",
+    "&S{X7",
     NULL};
 /* end of the generated tables */
 
@@ -9765,6 +9743,11 @@ static uint32_t dpo__unicode_number(const char **row) {
         if (k < 45) return x;
     }
 }
+/* The last number of its kind, less or more a number of the row. */
+static uint32_t dpo__unicode_step(const char **row, uint32_t *last) {
+    uint32_t x = dpo__unicode_number(row);
+    return *last += x & 1 ? ~(x >> 1) : x >> 1;
+}
 static size_t dpo__unicode_slot(const dpo__unicode *u, uint32_t first, uint32_t second) {
     size_t i = (size_t)dpo__mix((uint64_t)first << 32 | second) & (DPO__UNICODE_COMPOSE - 1);
     while (u->compose[i]) {
@@ -9777,15 +9760,15 @@ static size_t dpo__unicode_slot(const dpo__unicode *u, uint32_t first, uint32_t 
 static void dpo__unicode_fill_pairs(dpo__unicode *u) {
     const char *const *row;
     const char *at;
-    uint32_t c = 0, x;
+    uint32_t c = 0, first = 0, second = 0, x;
     for (row = dpo__unicode_pairs; *row; row++)
         for (at = *row; *at && u->n_pairs < DPO__UNICODE_PAIRS;) {
             dpo__unicode_pair *p = &u->pairs[u->n_pairs++];
             x = dpo__unicode_number(&at);
             p->of = c += x / 3;
             p->composes = x % 3 == 1;
-            p->first = dpo__unicode_number(&at);
-            p->second = x % 3 ? dpo__unicode_number(&at) : 0;
+            p->first = dpo__unicode_step(&at, &first);
+            p->second = x % 3 ? dpo__unicode_step(&at, &second) : 0;
             if (p->composes) {
                 u->compose[dpo__unicode_slot(u, p->first, p->second)] = (uint16_t)u->n_pairs;
                 u->kind[p->second] |= DPO__UNSETTLED;
@@ -9905,30 +9888,17 @@ static size_t dpo__nfc_region(const dpo__unicode *u, const uint8_t *p, const uin
     return bytes;
 }
 
-/* Where the next region that NFC may change begins (the character before the first unsettled one) and ends; the
-   length of the whole region, 0 if there is none. */
-static size_t dpo__nfc_next(const dpo__unicode *u, const uint8_t **at, const uint8_t *end) {
-    const uint8_t *p = *at, *before = p;
-    int length;
-    while (p < end) {
-        uint32_t c;
-        if (*p < 0x80) {
-            p += dpo__utf8_plain(p, end);
-            before = p - 1;
-            continue;
-        }
-        c = dpo__utf8_get(p, end, &length);
-        if (c < DPO__UNICODE_END && u->kind[c] & DPO__UNSETTLED) break;
-        before = p;
-        p += length;
+/* From p on: ASCII text, then other characters up to *stop. Where what NFC may change begins: with the last ASCII
+   character; at *stop if it changes nothing. */
+static const uint8_t *dpo__nfc_next(const dpo__unicode *u, const uint8_t *p, const uint8_t *end, const uint8_t **stop) {
+    const uint8_t *from = p + dpo__utf8_plain(p, end), *q = from;
+    int length, change = 0;
+    for (; q < end && *q >= 0x80; q += length) {
+        uint32_t c = dpo__utf8_get(q, end, &length);
+        change |= c < DPO__UNICODE_END && u->kind[c] & DPO__UNSETTLED;
     }
-    *at = before;
-    if (p == end) return 0;
-    for (; p < end; p += length) {
-        uint32_t c = dpo__utf8_get(p, end, &length);
-        if (c >= DPO__UNICODE_END || !(u->kind[c] & DPO__UNSETTLED)) break;
-    }
-    return (size_t)(p - before);
+    *stop = q;
+    return !change ? q : from > p ? from - 1 : from;
 }
 
 /* ===========================================================================================
@@ -10435,16 +10405,17 @@ static void dpo__tok_stretch(const dpo_tokenizer *t, uint8_t *p, uint8_t *end, i
 }
 /* p..end as the tokenizer's normalizer makes it, into `to`; its length, 0 without memory. */
 static size_t dpo__tok_normalize(const dpo_tokenizer *t, const uint8_t *p, const uint8_t *end, uint8_t *to) {
-    const uint8_t *at = p;
+    const uint8_t *at, *stop;
     uint8_t *out = to;
     uint32_t *work;
-    size_t n;
-    while (t->nfc && (n = dpo__nfc_next(&t->u, &at, end)) != 0) {
-        if (!(work = (uint32_t *)dpo__tok_room(t, &t->work->symbols, 4 * n, sizeof *work))) return 0;
+    for (; t->nfc && p < end; p = stop) {
+        at = dpo__nfc_next(&t->u, p, end, &stop);
         memcpy(out, p, (size_t)(at - p));
         out += at - p;
-        out += dpo__nfc_region(&t->u, at, at + n, out, work);
-        p = at = at + n;
+        if (at == stop) continue;
+        work = (uint32_t *)dpo__tok_room(t, &t->work->symbols, 4 * (size_t)(stop - at), sizeof *work);
+        if (!work) return 0;
+        out += dpo__nfc_region(&t->u, at, stop, out, work);
     }
     while (t->kind == DPO__TOK_SPACES && (at = (const uint8_t *)memchr(p, 0xe2, (size_t)(end - p))) != NULL) {
         int mark = end - at >= 3 && at[1] == 0x96 && at[2] == 0x81; /* U+2581 is what a space becomes */
@@ -11358,7 +11329,6 @@ static int32_t dpo__tok_config_number(const dpo_tokenizer *t, const dpo__json *j
 static int dpo__tok_json(dpo_context *c, const char *dir, const char *name, char **text, dpo__json *j) {
     char path[4096];
     size_t size;
-    *text = NULL;
     if (!dpo__tok_has(c, dir, name, path, sizeof path) || dpo__file_read_all(c, path, (uint64_t)64 << 20, text, &size))
         return 0;
     if (!dpo__json_parse(c, path, *text, size, j)) return 1;
@@ -11397,16 +11367,6 @@ static dpo_result dpo__tok_read_ends(dpo_tokenizer *t, const char *dir) {
     if (t->bos < 0) t->bos = dpo__tok_named(t, DPO__TOK_BOS, DPO__TOK_OTHER);
     return t->c->error.code;
 }
-/* A model's config.json says that it reads bytes. */
-static int dpo__tok_wants_bytes(dpo_context *c, const char *dir) {
-    char *text;
-    dpo__json j;
-    int yes;
-    if (!dpo__tok_json(c, dir, "config.json", &text, &j)) return 0;
-    yes = dpo__json_is(&j, dpo__json_find(&j, 0, "dpo_tokenizer"), "bytes");
-    dpo__tok_json_free(c, text, &j);
-    return yes;
-}
 /* vocab.json -> merges.txt beside it: the same path with the end of its name exchanged. */
 static int dpo__tok_merges_path(const char *path, char *out, size_t cap) {
     size_t n = strlen(path), k = strlen("vocab.json");
@@ -11418,15 +11378,18 @@ DPO_API dpo_tokenizer *dpo_tokenizer_load(dpo_context *c, const char *path) {
     const char *dir = path;
     size_t size, merges_size = 0;
     dpo_tokenizer *t = NULL;
-    int bytes;
+    dpo__json j;
+    int bytes = 0;
     if (!c || c->error.code) return NULL;
     if (!path || strlen(path) > sizeof file - 64) {
         dpo__fail(c, DPO_E_ARG, "dpo_tokenizer_load: the path must not be NULL, nor longer than 4000 bytes");
         return NULL;
     }
-    bytes = dpo__tok_wants_bytes(c, path);
-    if (c->error.code) return NULL;
-    if (bytes) return dpo_tokenizer_bytes(c);
+    if (dpo__tok_json(c, path, "config.json", &text, &j)) {
+        bytes = dpo__json_is(&j, dpo__json_find(&j, 0, "dpo_tokenizer"), "bytes");
+        dpo__tok_json_free(c, text, &j);
+    }
+    if (c->error.code || bytes) return dpo_tokenizer_bytes(c); /* NULL after an error */
     if (!dpo__tok_has(c, path, "tokenizer.json", file, sizeof file) &&
         !dpo__tok_has(c, path, "vocab.json", file, sizeof file)) {
         if (dpo__tok_has(c, path, "tokenizer.model", file, sizeof file) ||
@@ -11882,20 +11845,23 @@ DPO_API uint64_t dpo_data_hash(const dpo_data *d) {
 typedef struct dpo__rows {
     dpo_data *d;
     dpo__json j;
-    char *text[3]; /* prompt, chosen, rejected, unescaped */
-    int64_t cap[3], n[3];
-    const char *why; /* of this reading's first bad line */
+    char *text; /* the line's strings, unescaped: never longer than the line */
+    int64_t cap, used;
+    dpo_text field[3]; /* prompt, chosen, rejected */
+    const char *why;   /* of this reading's first bad line */
     int64_t first_bad;
 } dpo__rows;
 
-/* The string at `key` into slot i; 0 if it is not there, -1 if it is no string, -2 without memory. */
+/* The string at `key` as field i; 0 if it is not there, -1 if it is no string. */
 static int dpo__rows_field(dpo__rows *r, const char *key, int i) {
-    int64_t at = dpo__json_find(&r->j, 0, key);
+    int64_t at = dpo__json_find(&r->j, 0, key), n;
+    char *to = r->text + r->used;
     if (at < 0 || dpo__json_null(&r->j, at)) return 0;
-    r->n[i] = dpo__json_string(&r->j, at, NULL, 0);
-    if (r->n[i] < 0) return -1;
-    if (dpo__data_grow(r->d->c, (void **)&r->text[i], 0, &r->cap[i], r->n[i] + 1, 1)) return -2;
-    dpo__json_string(&r->j, at, r->text[i], (size_t)r->cap[i]);
+    n = dpo__json_string(&r->j, at, to, (size_t)(r->cap - r->used));
+    if (n < 0) return -1;
+    r->field[i].text = to;
+    r->field[i].bytes = (size_t)n;
+    r->used += n + 1;
     return 1;
 }
 static void dpo__rows_bad(dpo__rows *r, int64_t *counter, int64_t line, const char *why) {
@@ -11918,13 +11884,14 @@ static dpo_result dpo__rows_line(dpo__rows *r, const char *line, size_t n, int64
         dpo__rows_bad(r, &d->report.bad_json, number, code ? why : "the line is not a JSON object");
         return DPO_OK;
     }
+    if (dpo__data_grow(d->c, (void **)&r->text, 0, &r->cap, (int64_t)n + 4, 1)) return DPO_E_MEMORY;
+    r->used = 0;
     p = dpo__rows_field(r, "prompt", 0);
     c = dpo__rows_field(r, "chosen", 1);
     j = dpo__rows_field(r, "rejected", 2);
     if (!c) c = dpo__rows_field(r, "response", 1);
     if (!c && !p && !j && (c = dpo__rows_field(r, "text", 1)) == 1)
-        return dpo_data_add_text(d, r->text[1], (size_t)r->n[1]);
-    if (p == -2 || c == -2 || j == -2) return d->c->error.code;
+        return dpo_data_add_text(d, r->field[1].text, r->field[1].bytes);
     if (p != 1 || c != 1 || j < 0) {
         dpo__rows_bad(r, &d->report.missing_field, number,
                       p != 1   ? "the prompt is missing or not a string"
@@ -11936,14 +11903,13 @@ static dpo_result dpo__rows_line(dpo__rows *r, const char *line, size_t n, int64
         dpo__rows_bad(r, &d->report.missing_field, number, "the rejected answer is missing");
         return DPO_OK;
     }
-    return dpo_data_add(d, r->text[0], (size_t)r->n[0], r->text[1], (size_t)r->n[1], j ? r->text[2] : NULL,
-                        j ? (size_t)r->n[2] : 0);
+    return dpo_data_add_parts(d, r->field, 1, r->field + 1, 1, r->field + 2, j);
 }
 
 DPO_API dpo_result dpo_data_read_text(dpo_data *d, const char *name, const char *text, size_t bytes) {
     dpo__rows r;
     size_t at = 0, end, n;
-    int64_t line = 0, used, i;
+    int64_t line = 0, used;
     dpo_result code = DPO_OK;
     DPO__READY(d, d->c);
     if (!name || (!text && bytes))
@@ -11965,7 +11931,7 @@ DPO_API dpo_result dpo_data_read_text(dpo_data *d, const char *name, const char 
         code = dpo__rows_line(&r, text + at, n, line);
     }
     dpo__json_free(d->c, &r.j);
-    for (i = 0; i < 3; i++) dpo__put(d->c, r.text[i]);
+    dpo__put(d->c, r.text);
     if (code) return d->c->error.code ? d->c->error.code : code;
     if (d->report.kept + d->report.grouped == used)
         return dpo__fail(
