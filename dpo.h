@@ -9916,9 +9916,9 @@ static const uint8_t *dpo__nfc_next(const dpo__unicode *u, const uint8_t *p, con
 #define DPO__TOK_IDS    ((int64_t)1 << DPO__TOK_BITS) /* less two */
 #define DPO__TOK_PIECE  65536                         /* bytes of a piece */
 #define DPO__TOK_NONE   0xffffffffu                   /* no id, no rank */
-#define DPO__TOK_SHORT  64                            /* symbols of a word that is merged by looking at all pairs */
+#define DPO__TOK_FEW    4                             /* ids of a word that is remembered */
 #define DPO__TOK_KEY    15                            /* bytes of a word that is looked up */
-#define DPO__TOK_CACHE  4096                          /* pairs of entries in the cache of words */
+#define DPO__TOK_CACHE  32768                         /* pairs of entries in the cache of words */
 #define DPO__TOK_PROBES 1024                          /* entries of a table that are looked at for one key */
 #define DPO__TOK_ADDED  1024                          /* bytes of an added token */
 #define DPO__TOK_PAD    16                            /* readable zero bytes behind a text at work */
@@ -9944,10 +9944,11 @@ typedef struct dpo__added_set {
     uint8_t *begins;
 } dpo__added_set;
 
-/* A short word met lately, and its ids: its bytes as two numbers, the length in the upper byte of `high` (0: free). */
+/* A short word met lately, and its ids: its bytes as two numbers, the length in the upper byte of `high` (0: free); in
+   that of id[0], how many there are. Two of them are one line of a cache. */
 typedef struct dpo__tok_known {
     uint64_t low, high;
-    uint32_t id[6], n;
+    uint32_t id[DPO__TOK_FEW];
 } dpo__tok_known;
 
 typedef struct dpo__tok_block {
@@ -10219,32 +10220,7 @@ static void *dpo__tok_room(const dpo_tokenizer *t, dpo__tok_block *b, size_t n, 
     t->work->failed |= !b->p;
     return b->p;
 }
-/* A short word: all pairs are looked at for the lowest rank. Returns how many symbols are left. */
-static size_t dpo__tok_merge_short(const dpo_tokenizer *t, uint32_t *id, size_t n) {
-    uint32_t rank[DPO__TOK_SHORT];
-    size_t i, at;
-    for (i = 0; i + 1 < n; i++) rank[i] = dpo__tok_rank(t, id[i], id[i + 1]);
-    while (n > 1) {
-        uint32_t best = rank[0];
-        for (i = 1, at = 0; i + 1 < n; i++)
-            if (rank[i] < best) {
-                best = rank[i];
-                at = i;
-            }
-        if (best == DPO__TOK_NONE) break;
-        id[at] = t->merged[best];
-        n--;
-        for (i = at + 1; i < n; i++) {
-            id[i] = id[i + 1];
-            rank[i - 1] = rank[i];
-        }
-        if (at + 1 < n) rank[at] = dpo__tok_rank(t, id[at], id[at + 1]);
-        if (at) rank[at - 1] = dpo__tok_rank(t, id[at - 1], id[at]);
-    }
-    return n;
-}
-
-/* A long word: symbols are a list, and a heap holds (rank, place) of each pair, so that n symbols take n log n steps. A
+/* A word's symbols are a list, and a heap holds (rank, place) of each pair, so that n symbols take n log n steps. A
    pair that has changed since leaves its old entry behind, whose rank is then not the pair's. */
 typedef struct dpo__tok_heap {
     uint64_t *e;
@@ -10269,7 +10245,7 @@ static uint64_t dpo__tok_heap_pop(dpo__tok_heap *h) {
 }
 #define DPO__TOK_LONG 10 /* numbers of 32 bits a symbol takes: itself, its neighbours, its rank, three heap entries */
 
-static size_t dpo__tok_merge_long(const dpo_tokenizer *t, uint32_t *id, size_t n) {
+static size_t dpo__tok_merge(const dpo_tokenizer *t, uint32_t *id, size_t n) {
     uint32_t *before = id + n, *after = before + n, *rank = after + n, i, k, next;
     dpo__tok_heap h;
     h.e = (uint64_t *)(void *)(id + ((4 * n + 1) & ~(size_t)1));
@@ -10329,56 +10305,58 @@ static void dpo__tok_emit(dpo__tok_work *w, const uint32_t *id, size_t n) {
     for (i = 0; i < n; i++) dpo__tok_put(w, id[i]);
 }
 /* A word by its merges, unless it is a piece that they are known to give back: that is learned when it is first met.
-   Returns how many ids it has, in id if they are at most DPO__TOK_SHORT. */
+   Returns how many ids it has, 0 without memory; at most DPO__TOK_FEW of them are left in id as well. */
 static size_t dpo__tok_merged(const dpo_tokenizer *t, const uint8_t *p, size_t bytes, uint32_t *id) {
     dpo__tok_work *w = t->work;
     size_t n, most = t->missing ? 3 * bytes : bytes;
     int look = t->ignore_merges || !(w->flags & DPO_ENCODE_MERGES);
-    uint32_t whole = look ? dpo__tok_find(t, p, bytes) : DPO__TOK_NONE;
+    uint32_t *symbols, whole = look ? dpo__tok_find(t, p, bytes) : DPO__TOK_NONE;
     if (whole != DPO__TOK_NONE && (t->ignore_merges || t->state[whole] & DPO__TOK_WHOLE)) {
         dpo__tok_put(w, id[0] = whole);
         return 1;
     }
-    if (most > DPO__TOK_SHORT &&
-        !(id = (uint32_t *)dpo__tok_room(t, &w->symbols, most * DPO__TOK_LONG + 2, sizeof *id)))
-        return 0;
-    n = dpo__tok_symbols(t, p, bytes, id);
-    n = n <= DPO__TOK_SHORT ? dpo__tok_merge_short(t, id, n) : dpo__tok_merge_long(t, id, n);
-    if (n == 1 && id[0] == whole) t->state[whole] |= DPO__TOK_WHOLE;
-    dpo__tok_emit(w, id, n);
+    symbols = (uint32_t *)dpo__tok_room(t, &w->symbols, most * DPO__TOK_LONG + 2, sizeof *symbols);
+    if (!symbols) return 0;
+    n = dpo__tok_merge(t, symbols, dpo__tok_symbols(t, p, bytes, symbols));
+    if (n == 1 && symbols[0] == whole) t->state[whole] |= DPO__TOK_WHOLE;
+    if (n <= DPO__TOK_FEW) memcpy(id, symbols, n * sizeof *id);
+    dpo__tok_emit(w, symbols, n);
     return n;
 }
 /* One word, by its merges unless they are known. */
 DPO__INLINE void dpo__tok_word(const dpo_tokenizer *t, const uint8_t *p, size_t bytes) {
     dpo__tok_work *w = t->work;
-    uint32_t id[DPO__TOK_SHORT];
+    uint32_t id[DPO__TOK_FEW];
     uint64_t low, high;
     size_t i, n;
-    dpo__tok_known *known, swap;
+    dpo__tok_known *known;
     if (bytes > DPO__TOK_KEY || w->flags & DPO_ENCODE_MERGES) {
         (void)dpo__tok_merged(t, p, bytes, id);
         return;
     }
     dpo__tok_key(p, bytes, &low, &high);
     known = t->known + 2 * (dpo__tok_key_hash(low, high) & (DPO__TOK_CACHE - 1));
-    if (known[0].low != low || known[0].high != high) {
-        swap = known[0];
-        known[0] = known[1];
-        known[1] = swap;
-        if (known[0].low != low || known[0].high != high) {
+    if (known->low != low || known->high != high) {
+        if (known[1].low != low || known[1].high != high) {
             n = dpo__tok_merged(t, p, bytes, id);
-            if (n > 6) return;
-            known[0].low = low;
-            known[0].high = high;
-            known[0].n = (uint32_t)n;
-            for (i = 0; i < n; i++) known[0].id[i] = id[i];
+            if (!n || n > DPO__TOK_FEW) return;
+            known[1] = known[0];
+            known->low = low;
+            known->high = high;
+            for (i = 0; i < n; i++) known->id[i] = id[i];
+            known->id[0] |= (uint32_t)n << 24;
             return;
         }
+        known++;
     }
-    if (w->n + 6 <= w->cap) { /* copied whole: what lies behind is overwritten by what follows */
-        for (i = 0; i < 6; i++) w->out[w->n + (int64_t)i] = (int32_t)known[0].id[i];
-        w->n += known[0].n;
-    } else dpo__tok_emit(w, known[0].id, known[0].n);
+    for (i = 0; i < DPO__TOK_FEW; i++) id[i] = known->id[i] & 0xffffff;
+    n = known->id[0] >> 24;
+    if (w->n + DPO__TOK_FEW > w->cap) {
+        dpo__tok_emit(w, id, n);
+        return;
+    }
+    for (i = 0; i < DPO__TOK_FEW; i++) w->out[w->n + (int64_t)i] = (int32_t)id[i]; /* what lies behind is overwritten */
+    w->n += (int64_t)n;
 }
 
 /* --- texts ------------------------------------------------------------------------------------------- */
@@ -10443,7 +10421,8 @@ static const uint8_t *dpo__tok_strip_right(const dpo_tokenizer *t, const uint8_t
     while (p < end && dpo__tok_class(t, p, end, &length) == DPO__SPACE && !(marked && *p == ' ')) p += length;
     return p;
 }
-/* The longest added token at p: of parts (whose words alone may be special tokens) or, parts NULL, of normalized text. */
+/* The longest added token at p: in `part` of a text as it is written, or (NULL) in normalized text. Special tokens
+   stand inside parts that say so, the others wherever they are. */
 static const dpo__added *dpo__tok_added_at(const dpo_tokenizer *t, const uint8_t *p, const uint8_t *end,
                                            const dpo_text *part, const uint8_t *part_end) {
     const dpo__added *any, *own;
@@ -11397,7 +11376,8 @@ DPO_API dpo_tokenizer *dpo_tokenizer_load(dpo_context *c, const char *path) {
             dpo__fail(c, DPO_E_FORMAT, "%.400s: expected tokenizer.json, or vocab.json with merges.txt, in it; %s",
                       path,
                       strstr(file, "tokenizer.model") ? "tokenizer.model has to be saved as tokenizer.json first"
-                                                      : "copy them beside config.json");
+                                                      : "copy them beside config.json; a llama2.c tok*.bin becomes "
+                                                        "one by dpo-convert MODEL.bin DIR --tokenizer tok*.bin");
             return NULL;
         }
         dir = NULL;

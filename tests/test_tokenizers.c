@@ -151,7 +151,7 @@ static int plain_bpe(const plain_merge *m, int64_t n_merges, const char *word, i
         }
     return parts;
 }
-/* Long words go by the heap, short ones by looking at all pairs: both as the textbook says. A merge made by a lower rank
+/* Words of any length are merged by a heap, as the textbook says. A merge made by a lower rank
    may open one of a higher rank only, so going rank by rank is the same as always taking the lowest. */
 static void long_words(void) {
     static const char letters[] = "theandhesaidwatererinmillrstlt";
