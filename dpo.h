@@ -354,8 +354,8 @@ DPO_API size_t dpo_json_at(const dpo_json *j, int64_t node);
 
 /* dpo_tokenizer_load - a tokenizer as it lies on the Hub.
  *   path    a directory (tokenizer.json, else vocab.json with merges.txt; tokenizer_config.json and config.json name
- *           its end-of-text id), or one of these files, or llama2.c's tok*.bin. A directory whose config.json says
- *           "dpo_tokenizer": "bytes" gives the byte-level one
+ *           its end-of-text id), or one of these files. A directory whose config.json says "dpo_tokenizer": "bytes"
+ *           gives the byte-level one
  *   knows   byte-level BPE with the splitting of GPT-2, Llama-3, Qwen2 (also after single digits), NFC;
  *           SentencePiece-type BPE (Llama-2: Prepend and Replace, or Metaspace; byte fallback); added tokens
  *   errors  DPO_E_IO  DPO_E_FORMAT  DPO_E_UNSUPPORTED (names the model, normalizer or pattern it does not know) */
@@ -396,15 +396,10 @@ enum {
  *   text    any bytes: what is not UTF-8 is encoded byte by byte, or as U+FFFD if there is no piece for the byte
  *   out     [cap]; receives the first cap ids; NULL to measure. Text of n bytes gives at most 3n + 3 ids
  *   returns how many ids there are, or a negative code
- * dpo_encode_parts - the same for the parts laid end to end: words reach over their borders; flags DPO_ENCODE_*
- * dpo_encode_batch - each text for itself, on all threads: text i's ids are (*ids)[(*first)[i]] ..
- *           (*ids)[(*first)[i + 1] - 1]; both are freed by dpo_encode_free(c, *ids) */
+ * dpo_encode_parts - the same for the parts laid end to end: words reach over their borders; flags DPO_ENCODE_* */
 DPO_API int64_t dpo_encode(const dpo_tokenizer *t, const char *text, size_t bytes, int32_t *out, int64_t cap);
 DPO_API int64_t dpo_encode_parts(const dpo_tokenizer *t, const dpo_text *parts, int64_t n, unsigned flags, int32_t *out,
                                  int64_t cap);
-DPO_API dpo_result dpo_encode_batch(const dpo_tokenizer *t, const dpo_text *texts, int64_t n, unsigned flags,
-                                    int32_t **ids, int64_t **first);
-DPO_API void dpo_encode_free(dpo_context *c, int32_t *ids);
 
 /* dpo_decode - ids to text: the exact bytes of the pieces; special ids are left out, so is the space that a
    SentencePiece-type tokenizer puts before a text.
@@ -443,11 +438,9 @@ typedef struct dpo_data_options {
     int max_prompt_length; /* used by DPO_TRUNCATE_REF only */
     int truncation;        /* DPO_TRUNCATE_* */
     int prompt_keep_start;
-    int boundary, bos;                                        /* DPO_BOUNDARY_*, DPO_BOS_* */
-    int32_t end_of_turn;                                      /* a response that ends so gets no end-of-text id; -1 */
-    int group_prompts;                                        /* SFT: of rows with one prompt the last answer counts */
-    int64_t max_rows;                                         /* stop after so many rows; 0 = all */
-    const char *prompt_field, *chosen_field, *rejected_field; /* JSON names */
+    int boundary, bos;   /* DPO_BOUNDARY_*, DPO_BOS_* */
+    int32_t end_of_turn; /* a response that ends so gets no end-of-text id; -1 */
+    int group_prompts;   /* SFT: of rows with one prompt the last answer counts */
 } dpo_data_options;
 
 /* What happened to the rows. */
@@ -462,7 +455,7 @@ typedef struct dpo_data_report {
     int64_t pairs, chosen_longer, same_length; /* in tokens, before cutting: what "the longer answer wins" would get */
 } dpo_data_report;
 
-/* 512, 256, DPO_TRUNCATE_REF, separate, by habit, prompt/chosen/rejected */
+/* 512, 256, DPO_TRUNCATE_REF, separate, by habit */
 DPO_API dpo_data_options dpo_data_defaults(void);
 
 /* dpo_data_create - an empty data set. options NULL = defaults; copied. */
@@ -487,26 +480,12 @@ DPO_API dpo_result dpo_data_add_tokens(dpo_data *d, const int32_t *prompt, int64
 DPO_API dpo_result dpo_data_add_text(dpo_data *d, const char *text, size_t bytes);
 
 /* dpo_data_read - JSON lines of {"prompt", "chosen", "rejected"} (without "rejected": SFT rows; "response" is a name
-   for "chosen"; {"text"}: plain text), or a file of dpo_data_save, which is recognised by its content.
+   for "chosen"; {"text"}: plain text).
  *   rejects nothing silently: bad rows are counted by reason, and dpo_data_report_of tells
  *   errors  DPO_E_IO; DPO_E_FORMAT when no row at all could be used (first bad line named) */
 DPO_API dpo_result dpo_data_read(dpo_data *d, const char *path);
 /* dpo_data_read_text - the same from memory; `name` stands for the file in messages. */
 DPO_API dpo_result dpo_data_read_text(dpo_data *d, const char *name, const char *text, size_t bytes);
-
-/* dpo_data_save - a tokenized set as one safetensors file: "tokens" I32 [ids], "segments" I32 [items,3] (prompt,
-   chosen, rejected counts), and in its metadata the tokenizer's hash, the rules, the report, and `metadata` (NULL, or
-   key, value, ..., NULL: provenance).
- * dpo_data_load - such a file into an empty data set; its rules and report become the set's.
- *   errors  DPO_E_FORMAT (any bytes are safe); DPO_E_STATE if d has another tokenizer than the file was made with
- * dpo_data_metadata - a value of the loaded file's metadata, or NULL. */
-DPO_API dpo_result dpo_data_save(const dpo_data *d, const char *path, const char *const *metadata);
-DPO_API dpo_result dpo_data_load(dpo_data *d, const char *path);
-DPO_API const char *dpo_data_metadata(const dpo_data *d, const char *key);
-
-/* dpo_data_repeats - items of `d` that occur earlier in d (other == NULL), or anywhere in `other`. prompts_only:
-   compares prompts alone and leaves items without one out. A negative code without memory. */
-DPO_API int64_t dpo_data_repeats(const dpo_data *d, const dpo_data *other, int prompts_only);
 
 DPO_API int64_t dpo_data_count(const dpo_data *d);
 DPO_API dpo_data_report dpo_data_report_of(const dpo_data *d);
@@ -9344,97 +9323,75 @@ static const char *const dpo__unicode_marks[] = {
     "Sn+%UH#&$&$V$#(UH++UL%(V(#%ULB'V(T0&V(Rs(*V($4V(%*V($%V($(V(S-$V(T<*V(Y2$V(R3'V(]0%V*#$UL#$V(h%*ULS6)V(#$*",
     NULL};
 static const char *const dpo__unicode_pairs[] = {
-    "^IR7c&'R7c''R7c('R7c)'R7c.'R7c0*R9cN'R;c&'R;c''R;c('R;c.'R@c&'R@c''R@c('R@c.*REc)'RFc&'RFc''RFc('RFc)'RFc.-RLc&",
-    "'RLc''RLc('RLc.'RPc'-S*c&'S*c''S*c('S*c)'S*c.'S*c0*S,cN'S.c&'S.c''S.c('S.c.'S2c&'S2c''S2c('S2c.*S7c)'S8c&'S8c'",
-    "'S8c('S8c)'S8c.-S>c&'S>c''S>c('S>c.'SCc'*SCc.'R7c*'S*c*'R7c,'S*c,'R7cO'S*cO'R9c''S,c''R9c('S,c('R9c-'S,c-'R9c2",
-    "'S,c2'R:c2'S-c2-R;c*'S.c*'R;c,'S.c,'R;c-'S.c-'R;cO'S.cO'R;c2'S.c2'R=c('S0c('R=c,'S0c,'R=c-'S0c-'R=cN'S0cN'R>c(",
-    "'S1c(-R@c)'S2c)'R@c*'S2c*'R@c,'S2c,'R@cO'S2cO'R@c-0RAc('S3c('RBcN'S4cN*RCc''S5c''RCcN'S5cN'RCc2'S5c23REc''S7c'",
-    "'REcN'S7cN'REc2'S7c20RFc*'S8c*'RFc,'S8c,'RFc1'S8c1-RIc''S;c''RIcN'S;cN'RIc2'S;c2'RJc''S<c''RJc('S<c('RJcN'S<cN",
-    "'RJc2'S<c2'RKcN'S=cN'RKc2'S=c2-RLc)'S>c)'RLc*'S>c*'RLc,'S>c,'RLc0'S>c0'RLc1'S>c1'RLcO'S>cO'RNc('SAc('RPc('SCc(",
-    "'RPc.'S#c''SDc''S#c-'SDc-'S#c2'SDc2S0RFcB'S8cBORLcB'S>cBROR7c2'S*c2'R@c2'S2c2'RFc2'S8c2'RLc2'S>c2'ULc*'V>c*'ULc'",
-    "'V>c''ULc2'V>c2'ULc&'V>c&*U3c*'V&c*'^-c*'^.c*'U5c*'V(c*-R=c2'S0c2'RBc2'S4c2'RFcO'S8cO'[Lc*'[Mc*'ZFc2'`@c2'S3c2",
-    "0R=c''S0c'-REc&'S7c&'U4c''V'c''U5c''V(c''UHc''V:c''R7c5'S*c5'R7c7'S*c7'R;c5'S.c5'R;c7'S.c7'R@c5'S2c5'R@c7'S2c7",
-    "'RFc5'S8c5'RFc7'S8c7'RIc5'S;c5'RIc7'S;c7'RLc5'S>c5'RLc7'S>c7'RJcM'S<cM'RKcM'S=cM-R>c2'S1c29R7c-'S*c-'R;cN'S.cN",
-    "'UFc*'V8c*'UEc*'V7c*'RFc-'S8c-'^5c*'^6c*'RPc*'SCc*cNc&&c')c9(c.c'T,a9BR19TEc''f0c'&U&'f4c''f6c''f8c'*f>c'*fEc'",
-    "'fIc''g<c'RFf8c.'fEc.'g#c''g'c''g)c''g+c''g=c'RFg+c.'g7c.'g1c''g7c''g;c'3gEc''gEc.SOi-c&'i-c.*i+c'0hLc.3i2c'",
-    "'i0c&'i;c,Fi0c,S*j#c,R<iNc&'iNc.*iLc'0jBc.3j%c''j#c&'j.c,R@k2c5'k3c5UOi.c,'iOc,Oi(c,'iIc,'i(c.'iIc.-i-c,'iNc,",
-    "-m<c.'m=c.'i.c.'iOc.'i/c.'iPc.-i0c*'j#c*'i0c.'j#c.'i6c.'j)c.-mMc.'mNc.'iFc.'j8c.'i;c*'j.c*'i;c.'j.c.'i;c1'j.c1",
-    "'i@c.'j2c.-iDc.'j6c.eIu#uP'u#v#'uEv#'u#v$'uGv#[0xKv#*x6v#R*xHv#yLRX'RX;<RX/RX;-RX2RX;S7RWBRX;(RWCRX;(RWDRX;",
-    "(RWIRX;(RWNRX;(RWORX;(RX*RX;(RX.RX;X-R[@R[6'R[@R[PR(RZGR[4(RZHR[4+R['R[4VAR_#R_-.R_)R_-S4R^4R_-(R^5R_-(R^:R_-",
-    ".R^JR_-a@Re*Re9-Re*RdO'Re*Re:R(Rd1RdM(Rd2RdMTCRfIRh3T@RgPRgH'Rh#RgH'RgPRh3Y0RjIRk+Y$Rm:Rn#9RmBRn#'RmBRn$*RmBRm=",
-    "'RmFRn#Y9Rp:Rp2'Rp;Rp2'Rp:RpLZ9RsGRs7*RsGRs<'RsJRs7'RsGRsMiJR{HR~5DR|$R~54R|)R~54R|.R~54R|3R~5MR{FR~3DR|JR|K",
-    "+R|JR|M(R~0R}++R~1R}+AR|JR}+R.R}=R~5DR}HR~54R}MR~54R~$R~54R~)R~5MR};R~3X0SRJSS%UV@TdDTeG*TdFTeG*TdHTeG*TdJTeG",
-    "*TdLTeG0TdPTeGSFTeLTeG*TeNTeG-TePTeG'Tf#TeG*Tf&TeGRRFR7cL'S*cL'R8c-'S+c-'R8cJ'S+cJ'R8d*'S+d*'U6c''V)c''R:c-'S-c-",
-    "'R:cJ'S-cJ'R:d*'S-d*'R:cN'S-cN'R:d&'S-d&'W'c&'W(c&'W'c''W(c''R;d&'S.d&'R;d)'S.d)'^/c,'^0c,'R<c-'S/c-'R=c*'S0c*",
-    "'R>c-'S1c-'R>cJ'S1cJ'R>c.'S1c.'R>cN'S1cN'R>d''S1d''R@d)'S2d)'U>c''V1c''RBc''S4c''RBcJ'S4cJ'RBd*'S4d*'RCcJ'S5cJ",
-    "'TvKc*'TvLc*'RCd*'S5d*'RCd&'S5d&'RDc''S6c''RDc-'S6c-'RDcJ'S6cJ'REc-'S7c-'REcJ'S7cJ'REd*'S7d*'REd&'S7d&'UEc''V7c'",
-    "'UEc.'V7c.'X4c&'X5c&'X4c''X5c''RGc''S9c''RGc-'S9c-'RIc-'S;c-'RIcJ'S;cJ'TwBc*'TwCc*'RId*'S;d*'RJc-'S<c-'RJcJ'S<cJ",
-    "'XCc-'XDc-'XIc-'XJc-'TwJc-'TwKc-'RKc-'S=c-'RKcJ'S=cJ'RKd*'S=d*'RKd&'S=d&'RLcK'S>cK'RLd)'S>d)'RLd&'S>d&'Y#c''Y$c'",
-    "'Y%c.'Y&c.'RMc)'S@c)'RMcJ'S@cJ'RNc&'SAc&'RNc''SAc''RNc.'SAc.'RNc-'SAc-'RNcJ'SAcJ'ROc-'SBc-'ROc.'SBc.'RPc-'SCc-",
-    "'S#c('SDc('S#cJ'SDcJ'S#d*'SDd*'S1d*'S=c.'SAc0'SCc0*Y:c-3R7cJ'S*cJ'R7c/'S*c/'U1c''V$c''U1c&'V$c&'U1c/'V$c/'U1c)",
-    "'V$c)'Ty-c('Ty.c('VEc''VFc''VEc&'VFc&'VEc/'VFc/'VEc)'VFc)'Ty-c,'Ty.c,'R;cJ'S.cJ'R;c/'S.c/'R;c)'S.c)'U9c''V,c'",
-    "'U9c&'V,c&'U9c/'V,c/'U9c)'V,c)'TyFc('TyGc('R@c/'S2c/'R@cJ'S2cJ'RFcJ'S8cJ'RFc/'S8c/'UDc''V6c''UDc&'V6c&'UDc/'V6c/",
-    "'UDc)'V6c)'Tz,c('Tz-c('Z.c''Z/c''Z.c&'Z/c&'Z.c/'Z/c/'Z.c)'Z/c)'Z.cJ'Z/cJ'RLcJ'S>cJ'RLc/'S>c/'Z=c''Z>c''Z=c&'Z>c&",
-    "'Z=c/'Z>c/'Z=c)'Z>c)'Z=cJ'Z>cJ'RPc&'SCc&'RPcJ'SCcJ'RPc/'SCc/'RPc)'SCc)9g#c9'g#c:'T{3c&'T{4c&'T{3c''T{4c''T{3d;",
-    "'T{4d;'f0c9'f0c:'T{;c&'T{<c&'T{;c''T{<c''T{;d;'T{<d;'g'c9'g'c:'T{Dc&'T{Ec&'T{Dc''T{Ec'-f4c9'f4c:'T{Lc&'T{Mc&",
-    "'T{Lc''T{Mc'-g)c9'g)c:'T|&c&'T|'c&'T|&c''T|'c''T|&d;'T|'d;'f6c9'f6c:'T|.c&'T|/c&'T|.c''T|/c''T|.d;'T|/d;'g+c9",
-    "'g+c:'T|6c&'T|7c&'T|6c''T|7c''T|6d;'T|7d;'f8c9'f8c:'T|>c&'T|@c&'T|>c''T|@c''T|>d;'T|@d;'g1c9'g1c:'T|Gc&'T|Hc&",
-    "'T|Gc''T|Hc'-f>c9'f>c:'T|Oc&'T|Pc&'T|Oc''T|Pc'-g7c9'g7c:'T})c&'T}*c&'T})c''T}*c''T})d;'T}*d;*fEc:*T}2c&*T}2c'",
-    "*T}2d;'g;c9'g;c:'T}9c&'T}:c&'T}9c''T}:c''T}9d;'T}:d;'fIc9'fIc:'T}Bc&'T}Cc&'T}Bc''T}Cc''T}Bd;'T}Cd;'g#c&&fL'g'c&",
-    "&fM'g)c&&fN'g+c&&fO'g1c&&g>'g7c&&g@'g;c&&gA-T{3d>'T{4d>'T{5d>'T{6d>'T{7d>'T{8d>'T{9d>'T{:d>'T{;d>'T{<d>'T{=d>",
-    "'T{>d>'T{@d>'T{Ad>'T{Bd>'T{Cd>'T|&d>'T|'d>'T|(d>'T|)d>'T|*d>'T|+d>'T|,d>'T|-d>'T|.d>'T|/d>'T|0d>'T|1d>'T|2d>",
-    "'T|3d>'T|4d>'T|5d>'T}9d>'T}:d>'T};d>'T}<d>'T}=d>'T}>d>'T}@d>'T}Ad>'T}Bd>'T}Cd>'T}Dd>'T}Ed>'T}Fd>'T}Gd>'T}Hd>",
-    "'T}Id>'g#c,'g#c*'T}Jd>'g#d>'fLd>*g#d;'UQ5d>'f0c,'f0c*'f0c&&f%'f0d>)g+-TEd;'T}Nd>'g)d>'fNd>*g)d;'UQFd>'f4c&&f'",
-    "'f6c&&f('f6d>'UQ>c&'UQ>c''UQ>d;'g+c,'g+c*'g<c&&f/-g+d;'g<d;'f8c,'f8c*'f8c&&f)*US#c&'US#c''US#d;'g7c,'g7c*'g=c&",
-    "&fP'g3c9'g3c:'g7d;'g=d;'fEc,'fEc*'fEc&&f-'fAc:'TEc&&f$&S)-T~(d>'g;d>'gAd>*g;d;'URId>'f>c&&f+'fIc&&f.'fId>&U#,US'",
-    "&US(e;fI/RB&U4X6U[Nd1'U[Pd1R0U]$d1S'U^3d1'U^7d1'U^5d1T<U_9d13U_>d1-U_Bd1R@U`,d1*U`.d1RIU`Fd1-U`Md1-U`Od1*Ua$d1",
-    "R<R3d1*Ua=d1FUa)d1'R2d1'R4d1'UaAd1'UaBd1-UaOd1'UaPd1-Ub%d1'Ub&d19Ub)d1'Ub*d1-Ub1d1'Ub2d1-Ub5d1'Ub6d1S3Uc$d1",
-    "'Uc*d1'Uc+d1'Uc-d1T0Ub+d1'Ub,d1'UbAd1'UbBd19Uc4d1'Uc5d1'Uc6d1'Uc7d1U#WT.&WT/S{4VdJd1SSIWUEWW8*WUGWW8*WUIWW8",
-    "*WUKWW8*WUMWW8*WUOWW8*WV#WW8*WV%WW8*WV'WW8*WV)WW8*WV+WW8*WV-WW8-WV0WW8*WV2WW8*WV4WW89WV;WW8'WV;WW9*WV>WW8'WV>WW9",
-    "*WVBWW8'WVBWW9*WVEWW8'WVEWW9*WVHWW8'WVHWW9R<WU@WW8CWW<WW8OWWKWW8*WWMWW8*WWOWW8*WX#WW8*WX%WW8*WX'WW8*WX)WW8",
-    "*WX+WW8*WX-WW8*WX/WW8*WX1WW8*WX3WW8-WX6WW8*WX8WW8*WX:WW89WXBWW8'WXBWW9*WXEWW8'WXEWW9*WXHWW8'WXHWW9*WXKWW8'WXKWW9",
-    "*WXNWW8'WXNWW9R<WWFWW8-WY4WW8'WY5WW8'WY6WW8'WY7WW80WYCWW8Rpx8cs%&_QC&dS1&cuL&`Q6&ZyJ&[m/&fY#&fY#&]_(&de;&[v<&]^M",
-    "&^c0&`}@&bV7&b}D&cX)&c`,&d^4&_d&&_uC&`]P&`o*&br0&dc.&efF&Z{@&[jG&_iH&`e)&b}1&e~:&]uJ&`WC&b{+&cb>&^gP&bdB&cZ4&]~.",
-    "&_R8&_w7&`j)&d_G&[S5&[`K&[g6&^s.&_hD&`dL&aR6&bY,&b|7&b~3&c|7&eV)&eo.&e}D&a[G&ab+&ayB&boD&dl3&fRB&cjI&][=&^Q;&ar<",
-    "&b[P&`fD&a^*&cuF&eTI&][6&]p<&_d7&_yN&`RH&aw*&a}$&eQ#&[g*&b]/&[aC&[a2&aeB&az2&bp>&eQN&cn>&^h(&_d&&ckD&Zz#&]mI&^W;",
-    "&`m-&`x'&[hC&a_.&[TB&^U,&Zy$&_sN&^w.&avK&[l:&]XD&aS#&br<&ciJ&_mJ&dX6&_r6&^i*&bjA&^lF&`wJ&Z|>&[_)&[a/&_Z:&au<&bh$",
-    "&cjE&de9&[gN&[o2&]_K&^Q#&^xO&`X(&a`0&d{9&ei7&fS,&fT6&[eN&^~B&_l3&dVC&]|2&^a$&^c:&^r1&`S.&``8&`rO&acJ&a{;&b[A&dU3",
-    "&bv-&dZP&dmM&[c#&[f(&[r&&`]>&c_#&ciJ&]~-&^VL&^kN&_m=&aqH&`lI&Z}H&[~G&]mI&]x,&^WF&`n+&`r.&bVM&bZE&dgE&eTH&eV@&e[.",
-    "&[S:&ac-&ddL&eS6&^])&Z{D&[ZO&]mP&]oG&^wP&_d&&`c6&`|F&bv;&d]O&fXB&^}0&d~3&[e;&_TC&_W3&_v;&_~.&`p(&`w=&a[%&av8&e]H",
-    "&[_-&^d;&eR#&[W&&]t@&_z0&dU7&^T;&^_2&_X*&`m-&eR1&[c5&[n,&]p@&^zC&_SC&_[4&_t9&`p%&`z@&bV+&c_0&c_C&de6&eT3&[i=&_~M",
-    "&[n:&`c8&`s0&b|+&eRO&et5&fS4&_U1&_y>&be$&ai<&ak7&asB&`hH&`[<&cmD&Z}#&bl7&[cG&[bA&]}7&^h,&au+&]kA&_uF&^~/&dUI&c[4",
-    "&eQ%&cc8&]~7&[^-&[wI,]X@)^|J,[aE&`k*&aQG&a`C&aa7&aa>&ab;&eVN&atA&bWC)b|D)ck=,d[7&d`I/ea$&ea1&eb0&e|*&d`)&eS5&[T0",
-    "&[[.&[^:&[fO&[g<&[iP&[w%&[y4&[{<&]X%&]Z3&]p>&]pI&^Z6&^`)&^`P&^c,&^v2&^y>&^}9&_Z>&_wE&_{3&`S-&`a0&`e9&`pB&a[L&a`E",
-    "&a`P&a`O&aa)&aa/&aa6&ab9&ab:&af8&agM&ao#&a{;&a|#&a}.&bV$&bY0&be)&bh.&bh.&brK&c`E&ccD&ckG&cm$&cv)&cw1&dX<&d[7&eT4",
-    "&eZC&e]$&^YE&RnY8&bf',Zy=&[`I&[_(&[S/&[^2&[_A&[fM&[h%&[w%&[u7&[vO&[x=&]X@&]Z>&]^I&]_+&]e+&]i=&]~6&]~=&^SG&^U0",
-    "&^[N&^_<&^^#&^`P&^_O&^c,&^dB&^m<&^o:&^pD&^v9&^|J&_R8&_R<&_SK&_l5&_mJ&_v;&`QA&`Q0&`S-&`XI&`a0&aVC&`eD&`h6&`k*&`r6",
-    "&`uE&`vM&`{N&`{P&aQG&aR*&aRD&aT@&aT5&a^,&ahP&ao#&as*&ax)&a{;&bTK&bY0&bm&&bp<&cVC&caI&cc3&ccD&cj1&ck=&cj=&ckG&ckD",
-    "&ck2&cm$&cnI&cw1&dUF&d]E&dd0&di,&eR'&eT4&eVN&eYL&eZC&eZO&e]$&em+&fY#&RjvM&RjvG&Rl^=&Xj)&YU@&YV3&RpVI&RqfD&Rut,",
-    "&fW$&fXCU=s/r7+sIr:Gs@rE(s@rF(qt;rE(qt;rF(s&r:(s&r;(s&r@(s'r@(s(r@(s)r@(s*r@(s+r@(s,r@+s.r@(s/r@(s0r@(s1r@(s2r@",
-    "+s4r@+s6r@(s7r@+s9r@(s:r@+s<r@(s=r@(s>r@(s@r@(sAr@(s+r<(s'rC(s1rC(s:rCYT9tfGtg:*tfItg:R$tg%tg:YFtj*tiN'tj+tiN",
-    "v$tv$tuI'tv$tv4j9t~.t~/'t~.t~%*t~.t~2bIuUMuUD'uUNuUDR`<ujFujARjwJR_w/R_w=(R_w0R_w=(R_w7R_wG(R_w7R_wH(R_w7R_wI",
-    "(R_w7R_wJ(R_w7R_wKVJR_y7R_w=(R_y8R_w=(R_y9R_wG(R_y:R_wG(R_y9R_wH(R_y:R_wHSglKZz'&ZyP&Zz+&Rey*&[R<&[T0&[T=&[V*",
-    "&[XI&[Y:&[[.&[ZD&Wo2&Rfi)&[^:&[^B&[_$&[_7&RfbG&WoN&[_'&[_N&RfcI&[`*&[`7&Z}/&[`@&[`I&RxX<&[b.&[b<&WpG&[cH&[d%&[e$",
-    "&[e)&WqP&[fM&[fO&[g<&[h%&[h0&[h1&[hC&[iH&[iP&[j+&[jE&[jO&[k#&[k#&[k#&RgQ=&`ZA&[lB&[m)&RgX9&[m5&[m;&[n#&[q4&[o(",
-    "&[o8&[p+&[q8&[s2&[sM&[u5&[uF&[v9&[v9&[vO&[w3&[w;&[wK&]Q6&[y4&]Q7&[{%&[{I&[bA&][M&]U:&]V3&]VM&]T$&]WE&]WD&]Z7",
-    "&Rhb<&]]#&]](&]]7&]]L&]^&&]_9&Rhl>&Rhn&&]b<&]c>&]cK&]b(&]e/&W|9&W|H&]hK&]j&&]j&&Rh~4&]m$&]m9&]mI&]n'&RiWJ&]n3",
-    "&]n:&^S0&]o)&XQF&]p:&]pI&]rA&]q:&RihF&]u<&RihH&]v:&]v7&]vI&]y&&]y'&XU@&]yC&]zA&]{(&]|'&XVF&Ri}3&XW2&]}B&]}E&]}H",
-    "&]~.&Rzd.&^Q5&RjXM&RjXM&be=&^R,&^R,&XY#&RlW.&RrU4&^S@&^SI&XY@&^TK&^V#&^V-&^VP&^Z#&X[<&XZL&^Z6&Rjn>&^[<&^_6&^_:",
-    "&^_<&^_:&^`;&^`P&^aG&^a8&^aD&^bF&^c,&^c0&^cK&^d(&^e=&^g7&^h-&^jP&RkX>&^j<&^i(&^k:&^l(&^n/&Rk^C&^oA&^m=&^lO&XaP",
-    "&^q-&^qC&^r4&^q;&Xc3&^v2&^vP&Rkv#&^y@&_QG&^{L&Xg,&^}9&XfI&Xf$&[`%&[`(&_QO&^}E&b^$&YkP&_R8&_R<&_RC&_T%&_SH&Rl^+",
-    "&Xh/&_W:&_TM&_Y8&_Z>&RlaO&_ZH&_X2&_^G&Xj)&__H&_aO&_c;&_gF&Rln;&_hL&XlK&_j7&Rlz#&_k=&Xn&&_l.&_m.&_mJ&_mK&RmVH",
-    "&RicN&RmY-&_q)&Rmd-&_sA&_sO&_qC&_u=&_v8&_wE&_v;&_w6&_wF&_x%&Rmf5&_v.&_{I&_}-&Xs*&`Q0&`Q,&Rmp&&_z@&`TM&Rms,&Rmt/",
-    "&`VK&`Y6&`XI&`XF&Xu3&`YH&`ZN&`ZH&`]#&RfbP&``4&RnV4&`b1&Rn^B&`e6&`eD&`f1&Rnl(&`g4&`gJ&RnrH&RnwF&`lN&`m1&X{;&`mL",
-    "&X{H&X{H&`q9&`qO&`r6&`rK&`t5&X~#&`v5&Rob/&`vP&Rod1&`x'&Ri}P&`{A&RouD&Rov-&Roy2&YU#&YU/&aRD&Ro}-&Ro},&Ro~&&Ro~A",
-    "&aSA&aSB&aSB&aT@&YV3&aV&&YVA&YX6&Rpb-&aZ5&a[G&a^,&YZ)&RpmH&aa/&Rpp4&Rpq2&ab;&ad=&Y[I&af8&afC&afH&RqRG&RqY6&RqY6",
-    "&aj2&Ya:&Rq`,&ao)&ao,&Yb2&RqdN&au'&Ye$&au=&au8&av(&Rqv)&ax1&Yg+&az;&a{J&a}2&Yh1&RrW(&RrWH&Yi)&Rr[%&bV,&Rr^0&bVH",
-    "&bY%&bY0&Rrg7&Rri&&b[1&Rrl$&b[B&RlZO&YkL&b^)&b_N&Ym'&ba.&]g$&Rrw4&RrwC&Rl](&Rl]1&be=&beA&dX$&Yo-&bhG&bhA&bi%&[f8",
-    "&bi9&bi;&biF&bjB&Rs^F&bjA&bkL&bm7&bo'&bl$&bo7&bp4&brK&bm'&boE&boG&bp)&Rsd1&Rsk+&RsgJ&Ys9&bv0&bv2&bw(&Rtb6&bxJ",
-    "&Rsu*&Yt>&YtC&Rsx(&Rs~;&YtM&b~'&b~3&b~>&b~A&cR&&cQ2&cT1&cS2&cVC&cTL&cV4&cVP&Yw1&cY#&cYD&Yx&&c[I&c[L&Rtq0&c_8&c_@",
-    "&Yy5&c`.&WoP&Rt~.&RuT2&Y|7&Y|A&ci@&ck2&cnI&cs2&RugK&cu.&cuE&cwE&cyG&Ruv.&Rfs1&c{A&c{1&c|8&Rfx*&dS;&dUF&Rvo#&Rvo>",
-    "&d^9&d`<&da/&RvvE&da9&dgI&dk3&dk4&di2&dqH&dr6&Rwe$&dzE&Z_>&d{D&Rwm9&Za5&eSB&]x$&eUH&RxU)&RxYK&Zd6&Zd>&eZ#&RxeL",
-    "&ZeN&Rxi#&eZO&eZO&e[@&Rxo5&e`E&ZhH&eb1&ee(&eeD&eg%&Zl.&Rya<&em+&esL&ex'&ZqN&Zr@&ez7&RzS:&ZrK&RzTE&RzZ@&Rz^;&fT#",
-    "&ZtO&fU4&fU9&fUA&fUK&fV$&fVJ&Rzr&",
+    "^ISLt)'#%'#%'#%'#-'#'*'R0''RD'#%'#%'#/'+2'#%'#%'#/*-,'%('#%'#%'#%'#--/2'#%'#%'#/'+0-3$'#%'#%'#%'#-'#'*'R0''RD'#%",
+    "'#%'#/'+2'#%'#%'#/*-,'%('#%'#%'#%'#--/2'#%'#%'#/'+0*#1'S8*'R6#'R5''R6#'R5R:'R6#'R1RD'R6#'R5%'R6#'R5-'R6#'R5-'R6#",
+    "'R3#'R6#-R32'R6#'R5''R6#'R5%'R6#'R5R8'R6#'R5R-'R6#'R16'R6#'R5+'R6#'R5%'R6#'R5R6'R6#'R3R@'R6#-R3%'R6#'R5%'R6#'R5'",
+    "'R6#'R5R:'R6#'R5R70%,'R6#'R3RA'R6#*R3RB'R6#'R5RC'R6#'R5R+'R6#3R18'R6#'R5RC'R6#'R5R+'R6#0R32'R6#'R5''R6#'R5-'R6#",
+    "-R/6'R6#'R5RC'R6#'R5R+'R6#'R38'R6#'R5%'R6#'R5RA'R6#'R5R+'R6#'R3R,'R6#'R5R+'R6#-R34'R6#'R5%'R6#'R5''R6#'R5+'R6#",
+    "'R5%'R6#'R5R0'R6#'R1RB'R6#'R1#'R6#'R5/'%0'R6#'R5/'R6#'R5-'R6#S0RLB'R6#OR)#'R6#ROS0A'R6#'R%#'R6#'R)#'R6#'R)#'R6#",
+    "'U=2'R6#'R5('R6#'R59'R6#'R5:'R6#*S8+'R6#'`1#'%#'aB#'R6#-X%3'R6#'R-#'R6#'R-R.'R6#'bJR='%#'S03'ZE#'j:#0R;8'R6#-R'$",
+    "'R6#'TK%'R6#'R3#'R6#'>#'R6#'Y(@'R6#'R5''R6#'R-&'R6#'R5''R6#'R-&'R6#'R5''R6#'R)&'R6#'R5''R6#'R/&'R6#'R5''R6#'R/&",
+    "'R6#'R5''R6#'R9N'R6#'R3#'R6#-RNR)'R6#9RD,'R6#'R-R6'R6#'V$R;'R6#'R7#'R6#'X3)'R6#'eK('%#'fK#'R6#cNnF&%)H(8(T,T9Bn2",
+    "9UJ#'s(#&r6'r@#''#''#*/#*/#'+#'R8#RFS*1';#';0'+#''#''#'H#RFG1';#'.0'/#'+#35#'#1SOSP2'#3*&00<13L0'&$'9/F8#S*R6#",
+    "R<(.'#3*&00R<13R-0'&$'9/R@S+5'%#UOU,4'R6#ORB#'R6#'R5''R6#-R+&'R6#-X.''%#'YA#'R6#'R3#'R6#-R3*'R6#'R5+'R6#'R)#'R6#",
+    "-X<#'%#'Y2#'R6#'RJ*'R6#'R5+'R6#'R5)'R6#'R-('R6#-R-#'R6#eIg*w8'#%'R8#'R7%'R<$[0W+#*K#R*F#yLl=s&<3#-)#S7R1#(%#(%#",
+    "(-#(-#(%#(5#(+#X-WFVG'#R(R(RBR+(%#+=#VAVIVC./#S4R9#(%#(-#.B#a@^@^;-#R%'#R(R(RBR+(%#TCUPWLT@S1R''%#'$R(Y0VCVA",
+    "Y$V4VA91#'#%*#K'+JY9V:UB'%#'$R(Z9W;V(*#-'),'(NiJb%fPD7#4-#4-#4-#MR+&DS+SO+#'(SL;+%#ASM#R.R8S7D7#4-#4-#4-#MR+&",
+    "X0W@V4UV@SsESu8*'#*'#*'#*'#0+#SFRI#*'#-'#'%#*)#RRFWw-WTF'R6#'R3R1'R6#'R5R.'R6#'R5@'R6#'U9S('R6#'X-/'R6#'R5R.'R6#",
+    "'R5@'R6#'R56'R6#'R5/'R6#'XERP'%#'$%'%#'Z)RO'R6#'R5)'R6#'f%RJ'%#'g7%'R6#'R3('R6#'R3)'R6#'R5R.'R6#'R5R+'R6#'R5R4",
+    "'R6#'R51'R6#'R3''R6#'U;S&'R6#'X/#'R6#'R5R:'R6#'R5@'R6#'R3>'R6#'XiNR3'%#'Xk4S#'R6#'R5*'R6#'R3RN'R6#'R5/'R6#'R5R.",
+    "'R6#'R3R-'R6#'R5R.'R6#'R5@'R6#'R5*'R6#'U=RN'R6#'R51'R6#'TK2'%#'$%'%#']-#'R6#'R5/'R6#'R1#'R6#'R5R.'R6#'Xk/R3'%#",
+    "'XlDS#'R6#'R3RJ'R6#'R5R.'R6#'[/R-'%#'-#'%#'Xa##'%#'XlP#'R6#'R5R.'R6#'R5@'R6#'R5*'R6#'R34'R6#'R5;'R6#'R5('R6#",
+    "'[HRN'%#'%1'%#'^0,'R6#'R5R6'R6#'R3R;'R6#'R5%'R6#'R51'R6#'R5$'R6#'R5R.'R6#'R3R-'R6#'R5%'R6#'R3$'R6#'R3,'R6#'R5R8",
+    "'R6#'R5@'R6#'G#';RH')'''#*]A(3`(R.'R6#'R5R)'R6#'U12'R6#'R5$'R6#'R55'R6#'R5.'R6#'Xi5$'%#'Xh#$'%#'$$'%#'$5'%#'$.",
+    "'%#'XgN)'%#'Xp5R0'R6#'R5R)'R6#'R5.'R6#'U9&'R6#'R5$'R6#'R55'R6#'R5.'R6#'Xj($'%#'Xq01'R6#'R5R*'R6#'R)#'R6#'R5R)",
+    "'R6#'U92'R6#'R5$'R6#'R55'R6#'R5.'R6#'Xj<$'%#'XbN$'%#'$$'%#'$5'%#'$.'%#'$R6'%#'`E#'R6#'R5R)'R6#'_O2'%#'$$'%#'$5",
+    "'%#'$.'%#'$R6'%#'a-R;'R6#'R5R<'R6#'R5R)'R6#'R5.'R6#9v@D'#%'WzDK'%#'$%'%#'$SL'%#'W|*S&'#%'W|9K'%#'$%'%#'$SL'%#",
+    "'WzMS&'#%'W{.K'%#'$%'%#-W|CH'#%'W}$K'%#'$%'%#-W{;H'#%'W{KK'%#'$%'%#'$SL'%#'W}1S&'#%'W}AK'%#'$%'%#'$SL'%#'W|*S&",
+    "'#%'W|9K'%#'$%'%#'$SL'%#'W}NS&'#%'W~/K'%#'$%'%#'$SL'%#'W|>S&'#%'W|NK'%#'$%'%#-W~4H'#%'W~DK'%#'$%'%#-W}%H'#%'W}4K",
+    "'%#'$%'%#'$SL'%#*W~IS$*XQ,K*#%*#SL'W}=S&'#%'W}MK'%#'$%'%#'$SL'%#'XQ3S&'#%'XQCK'%#'$%'%#'$SL'%#'XQ3SM&,'5#&2'7#&4",
+    "'9#&6'D#&='0#&3'*#&--Wy6T&'%#'%#'%#'%#'%#'%#'%#'%#'%#'%#'%#'%#'%#'%#'%#'F#'%#'%#'%#'%#'%#'%#'%#'%#'%#'%#'%#'%#",
+    "'%#'%#'%#'S+#'%#'%#'%#'%#'%#'%#'%#'%#'%#'%#'%#'%#'%#'%#'%#'XQ@SG'#&'XQCSL'XQB#',#*-('XTH)'XV,SG'#&'#*&8'9T&)RG",
+    "-tK('Xu5)'XQ=#'4#*5('XU.)'XVET%&<'B#&>'@T&'XV3T%'#%'#SL'XTISA'#&'F*&S<-RISN'F#'S*SA'#&'#*&A*XYE#'#%'#SL'XW'SA'#&",
+    "'/*&R+'FJ'#%'+S%'/#'RBSA'#&'#*&R#'JL'sHK&r=&uF-XxOT&'XQ)#'-#*,('XV=)'XX6T%&I'R0#&R)'R*T&&s@,X{+&%e;XX</x0&V6",
+    "X6Y_(<''#R0'#S'SB#'+#'&#T<S+#3-#-)#R@R&#*'#RIR$#-1#-'#*)#R<Ym1#*Yn7#FK#'Ym=#''#'Yn;#'%#-=#'%#-)#'%#9)#'%#-1#'%#",
+    "-)#'%#S3R,#'/#'%#''#T0S&#'%#'L#'%#9R6#'%#'%#'%#U#Tb>&%S{4R_I#SSIRbG]g1*'#*'#*'#*'#*'#*'#*'#*'#*'#*'#*'#-)#*'#*'#",
+    "91#'#%*)$'#%*)$'#%*)$'#%*)$'#%R<S2$CTK#O@#*'#*'#*'#*'#*'#*'#*'#*'#*'#*'#*'#-)#*'#*'#91#'#%*)$'#%*)$'#%*)$'#%*)$",
+    "'#%R<S2$-T.#'%#'%#'%#09#Rpx8iTD&ZeC&[T.&hI&XkM&Y])&ReJ&eW8&#&ctF&`^J&a[N&|D&SYF&VXB&S_A&Rq;&bJ&`)&R{3&Zs>&u.&|=",
+    "&t3&UW/&T`M&SX$&eT.&R]1&V}%&RuB&VT3&WS5&bc1&UqC&ViP&zJ&Zt-&Xx4&Rl6&[f.&SU7&RlO&Rd4&Xj0&bhE&jN&_(&UiA&RiN&Rw3&R[&",
+    "&S_<&Ri9&TI&R{+&Sa4&RT-&nN&ZfJ&[H&RRP&Rk'&Tx0&Sz@&U}B&^n8&RjM&Xe%&RRJ&Tk:&RmL&VS,&Sl)&aqG&z/&TfG&|P&_E&TkD&]E",
+    "&WTO&cSB&]k-&]v)&C&[YB&{2&Rk;&UpB&StA&[^O&RvM&Ya0&ab5&TfA&RS6&U{4&gE&YpG&Zl(&[e)&UR&&Uf2&XtI&Rx3&V~.&[fC&RX5&Xs=",
+    "&Tb(&Rm=&XvP&ZU*&YyP&Sd:&YSP&XzF&Uh+&Zu8&q&&U/&Vs9&VX'&RcN&SV6&Rt:&az'&`H&R`&&Rc/&RrM&Sl1&S`3&XZ5&RYM&RS:&S7&e]O",
+    "&VU8&RY4&ZTB&^bC&u4&UP&o>&SoK&j7&vP&R`G&RS4&n-&Tr6&Sl.&Sw:&uK&bgH&W-&iM&XU&&WSH&gC&]U-&_2&z'&ST0&UY7&SZN&Z]$&SRO",
+    "&R]'&fF&m(&U|J&Y)&Sw2&XA&Uj#&RZ)&TA&Z.&da7&[o6&WT2&R^&&_m<&UnI&l9&Sv%&T>&Sb5&RV+&R}D&RVB&Tr<&SzJ&Tv6&`dE&^S)&cU@",
+    "&V_1&V2&Ra3&a6&RbE&`N&tN&RXJ&WzB&c|)&U[@&_ZN&ctJ&T^(&U]2&Yd1&^RH&e>&RrA&Sz)&Yx+&c^H&g>&SUJ&Sf)&`#&a4&RT-&Rv(&g*",
+    "&Se(&Sb-&H&S]8&R^K&cU;&W|B&WrG&XhM&qA&UcG&UZ<&ReL&kO&_{(&Rk=&VTJ&RuM&TG&b7&SgD&j8&Wt1&a`5&_]L&^c1&S.&TY>&RS:&WkO",
+    "&Ye%&Uf-&RmO&[](&RsK&Tj2&T[)&[v$&Te6&RW,,o>)Tk7,VZ,&YdJ&{.&mI&R:&1&RK&XiH&Wr<&t')Rm%)R[E,R`E&YF/SQ5&=&RO&RWE&T]$",
+    "&Rg;&c},&_M&U;&bL&R,&UJ&l)&UB&U3&fP&U@&|9&7&RS,&Z6&RC&U7&x/&W;&XG&h-&R]/&X.&]E&l)&Y5&h3&RV7&XC&9&$&3&/&1&S)&%&XM",
+    "&SL&`+&k&&N&S9&_<&W;&gC&W-&#&g.&RYE&VO&b)&S9&d-&S3&p9&VG&RpK&^@&SB&`U<&Sq~8&SigE,_W#&z9&T5&gB&f)&S@&`;&S/&p#&T+",
+    "&T$&T.&n'&TO&W7&D&^#&YH&{C&1&W5&T$&_0&V.&T'&VO&S$&W9&SN&cG&TM&S5&]<&^D&X.&+&S@&RS&&SL&c4&d-&C&TK&],&`N&RkH&RbN",
+    "&V6&V8&`;&W@&S3&[%&'&X>&F&R(&TI&6&c>&g<&^%&Y1&ZO&WH&`B&YJ&w<&WP&z/&f/&T&&D&_,&S;&RP&S5&(&E&T4&T>&bP&jL&_O&_(&ZI",
+    "&RQG&U=&V(&VM&R>&;&S)&r1&RWA&SZ^I&.&S{>&SwgK&RVP&R8&S~QN&SoG&YlP&Sq]2&T2U=xxI[x$+R()G47(#%(RcRI$(#%(RcSM8(#%(#+",
+    "(%#(%#(%#(%#(%#(%#+'#(%#(%#(%#(%#+'#+'#(%#+'#(%#+'#(%#(%#(%#(%#(M((*/(7#(5#YT9Rhe;RhhA*'#R$7#YFW-UJ'%#v$iCiG'#R(",
+    "j9b7aG'#6*#=bI]2[F'%#R`<yAyKRjwJRRk$RRkK(%#(15(#%(#%(#%(#%VJU#<(%#(%5(%#($%(%#SglKSX}I&,&5&Se|O&Sep+&T8&=&T*&V2",
+    "&R4&T8&R%&XVE&Smr>&Sfg-&1&D&J&SfWB&SmdB&X]1&RC&SfXG&SfX1&=&r2&rD&5&T[p8&T[m>&@&Xb;&Xe%&9&RO&-&Xe0&XhK&'&R,&P&9&%",
+    "&F&S-&3&5&R(&7&'&#&#&Sf{*&S_lJ&X[N&N&SgVD&SgV*&/&N&WF&U:&D&R6&S=&TE&R*&SP&D&R8&#&N&H&3&B&a(&^&&^)&YG&R<&RV2&Rs;",
+    "&^G&RC&R(&VF&X6&$&V8&Sh`-&Sh]'&-&B&L&3&SJ&Shl-&SN&Shi#&S'&;&T9&W1&Y};&@&ZV)&S5&#&Shz@&ShtC&N&B&;&SiS:&SiRO&1&w<",
+    "&v0&Z]E&Z`:&@&TA&S.&Sim9&Sie4&Sie9&Sic<&(&F&U9&%&ZiM&Zk)&RM&N&RO&ZmA&Ssp,&Sso$&ZoB&)&)&L&T]x#&T]uB&Sja$&#&SagA",
+    "&YvE&#&Zq4&Sw{9&]{/&SzT9&5&Zs4&Zu9&S/&7&R:&W%&Z{K&R1&Z~&&Sjx3&Sjv&&VE&+&'&&&S%&L&R>&>&9&S'&L&+&R*&9&SN&TE&R<&V:",
+    "&Sk[.&Sk]&&SK&UH&R,&U1&Sk_J&Sk]&&U(&R-&[gN&[p9&N&R4&RB&[n2&[wO&R0&Sk}%&SkwE&^1&XF&[{3&[~=&]Q1&R=&Vs%&)&VdC&U6",
+    "&Wl=&ac&&YzP&+&/&SD&8&SldF&SwjH&]_9&V+&Z(&S/&Sl^D&Sl^0&UM&[L&]h/&]j2&U1&T*&Y7&Sl_<&Sl]/&]w$&]z*&Slq(&SlnI&]z#",
+    "&]{3&S#&R,&%&SmQK&XfD&Xk=&Sl~*&Sme+&Sm`)&@&U:&XG&RG&S;&S4&RG&B&=&SmZD&Sm_0&]*&SH&^f(&^j/&*&Sm`E&SmiK&b=&Sm_=&S)",
+    "&Sm]G&V(&R+&(&^tG&^vL&S/&.&S5&S^]O&S^V+&Smm#&Smi(&SmwD&Smq8&=&R,&Sn]>&SnZ7&N&SngM&ZM&Sng@&F&_b;&_cD&_c*&#&_j4&N",
+    "&N&L&T&&_kG&_oH&SoUE&SoT<&SoXB&SoV6&Sd]G&SdUA&Sos)&R$&W-&S}kA&;&_yL&Sox$&$&RE&R*&SoxP&%&#&RM&_{:&_~6&_}I&T<&S~c>",
+    "&Sp_@&SF&SJ&`W(&S~w2&Spk%&Spp-&RM&Spo=&U'&`a9&`e0&7&-&SqWO&_0&#&Sq_*&`c@&TQ|4&Sqa(&)&`kD&TRV,&Sq^B&`r(&`s(&,&R0",
+    "&SrQ%&Sqz@&`t.&`xD&S@&SP&`|$&TS^>&R4&TS^1&TSdI&SrZB&Sr`+&Sr^O&U9&9&Srl1&T.&Srk9&Srq6&SrpC&Se}=&Su_(&ac9&T>&adB",
+    "&ag1&Zs6&S|rD&@&_Y)&5&Sen7&)&TeF&eQ=&ar(&.&H&^V)&^W%&'&7&RI&Ssg+&Ssg,&S9&T(&T0&W(&WJ&RK&UP&];&V0&'&D&Ssg3&_E&WA",
+    "&TUgC&bV>&'&R<&SuT@&SuQ)&Ssw@&TVR'&+&TVWJ&^J&TVe-&bd3&;&9&'&SJ&R7&VO&RN&WD&T=&SP&R,&bm1&bq4&R6&bq/&bu:&)&StzH",
+    "&Stu@&1&bx6&byC&g_:&T]n;&Y+&TX]F&5&cWO&T6&WP&Z$&Suh&&Sud-&P&U#&U'&SuwN&pVJ&SVn1&A&S1&SVv4&SVl-&U7&SwT9&R,&Svt,",
+    "&U)&R6&Sv|N&Sv|8&^B&X&&%&U&&bN&R.&Swd,&SwR<&eZ.&e]-&Swb<&T]j*&ee;&`e/&`i<&Sw}B&Z8&T^kK&3&ekH&SxgG&T^~L&T_W)&Sxl&",
+    "&#&R2&Sxw<&Sxo1&enJ&er$&V>&R,&SB&et=&T`i@&SygE&_6&Y5&f^0&R4&faA&Sz`)&Tao/&TaqE&]G&VI&Sze%&fl&&fnJ&-&1&7&1&RA",
+    "&S{X7",
     NULL};
 /* end of the generated tables */
 
@@ -9475,6 +9432,11 @@ static uint32_t dpo__unicode_number(const char **row) {
         if (k < 45) return x;
     }
 }
+/* The last number of its kind, less or more a number of the row. */
+static uint32_t dpo__unicode_step(const char **row, uint32_t *last) {
+    uint32_t x = dpo__unicode_number(row);
+    return *last += x & 1 ? ~(x >> 1) : x >> 1;
+}
 static size_t dpo__unicode_slot(const dpo__unicode *u, uint32_t first, uint32_t second) {
     size_t i = (size_t)dpo__mix((uint64_t)first << 32 | second) & (DPO__UNICODE_COMPOSE - 1);
     while (u->compose[i]) {
@@ -9487,15 +9449,15 @@ static size_t dpo__unicode_slot(const dpo__unicode *u, uint32_t first, uint32_t 
 static void dpo__unicode_fill_pairs(dpo__unicode *u) {
     const char *const *row;
     const char *at;
-    uint32_t c = 0, x;
+    uint32_t c = 0, first = 0, second = 0, x;
     for (row = dpo__unicode_pairs; *row; row++)
         for (at = *row; *at && u->n_pairs < DPO__UNICODE_PAIRS;) {
             dpo__unicode_pair *p = &u->pairs[u->n_pairs++];
             x = dpo__unicode_number(&at);
             p->of = c += x / 3;
             p->composes = x % 3 == 1;
-            p->first = dpo__unicode_number(&at);
-            p->second = x % 3 ? dpo__unicode_number(&at) : 0;
+            p->first = dpo__unicode_step(&at, &first);
+            p->second = x % 3 ? dpo__unicode_step(&at, &second) : 0;
             if (p->composes) {
                 u->compose[dpo__unicode_slot(u, p->first, p->second)] = (uint16_t)u->n_pairs;
                 u->kind[p->second] |= DPO__UNSETTLED;
@@ -9615,30 +9577,17 @@ static size_t dpo__nfc_region(const dpo__unicode *u, const uint8_t *p, const uin
     return bytes;
 }
 
-/* Where the next region that NFC may change begins (the character before the first unsettled one) and ends; the
-   length of the whole region, 0 if there is none. */
-static size_t dpo__nfc_next(const dpo__unicode *u, const uint8_t **at, const uint8_t *end) {
-    const uint8_t *p = *at, *before = p;
-    int length;
-    while (p < end) {
-        uint32_t c;
-        if (*p < 0x80) {
-            p += dpo__utf8_plain(p, end);
-            before = p - 1;
-            continue;
-        }
-        c = dpo__utf8_get(p, end, &length);
-        if (c < DPO__UNICODE_END && u->kind[c] & DPO__UNSETTLED) break;
-        before = p;
-        p += length;
+/* From p on: ASCII text, then other characters up to *stop. Where what NFC may change begins: with the last ASCII
+   character; at *stop if it changes nothing. */
+static const uint8_t *dpo__nfc_next(const dpo__unicode *u, const uint8_t *p, const uint8_t *end, const uint8_t **stop) {
+    const uint8_t *from = p + dpo__utf8_plain(p, end), *q = from;
+    int length, change = 0;
+    for (; q < end && *q >= 0x80; q += length) {
+        uint32_t c = dpo__utf8_get(q, end, &length);
+        change |= c < DPO__UNICODE_END && u->kind[c] & DPO__UNSETTLED;
     }
-    *at = before;
-    if (p == end) return 0;
-    for (; p < end; p += length) {
-        uint32_t c = dpo__utf8_get(p, end, &length);
-        if (c >= DPO__UNICODE_END || !(u->kind[c] & DPO__UNSETTLED)) break;
-    }
-    return (size_t)(p - before);
+    *stop = q;
+    return !change ? q : from > p ? from - 1 : from;
 }
 
 /* ===========================================================================================
@@ -9652,18 +9601,17 @@ static size_t dpo__nfc_next(const dpo__unicode *u, const uint8_t **at, const uin
    In SentencePiece-type tokenizers a piece's U+2581 is held as the space that it stands for.
    =========================================================================================== */
 
-#define DPO__TOK_BITS    21                            /* of an id or a rank: 2 million of each */
-#define DPO__TOK_IDS     ((int64_t)1 << DPO__TOK_BITS) /* less two */
-#define DPO__TOK_PIECE   65536                         /* bytes of a piece */
-#define DPO__TOK_NONE    0xffffffffu                   /* no id, no rank */
-#define DPO__TOK_UNTRIED 0x80000000u                   /* with an id: see dpo__tok_whole */
-#define DPO__TOK_SHORT   64                            /* symbols of a word that is merged by looking at all pairs */
-#define DPO__TOK_KEY     15                            /* bytes of a word that is looked up */
-#define DPO__TOK_CACHE   4096                          /* pairs of entries in the cache of words */
-#define DPO__TOK_PROBES  1024                          /* entries of a table that are looked at for one key */
-#define DPO__TOK_ADDED   1024                          /* bytes of an added token, or of a piece of tok*.bin */
-#define DPO__TOK_PAD     16                            /* readable zero bytes behind a text at work */
-enum { DPO__TOK_HERE = 1, DPO__TOK_SPECIAL = 2 };      /* state of an id */
+#define DPO__TOK_BITS   21                            /* of an id or a rank: 2 million of each */
+#define DPO__TOK_IDS    ((int64_t)1 << DPO__TOK_BITS) /* less two */
+#define DPO__TOK_PIECE  65536                         /* bytes of a piece */
+#define DPO__TOK_NONE   0xffffffffu                   /* no id, no rank */
+#define DPO__TOK_FEW    4                             /* ids of a word that is remembered */
+#define DPO__TOK_KEY    15                            /* bytes of a word that is looked up */
+#define DPO__TOK_CACHE  32768                         /* pairs of entries in the cache of words */
+#define DPO__TOK_PROBES 1024                          /* entries of a table that are looked at for one key */
+#define DPO__TOK_ADDED  1024                          /* bytes of an added token */
+#define DPO__TOK_PAD    16                            /* readable zero bytes behind a text at work */
+enum { DPO__TOK_HERE = 1, DPO__TOK_SPECIAL = 2, DPO__TOK_WHOLE = 4 };      /* state of an id; see dpo__tok_merged */
 enum { DPO__TOK_BYTES = 0, DPO__TOK_BYTE_LEVEL = 1, DPO__TOK_SPACES = 2 }; /* kinds */
 enum { DPO__SPLIT_NONE = 0, DPO__SPLIT_GPT2, DPO__SPLIT_LLAMA3, DPO__SPLIT_EACH_SPACE };
 enum { DPO__PREFIX_NONE = 0, DPO__PREFIX_ALWAYS, DPO__PREFIX_MISSING, DPO__PREFIX_FIRST }; /* of a space */
@@ -9676,20 +9624,20 @@ typedef struct dpo__added {
     uint8_t special, lstrip, rstrip;
 } dpo__added;
 
-/* Added tokens in order of their bytes; `pair` has a bit for each two bytes that one of them may begin with. */
+#define DPO__TOK_TWO 8192 /* bytes of a set of two bytes: a bit for each */
+
+/* Added tokens in order of their bytes; `begins` has the two bytes that one of them may begin with. */
 typedef struct dpo__added_set {
     dpo__added *token;
     int n, n_plain; /* n_plain: not special, so looked for in any text */
-    uint8_t *pair;
+    uint8_t *begins;
 } dpo__added_set;
 
-typedef struct dpo__tok_word { /* a short word as two numbers, the length in the upper byte of `high` (0: free) */
+/* A short word met lately, and its ids: its bytes as two numbers, the length in the upper byte of `high` (0: free); in
+   that of id[0], how many there are. Two of them are one line of a cache. */
+typedef struct dpo__tok_known {
     uint64_t low, high;
-    uint32_t id;
-} dpo__tok_word;
-typedef struct dpo__tok_known { /* a word met lately, and its ids */
-    uint64_t low, high;
-    uint32_t id[6], n;
+    uint32_t id[DPO__TOK_FEW];
 } dpo__tok_known;
 
 typedef struct dpo__tok_block {
@@ -9697,16 +9645,13 @@ typedef struct dpo__tok_block {
     size_t bytes;
 } dpo__tok_block;
 
-/* What one thread works with. Blocks grow on the thread that called the library only: `more` says that a text needs
-   larger ones than a worker has. */
+/* What a text is worked on with. */
 typedef struct dpo__tok_work {
-    dpo_context *c;              /* NULL on other threads */
     dpo__tok_block text, normal; /* bytes */
     dpo__tok_block symbols;      /* uint32_t: of long words, and characters of NFC */
-    dpo__tok_known *known;
     int32_t *out;
     int64_t cap, n;
-    int more;
+    int failed; /* there was no memory */
     unsigned flags;
 } dpo__tok_work;
 
@@ -9728,14 +9673,13 @@ struct dpo_tokenizer {
     size_t pairs_mask;
     int pairs_shift;
     uint32_t *merged; /* [n_merges] what a merge gives */
-    dpo__tok_word *words;
-    size_t words_mask;
     uint32_t byte_id[256];
-    uint8_t ascii[256]; /* class of a character of one byte */
-    uint8_t borders[8192];
+    uint8_t ascii[256];            /* class of a character of one byte */
+    uint8_t borders[DPO__TOK_TWO]; /* the two bytes where a merge joins its parts */
     dpo__added_set raw, normal;
     dpo__unicode u;
-    dpo__tok_work *work; /* [threads] */
+    dpo__tok_known *known; /* pairs: the one met last first */
+    dpo__tok_work *work;
 };
 
 /* --- tables ----------------------------------------------------------------------------------------- */
@@ -9784,9 +9728,11 @@ static int dpo__tok_pair_add(dpo_tokenizer *t, uint32_t left, uint32_t right, ui
     return 0;
 }
 
-static void dpo__tok_join(dpo_tokenizer *t, unsigned before, unsigned after) {
-    unsigned two = before << 8 | after;
-    t->borders[two >> 3] = (uint8_t)(t->borders[two >> 3] | 1 << (two & 7));
+static void dpo__tok_two_add(uint8_t *set, unsigned a, unsigned b) {
+    set[a << 5 | b >> 3] = (uint8_t)(set[a << 5 | b >> 3] | 1u << (b & 7));
+}
+DPO__INLINE int dpo__tok_two_in(const uint8_t *set, unsigned a, unsigned b) {
+    return set[a << 5 | b >> 3] >> (b & 7) & 1;
 }
 
 /* A word of at most DPO__TOK_KEY bytes, 16 of which can be read, as two numbers. */
@@ -9804,21 +9750,6 @@ DPO__INLINE size_t dpo__tok_key_hash(uint64_t low, uint64_t high) {
     x ^= x >> 32;
     return (size_t)(x * 0x9e3779b97f4a7c15u >> 36);
 }
-static void dpo__tok_word_add(dpo_tokenizer *t, const uint8_t *p, size_t n, uint32_t id) {
-    uint8_t padded[DPO__TOK_KEY + 1];
-    uint64_t low, high;
-    size_t i, k;
-    memset(padded, 0, sizeof padded);
-    memcpy(padded, p, n);
-    dpo__tok_key(padded, n, &low, &high);
-    i = dpo__tok_key_hash(low, high) & t->words_mask;
-    for (k = 0; t->words[i].high; k++, i = (i + 1) & t->words_mask)
-        if (k == DPO__TOK_PROBES) return; /* it is merged then */
-    t->words[i].low = low;
-    t->words[i].high = high;
-    t->words[i].id = id | DPO__TOK_UNTRIED;
-}
-
 /* Of the tokens low..high, which are equal before byte k and longer: the first whose byte k is not below `least`. */
 static int dpo__added_bound(const dpo__added_set *s, int low, int high, size_t k, int least) {
     while (low < high) {
@@ -9848,10 +9779,8 @@ static const dpo__added *dpo__added_at(const dpo__added_set *s, const uint8_t *p
 }
 /* From p on the first place where one may begin; end if there is none. */
 static const uint8_t *dpo__added_next(const dpo__added_set *s, const uint8_t *p, const uint8_t *end) {
-    for (; p < end; p++) { /* a zero byte stands behind the text */
-        unsigned two = p[0] | (unsigned)p[1] << 8;
-        if (s->pair[two >> 3] >> (two & 7) & 1) break;
-    }
+    if (!s->n) return end;
+    while (p < end && !dpo__tok_two_in(s->begins, p[0], p[1])) p++; /* a zero byte stands behind the text */
     return p;
 }
 static int dpo__added_order(const dpo__added *a, const dpo__added *b) {
@@ -9867,14 +9796,10 @@ static void dpo__added_ready(dpo__added_set *s) {
                 s->token[k] = s->token[k - gap];
             s->token[k] = x;
         }
-    memset(s->pair, 0, 8192);
     for (i = 0; i < s->n; i++) {
         const uint8_t *p = s->token[i].text;
         for (b = 0; b < 256; b++)
-            if (s->token[i].n == 1 || b == p[1]) {
-                unsigned two = p[0] | (unsigned)b << 8;
-                s->pair[two >> 3] = (uint8_t)(s->pair[two >> 3] | 1 << (two & 7));
-            }
+            if (s->token[i].n == 1 || b == p[1]) dpo__tok_two_add(s->begins, p[0], (unsigned)b);
         s->n_plain += !s->token[i].special;
     }
 }
@@ -9962,10 +9887,7 @@ static const uint8_t *dpo__tok_llama3(const dpo_tokenizer *t, const uint8_t *p, 
 /* SentencePiece type: a text is one word, but nothing is lost if it is cut where no merge joins what ends with the byte
    before and what begins with the byte after: `borders` has a bit for each such pair that is joined. */
 static const uint8_t *dpo__tok_borders(const dpo_tokenizer *t, const uint8_t *p, const uint8_t *end) {
-    unsigned two = *p++;
-    for (; p < end; p++) {
-        two = (two << 8 | *p) & 0xffff;
-        if (!(t->borders[two >> 3] >> (two & 7) & 1)) break;
+    for (p++; p < end && dpo__tok_two_in(t->borders, p[-1], *p); p++) {
     }
     return p;
 }
@@ -9976,55 +9898,18 @@ DPO__INLINE void dpo__tok_put(dpo__tok_work *w, uint32_t id) {
     if (w->n < w->cap) w->out[w->n] = (int32_t)id;
     w->n++;
 }
-/* A block of at least n elements, or NULL: there is no memory, or this is no thread to ask for it on. */
-static void *dpo__tok_room(dpo__tok_work *w, dpo__tok_block *b, size_t n, size_t size) {
+/* A block of at least n elements, or NULL without memory. */
+static void *dpo__tok_room(const dpo_tokenizer *t, dpo__tok_block *b, size_t n, size_t size) {
     size_t bytes, more;
-    if (dpo__mul_size(n, size, &bytes) || dpo__add_size(bytes, bytes / 2, &more)) more = SIZE_MAX;
-    if (more != SIZE_MAX && bytes <= b->bytes) return b->p;
-    w->more = 1;
-    if (!w->c) return NULL;
-    dpo__put(w->c, b->p);
-    b->bytes = 0;
-    b->p = dpo__get(w->c, more, "a text at work");
-    if (!b->p) return NULL;
-    b->bytes = more;
-    w->more = 0;
+    if (dpo__mul_size(n, size, &bytes) || dpo__add_size(bytes, bytes / 2, &more)) bytes = more = SIZE_MAX;
+    if (bytes <= b->bytes) return b->p;
+    dpo__put(t->c, b->p);
+    b->p = dpo__get(t->c, more, "a text at work");
+    b->bytes = b->p ? more : 0;
+    t->work->failed |= !b->p;
     return b->p;
 }
-/* A cache of words for one thread. */
-static dpo_result dpo__tok_cache(dpo_context *c, dpo__tok_work *w) {
-    size_t bytes = 2 * DPO__TOK_CACHE * sizeof *w->known;
-    w->known = (dpo__tok_known *)dpo__get(c, bytes, "a cache of words");
-    if (!w->known) return DPO_E_MEMORY;
-    memset(w->known, 0, bytes);
-    return DPO_OK;
-}
-/* A short word: all pairs are looked at for the lowest rank. Returns how many symbols are left. */
-static size_t dpo__tok_merge_short(const dpo_tokenizer *t, uint32_t *id, size_t n) {
-    uint32_t rank[DPO__TOK_SHORT];
-    size_t i, at;
-    for (i = 0; i + 1 < n; i++) rank[i] = dpo__tok_rank(t, id[i], id[i + 1]);
-    while (n > 1) {
-        uint32_t best = rank[0];
-        for (i = 1, at = 0; i + 1 < n; i++)
-            if (rank[i] < best) {
-                best = rank[i];
-                at = i;
-            }
-        if (best == DPO__TOK_NONE) break;
-        id[at] = t->merged[best];
-        n--;
-        for (i = at + 1; i < n; i++) {
-            id[i] = id[i + 1];
-            rank[i - 1] = rank[i];
-        }
-        if (at + 1 < n) rank[at] = dpo__tok_rank(t, id[at], id[at + 1]);
-        if (at) rank[at - 1] = dpo__tok_rank(t, id[at - 1], id[at]);
-    }
-    return n;
-}
-
-/* A long word: symbols are a list, and a heap holds (rank, place) of each pair, so that n symbols take n log n steps. A
+/* A word's symbols are a list, and a heap holds (rank, place) of each pair, so that n symbols take n log n steps. A
    pair that has changed since leaves its old entry behind, whose rank is then not the pair's. */
 typedef struct dpo__tok_heap {
     uint64_t *e;
@@ -10049,7 +9934,7 @@ static uint64_t dpo__tok_heap_pop(dpo__tok_heap *h) {
 }
 #define DPO__TOK_LONG 10 /* numbers of 32 bits a symbol takes: itself, its neighbours, its rank, three heap entries */
 
-static size_t dpo__tok_merge_long(const dpo_tokenizer *t, uint32_t *id, size_t n) {
+static size_t dpo__tok_merge(const dpo_tokenizer *t, uint32_t *id, size_t n) {
     uint32_t *before = id + n, *after = before + n, *rank = after + n, i, k, next;
     dpo__tok_heap h;
     h.e = (uint64_t *)(void *)(id + ((4 * n + 1) & ~(size_t)1));
@@ -10083,11 +9968,15 @@ static size_t dpo__tok_merge_long(const dpo_tokenizer *t, uint32_t *id, size_t n
 /* The symbols a word begins with: its bytes, or characters that are pieces, or else bytes. DPO__TOK_NONE stands for a
    character that is unknown. */
 static size_t dpo__tok_symbols(const dpo_tokenizer *t, const uint8_t *p, size_t bytes, uint32_t *id) {
+    static const uint8_t instead[3] = {0xef, 0xbf, 0xbd}; /* U+FFFD for a byte that UTF-8 never has */
     const uint8_t *end = p + bytes;
     size_t n = 0;
     int length, i;
     if (t->kind == DPO__TOK_BYTE_LEVEL) {
-        for (; n < bytes; n++) id[n] = t->byte_id[p[n]];
+        for (; p < end; p++)
+            if (t->byte_id[*p] != DPO__TOK_NONE) id[n++] = t->byte_id[*p];
+            else
+                for (i = 0; i < 3; i++) id[n++] = t->byte_id[instead[i]];
         return n;
     }
     for (; p < end; p += length) {
@@ -10100,84 +9989,70 @@ static size_t dpo__tok_symbols(const dpo_tokenizer *t, const uint8_t *p, size_t 
     }
     return n;
 }
-/* Ids of one word by its merges, in id (room for DPO__TOK_LONG numbers a byte if it is long). */
-static size_t dpo__tok_merge(const dpo_tokenizer *t, const uint8_t *p, size_t bytes, uint32_t *id) {
-    size_t n = dpo__tok_symbols(t, p, bytes, id);
-    return n <= DPO__TOK_SHORT ? dpo__tok_merge_short(t, id, n) : dpo__tok_merge_long(t, id, n);
-}
 static void dpo__tok_emit(dpo__tok_work *w, const uint32_t *id, size_t n) {
     size_t i;
     for (i = 0; i < n; i++) dpo__tok_put(w, id[i]);
 }
-/* A word that is not looked up. Returns how many ids it has, in id if they are at most DPO__TOK_SHORT. */
-static size_t dpo__tok_plain(const dpo_tokenizer *t, dpo__tok_work *w, const uint8_t *p, size_t bytes, uint32_t *id) {
-    size_t n;
-    uint32_t x;
-    if (t->ignore_merges && (x = dpo__tok_find(t, p, bytes)) != DPO__TOK_NONE) {
-        dpo__tok_put(w, id[0] = x);
+/* A word by its merges, unless it is a piece that they are known to give back: that is learned when it is first met.
+   Returns how many ids it has, 0 without memory; at most DPO__TOK_FEW of them are left in id as well. */
+static size_t dpo__tok_merged(const dpo_tokenizer *t, const uint8_t *p, size_t bytes, uint32_t *id) {
+    dpo__tok_work *w = t->work;
+    size_t n, most = t->missing ? 3 * bytes : bytes;
+    int look = t->ignore_merges || !(w->flags & DPO_ENCODE_MERGES);
+    uint32_t *symbols, whole = look ? dpo__tok_find(t, p, bytes) : DPO__TOK_NONE;
+    if (whole != DPO__TOK_NONE && (t->ignore_merges || t->state[whole] & DPO__TOK_WHOLE)) {
+        dpo__tok_put(w, id[0] = whole);
         return 1;
     }
-    if (bytes > DPO__TOK_SHORT &&
-        !(id = (uint32_t *)dpo__tok_room(w, &w->symbols, bytes * DPO__TOK_LONG + 2, sizeof *id)))
-        return 0;
-    n = dpo__tok_merge(t, p, bytes, id);
-    dpo__tok_emit(w, id, n);
+    symbols = (uint32_t *)dpo__tok_room(t, &w->symbols, most * DPO__TOK_LONG + 2, sizeof *symbols);
+    if (!symbols) return 0;
+    n = dpo__tok_merge(t, symbols, dpo__tok_symbols(t, p, bytes, symbols));
+    if (n == 1 && symbols[0] == whole) t->state[whole] |= DPO__TOK_WHOLE;
+    if (n <= DPO__TOK_FEW) memcpy(id, symbols, n * sizeof *id);
+    dpo__tok_emit(w, symbols, n);
     return n;
 }
-/* Whether a piece's own merges give it back is tried when it is first met as a word; threads may try the same one. */
-DPO__INLINE uint32_t dpo__tok_whole(const dpo_tokenizer *t, dpo__tok_word *word, const uint8_t *p, size_t bytes) {
-    uint32_t id = __atomic_load_n(&word->id, __ATOMIC_RELAXED), one[DPO__TOK_KEY + 1];
-    if (id == DPO__TOK_NONE || !(id & DPO__TOK_UNTRIED)) return id;
-    id &= ~DPO__TOK_UNTRIED;
-    if (!t->ignore_merges && (dpo__tok_merge(t, p, bytes, one) != 1 || one[0] != id)) id = DPO__TOK_NONE;
-    __atomic_store_n(&word->id, id, __ATOMIC_RELAXED);
-    return id;
-}
 /* One word, by its merges unless they are known. */
-DPO__INLINE void dpo__tok_word_put(const dpo_tokenizer *t, dpo__tok_work *w, const uint8_t *p, size_t bytes) {
-    uint32_t id[DPO__TOK_SHORT];
+DPO__INLINE void dpo__tok_word(const dpo_tokenizer *t, const uint8_t *p, size_t bytes) {
+    dpo__tok_work *w = t->work;
+    uint32_t id[DPO__TOK_FEW];
     uint64_t low, high;
-    size_t h, i, n;
-    dpo__tok_known *known, swap;
+    size_t i, n;
+    dpo__tok_known *known;
     if (bytes > DPO__TOK_KEY || w->flags & DPO_ENCODE_MERGES) {
-        (void)dpo__tok_plain(t, w, p, bytes, id);
+        (void)dpo__tok_merged(t, p, bytes, id);
         return;
     }
     dpo__tok_key(p, bytes, &low, &high);
-    h = dpo__tok_key_hash(low, high);
-    for (i = h & t->words_mask; t->words[i].high; i = (i + 1) & t->words_mask)
-        if (t->words[i].low == low && t->words[i].high == high) {
-            uint32_t whole = dpo__tok_whole(t, &t->words[i], p, bytes);
-            if (whole == DPO__TOK_NONE) break;
-            dpo__tok_put(w, whole);
+    known = t->known + 2 * (dpo__tok_key_hash(low, high) & (DPO__TOK_CACHE - 1));
+    if (known->low != low || known->high != high) {
+        if (known[1].low != low || known[1].high != high) {
+            n = dpo__tok_merged(t, p, bytes, id);
+            if (!n || n > DPO__TOK_FEW) return;
+            known[1] = known[0];
+            known->low = low;
+            known->high = high;
+            for (i = 0; i < n; i++) known->id[i] = id[i];
+            known->id[0] |= (uint32_t)n << 24;
             return;
         }
-    known = w->known + 2 * (h & (DPO__TOK_CACHE - 1));
-    if (known[0].low != low || known[0].high != high) {
-        swap = known[0];
-        known[0] = known[1];
-        known[1] = swap;
-        if (known[0].low != low || known[0].high != high) {
-            n = dpo__tok_plain(t, w, p, bytes, id);
-            if (n > 6) return;
-            known[0].low = low;
-            known[0].high = high;
-            known[0].n = (uint32_t)n;
-            for (i = 0; i < n; i++) known[0].id[i] = id[i];
-            return;
-        }
+        known++;
     }
-    if (w->n + 6 <= w->cap) { /* copied whole: what lies behind is overwritten by what follows */
-        for (i = 0; i < 6; i++) w->out[w->n + (int64_t)i] = (int32_t)known[0].id[i];
-        w->n += known[0].n;
-    } else dpo__tok_emit(w, known[0].id, known[0].n);
+    for (i = 0; i < DPO__TOK_FEW; i++) id[i] = known->id[i] & 0xffffff;
+    n = known->id[0] >> 24;
+    if (w->n + DPO__TOK_FEW > w->cap) {
+        dpo__tok_emit(w, id, n);
+        return;
+    }
+    for (i = 0; i < DPO__TOK_FEW; i++) w->out[w->n + (int64_t)i] = (int32_t)id[i]; /* what lies behind is overwritten */
+    w->n += (int64_t)n;
 }
 
 /* --- texts ------------------------------------------------------------------------------------------- */
 
-/* Words of p..end, a stretch without added tokens of a text at work; `first`: it begins the text. The bytes before p
-   and at end may be written, and get back what they were. */
-static void dpo__tok_stretch(const dpo_tokenizer *t, dpo__tok_work *w, uint8_t *p, uint8_t *end, int first) {
+/* Words of a stretch without added tokens, in a text that may be written to: the bytes before p and at end are, and get
+   back what they were. `first`: it begins the text. */
+static void dpo__tok_stretch(const dpo_tokenizer *t, uint8_t *p, uint8_t *end, int first) {
     const uint8_t *q, *at = p;
     uint8_t before = p[-1], after = *end;
     if (p == end) return;
@@ -10186,42 +10061,28 @@ static void dpo__tok_stretch(const dpo_tokenizer *t, dpo__tok_work *w, uint8_t *
         at--;
     }
     *end = 0;
-    for (; at < end && !w->more; at = q) {
+    for (; at < end && !t->work->failed; at = q) {
         if (t->kind == DPO__TOK_SPACES) q = dpo__tok_borders(t, at, end);
         else if (t->split == DPO__SPLIT_GPT2) q = dpo__tok_gpt2(t, at, end);
         else q = t->split == DPO__SPLIT_LLAMA3 ? dpo__tok_llama3(t, at, end) : end;
-        dpo__tok_word_put(t, w, at, (size_t)(q - at));
+        dpo__tok_word(t, at, (size_t)(q - at));
     }
     *end = after;
     p[-1] = before;
 }
-/* Bytes without an id (of those that UTF-8 never has) become U+FFFD in place; the new length. */
-static size_t dpo__tok_replace(const dpo_tokenizer *t, uint8_t *p, size_t n) {
-    size_t from = n, to = n, i;
-    for (i = dpo__utf8_plain(p, p + n); i < n; i++) to += p[i] >= 0xc0 && t->byte_id[p[i]] == DPO__TOK_NONE ? 2 : 0;
-    n = to;
-    while (from < to) { /* from the end on, until there is nothing left to make room for */
-        uint8_t x = p[--from];
-        if (x >= 0xc0 && t->byte_id[x] == DPO__TOK_NONE) {
-            to -= 3;
-            memcpy(p + to, "\xef\xbf\xbd", 3);
-        } else p[--to] = x;
-    }
-    return n;
-}
-/* p..end as the tokenizer's normalizer makes it, into `to`; its length. */
-static size_t dpo__tok_normalize(const dpo_tokenizer *t, dpo__tok_work *w, const uint8_t *p, const uint8_t *end,
-                                 uint8_t *to) {
-    const uint8_t *at = p;
+/* p..end as the tokenizer's normalizer makes it, into `to`; its length, 0 without memory. */
+static size_t dpo__tok_normalize(const dpo_tokenizer *t, const uint8_t *p, const uint8_t *end, uint8_t *to) {
+    const uint8_t *at, *stop;
     uint8_t *out = to;
     uint32_t *work;
-    size_t n;
-    while (t->nfc && (n = dpo__nfc_next(&t->u, &at, end)) != 0) {
-        if (!(work = (uint32_t *)dpo__tok_room(w, &w->symbols, 4 * n, sizeof *work))) return 0;
+    for (; t->nfc && p < end; p = stop) {
+        at = dpo__nfc_next(&t->u, p, end, &stop);
         memcpy(out, p, (size_t)(at - p));
         out += at - p;
-        out += dpo__nfc_region(&t->u, at, at + n, out, work);
-        p = at = at + n;
+        if (at == stop) continue;
+        work = (uint32_t *)dpo__tok_room(t, &t->work->symbols, 4 * (size_t)(stop - at), sizeof *work);
+        if (!work) return 0;
+        out += dpo__nfc_region(&t->u, at, stop, out, work);
     }
     while (t->kind == DPO__TOK_SPACES && (at = (const uint8_t *)memchr(p, 0xe2, (size_t)(end - p))) != NULL) {
         int mark = end - at >= 3 && at[1] == 0x96 && at[2] == 0x81; /* U+2581 is what a space becomes */
@@ -10231,8 +10092,7 @@ static size_t dpo__tok_normalize(const dpo_tokenizer *t, dpo__tok_work *w, const
         p = at + (mark ? 3 : 1);
     }
     memcpy(out, p, (size_t)(end - p));
-    n = (size_t)(out - to) + (size_t)(end - p);
-    return t->missing ? dpo__tok_replace(t, to, n) : n;
+    return (size_t)(out - to) + (size_t)(end - p);
 }
 /* Past white space on the left (from p down to `from`) or on the right (up to end), spaces as well unless marked. */
 static const uint8_t *dpo__tok_strip_left(const dpo_tokenizer *t, const uint8_t *from, const uint8_t *p, int marked) {
@@ -10250,89 +10110,73 @@ static const uint8_t *dpo__tok_strip_right(const dpo_tokenizer *t, const uint8_t
     while (p < end && dpo__tok_class(t, p, end, &length) == DPO__SPACE && !(marked && *p == ' ')) p += length;
     return p;
 }
-/* A piece of text between special tokens. */
-static void dpo__tok_piece(const dpo_tokenizer *t, dpo__tok_work *w, const uint8_t *p, const uint8_t *end, int first) {
-    size_t n = (size_t)(end - p), room = (t->nfc || t->missing ? 3 * n : n) + 2 * DPO__TOK_PAD;
-    uint8_t *from, *at, *stop, *cut;
-    const dpo__added *a;
-    if (p == end || !(at = (uint8_t *)dpo__tok_room(w, &w->normal, room, 1))) return;
-    from = at = at + DPO__TOK_PAD; /* there is a byte before the first one */
-    n = dpo__tok_normalize(t, w, p, end, from);
-    if (w->more) return;
-    memset(from + n, 0, DPO__TOK_PAD);
-    stop = from + n;
-    if (t->prefix == DPO__PREFIX_ALWAYS) *(from = --at) = ' ';
-    from[-1] = 0;
-    while (t->normal.n && (at += dpo__added_next(&t->normal, at, stop) - at) < stop) {
-        a = dpo__added_at(&t->normal, at, stop, 1);
-        if (!a) {
-            at++;
-            continue;
-        }
-        cut = at;
-        if (a->lstrip) cut -= at - dpo__tok_strip_left(t, from, at, t->marked);
-        dpo__tok_stretch(t, w, from, cut, first);
-        dpo__tok_put(w, (uint32_t)a->id);
-        at += a->n;
-        if (a->rstrip) at += dpo__tok_strip_right(t, at, stop, t->marked) - at;
-        from = at;
-        first = 0;
-    }
-    dpo__tok_stretch(t, w, from, stop, first);
-}
-/* The longest token of the raw set at p: special ones inside parts that say so, the others wherever they are. */
-static const dpo__added *dpo__tok_raw_at(const dpo_tokenizer *t, const uint8_t *p, const uint8_t *end,
-                                         const uint8_t *part_end, int special) {
-    const dpo__added *any = dpo__added_at(&t->raw, p, end, 0), *own;
-    own = special ? dpo__added_at(&t->raw, p, part_end, 1) : NULL;
+/* The longest added token at p: in `part` of a text as it is written, or (NULL) in normalized text. Special tokens
+   stand inside parts that say so, the others wherever they are. */
+static const dpo__added *dpo__tok_added_at(const dpo_tokenizer *t, const uint8_t *p, const uint8_t *end,
+                                           const dpo_text *part, const uint8_t *part_end) {
+    const dpo__added *any, *own;
+    if (!part) return dpo__added_at(&t->normal, p, end, 1);
+    any = dpo__added_at(&t->raw, p, end, 0);
+    own = part->special ? dpo__added_at(&t->raw, p, part_end, 1) : NULL;
     return own && (!any || own->n > any->n) ? own : any;
 }
-/* Text in which those are looked for. */
-static void dpo__tok_scan(const dpo_tokenizer *t, dpo__tok_work *w, const dpo_text *parts, int64_t n) {
-    const uint8_t *p, *from, *end, *part_end;
-    uint8_t *text;
-    size_t bytes = 0;
-    int64_t i;
-    for (i = 0; i < n; i++) bytes += parts[i].bytes;
-    if (!(text = (uint8_t *)dpo__tok_room(w, &w->text, bytes + DPO__TOK_PAD, 1))) return;
-    for (i = 0, bytes = 0; i < n; bytes += parts[i++].bytes)
-        if (parts[i].bytes) memcpy(text + bytes, parts[i].text, parts[i].bytes);
-    memset(text + bytes, 0, DPO__TOK_PAD);
-    p = from = part_end = text;
-    end = p + bytes;
-    i = -1;
-    while ((p = dpo__added_next(&t->raw, p, end)) < end && !w->more) {
+/* A text with its added tokens: each becomes its id, what stands between them goes to `between`. */
+static void dpo__tok_cut(const dpo_tokenizer *t, uint8_t *p, uint8_t *end, const dpo_text *part, int first,
+                         void (*between)(const dpo_tokenizer *t, uint8_t *p, uint8_t *end, int first)) {
+    const dpo__added_set *set = part ? &t->raw : &t->normal;
+    uint8_t *from = p, *part_end = part ? p + part->bytes : NULL, *stop;
+    int marked = !part && t->marked;
+    while ((p += dpo__added_next(set, p, end) - p) < end && !t->work->failed) {
         const dpo__added *a;
-        const uint8_t *stop = p;
-        while (p >= part_end) part_end += parts[++i].bytes;
-        a = dpo__tok_raw_at(t, p, end, part_end, parts[i].special);
+        while (part && p >= part_end) part_end += (++part)->bytes;
+        a = dpo__tok_added_at(t, p, end, part, part_end);
         if (!a) {
             p++;
             continue;
         }
-        if (a->lstrip) stop = dpo__tok_strip_left(t, from, p, 0);
-        dpo__tok_piece(t, w, from, stop, from == text);
-        dpo__tok_put(w, (uint32_t)a->id);
+        stop = p;
+        if (a->lstrip) stop -= p - dpo__tok_strip_left(t, from, p, marked);
+        between(t, from, stop, first);
+        dpo__tok_put(t->work, (uint32_t)a->id);
         p += a->n;
-        from = p = a->rstrip ? dpo__tok_strip_right(t, p, end, 0) : p;
+        if (a->rstrip) p += dpo__tok_strip_right(t, p, end, marked) - p;
+        from = p;
+        first = 0;
     }
-    if (!w->more) dpo__tok_piece(t, w, from, end, from == text);
+    if (!t->work->failed) between(t, from, end, first);
 }
-static void dpo__tok_text(const dpo_tokenizer *t, dpo__tok_work *w, const dpo_text *parts, int64_t n) {
+/* Text without special tokens. */
+static void dpo__tok_piece(const dpo_tokenizer *t, uint8_t *p, uint8_t *end, int first) {
+    size_t n = (size_t)(end - p), room = (t->nfc ? 3 * n : n) + 2 * DPO__TOK_PAD;
+    uint8_t *to;
+    if (p == end || !(to = (uint8_t *)dpo__tok_room(t, &t->work->normal, room, 1))) return;
+    to += DPO__TOK_PAD; /* there is a byte before the first one */
+    n = dpo__tok_normalize(t, p, end, to);
+    memset(to + n, 0, DPO__TOK_PAD);
+    end = to + n;
+    if (t->prefix == DPO__PREFIX_ALWAYS) *--to = ' ';
+    to[-1] = 0;
+    if (!t->work->failed) dpo__tok_cut(t, to, end, NULL, first, dpo__tok_stretch);
+}
+static void dpo__tok_text(const dpo_tokenizer *t, const dpo_text *parts, int64_t n) {
+    dpo__tok_work *w = t->work;
+    uint8_t *text;
     int64_t i;
-    size_t k;
+    size_t bytes = 0, k;
     int special = 0;
-    w->n = 0;
-    w->more = 0;
     if (w->flags & DPO_ENCODE_ADD_BOS && t->bos >= 0) dpo__tok_put(w, (uint32_t)t->bos);
     for (i = 0; i < n; i++) {
         special |= parts[i].special;
         for (k = 0; t->kind == DPO__TOK_BYTES && k < parts[i].bytes; k++) dpo__tok_put(w, (uint8_t)parts[i].text[k]);
+        bytes += parts[i].bytes;
     }
-    if (t->kind != DPO__TOK_BYTES) {
-        if (n != 1 || t->raw.n_plain || (special && t->raw.n)) dpo__tok_scan(t, w, parts, n);
-        else if (parts->bytes)
-            dpo__tok_piece(t, w, (const uint8_t *)parts->text, (const uint8_t *)parts->text + parts->bytes, 1);
+    if (t->kind != DPO__TOK_BYTES && bytes &&
+        (text = (uint8_t *)dpo__tok_room(t, &w->text, bytes + DPO__TOK_PAD, 1)) != NULL) {
+        for (i = 0, bytes = 0; i < n; bytes += parts[i++].bytes)
+            if (parts[i].bytes) memcpy(text + bytes, parts[i].text, parts[i].bytes);
+        memset(text + bytes, 0, DPO__TOK_PAD);
+        if (t->raw.n_plain || (special && t->raw.n)) dpo__tok_cut(t, text, text + bytes, parts, 1, dpo__tok_piece);
+        else dpo__tok_piece(t, text, text + bytes, 1);
     }
     if (w->flags & DPO_ENCODE_ADD_EOS && t->eos >= 0) dpo__tok_put(w, (uint32_t)t->eos);
 }
@@ -10353,131 +10197,18 @@ DPO_API int64_t dpo_encode_parts(const dpo_tokenizer *t, const dpo_text *parts, 
     dpo__tok_work *w;
     if (!t || dpo__encode_most(parts, n) < 0 || cap < 0) return DPO_E_ARG;
     DPO__READY(t, t->c);
-    w = &t->work[0];
+    w = t->work;
     w->out = out;
     w->cap = out ? cap : 0;
+    w->n = 0;
+    w->failed = 0;
     w->flags = flags;
-    dpo__tok_text(t, w, parts, n);
-    return w->more ? (int64_t)DPO_E_MEMORY : w->n;
+    dpo__tok_text(t, parts, n);
+    return w->failed ? (int64_t)DPO_E_MEMORY : w->n;
 }
 DPO_API int64_t dpo_encode(const dpo_tokenizer *t, const char *text, size_t bytes, int32_t *out, int64_t cap) {
     dpo_text part = {text, bytes, 0};
     return dpo_encode_parts(t, &part, 1, 0, out, cap);
-}
-
-typedef struct dpo__encode_job {
-    const dpo_tokenizer *t;
-    const dpo_text *texts;
-    int32_t *ids;
-    const int64_t *place; /* [n + 1] where each text's ids may begin */
-    int64_t *count;       /* [n] -1: a worker had too little room for it */
-    int64_t n, tasks;
-} dpo__encode_job;
-
-static void dpo__encode_one(const dpo__encode_job *j, int64_t i, dpo__tok_work *w) {
-    w->out = j->ids + j->place[i];
-    w->cap = j->place[i + 1] - j->place[i];
-    dpo__tok_text(j->t, w, j->texts + i, 1);
-    j->count[i] = w->more ? -1 : w->n;
-}
-/* The texts that begin in the task's share of all bytes. */
-static void dpo__encode_task(void *arg, int64_t task, int worker) {
-    const dpo__encode_job *j = (const dpo__encode_job *)arg;
-    int64_t i, all = j->place[j->n], from = all / j->tasks * task, low = 0, high = j->n;
-    int64_t to = task + 1 == j->tasks ? INT64_MAX : from + all / j->tasks;
-    while (low < high) {
-        int64_t mid = (low + high) / 2;
-        if (j->place[mid] < from) low = mid + 1;
-        else high = mid;
-    }
-    for (i = low; i < j->n && j->place[i] < to; i++) dpo__encode_one(j, i, &j->t->work[worker]);
-}
-/* The ids that one text can have at most, closer: only what is not ASCII grows when it is normalized, and a space is
-   put before it more than once only where added tokens cut it. */
-static int64_t dpo__encode_room(const dpo_tokenizer *t, const dpo_text *text) {
-    int cuts = t->prefix && (t->raw.n_plain || t->normal.n || (text->special && t->raw.n));
-    size_t i, more = 0;
-    if (dpo__encode_most(text, 1) < 0) return -1;
-    for (i = 0; (t->nfc || t->missing) && i < text->bytes; i++) more += (unsigned char)text->text[i] >> 7;
-    return (int64_t)(text->bytes + 2 * more) + 3 + (cuts ? (int64_t)text->bytes : 0);
-}
-#define DPO__ENCODE_LONG                                                                                               \
-    ((size_t)1 << 20) /* bytes of a text that workers have room for; longer ones are the caller's */
-static dpo_result dpo__encode_all(dpo__encode_job *j, unsigned flags) {
-    dpo_context *c = j->t->c;
-    size_t most = 0, word;
-    int64_t i;
-    int k, ok = 1;
-    for (i = 0; i < j->n; i++)
-        if (j->texts[i].bytes > most) most = j->texts[i].bytes;
-    if (most > DPO__ENCODE_LONG) most = DPO__ENCODE_LONG;
-    word = most < 4096 ? most : 4096;
-    for (k = 0; k < c->pool.n; k++) {
-        dpo__tok_work *w = &j->t->work[k];
-        w->flags = flags;
-        if (j->t->kind == DPO__TOK_BYTES) continue;
-        w->c = c; /* for as long as no other thread runs */
-        ok = (w->known || !dpo__tok_cache(c, w)) && dpo__tok_room(w, &w->text, most + DPO__TOK_PAD, 1) &&
-             dpo__tok_room(w, &w->normal, 3 * most + 2 * DPO__TOK_PAD, 1) &&
-             dpo__tok_room(w, &w->symbols, word * DPO__TOK_LONG + 2, sizeof(uint32_t));
-        w->c = k ? NULL : c;
-        if (!ok) return DPO_E_MEMORY;
-    }
-    j->tasks = j->n < 2 ? 1 : dpo__min64(j->n, 4 * (int64_t)c->pool.n);
-    dpo__pool_run(&c->pool, j->tasks, dpo__encode_task, j);
-    for (i = 0; i < j->n; i++)
-        if (j->count[i] < 0) { /* again, on the thread that may ask for memory */
-            dpo__encode_one(j, i, &j->t->work[0]);
-            if (j->count[i] < 0) return DPO_E_MEMORY;
-        }
-    return DPO_OK;
-}
-DPO_API dpo_result dpo_encode_batch(const dpo_tokenizer *t, const dpo_text *texts, int64_t n, unsigned flags,
-                                    int32_t **ids, int64_t **first) {
-    dpo__encode_job j;
-    int64_t i, at = 0, most, *place;
-    size_t bytes;
-    dpo_result r;
-    if (ids) *ids = NULL;
-    if (first) *first = NULL;
-    DPO__READY(t, t->c);
-    if (n < 0 || n > INT64_MAX / 64 || (n && !texts) || !ids || !first)
-        return dpo__fail(t->c, DPO_E_ARG, "dpo_encode_batch: texts, ids and first must not be NULL, nor n negative");
-    if (dpo__mul_size((size_t)n + 1, 2 * sizeof *place, &bytes)) bytes = SIZE_MAX;
-    place = (int64_t *)dpo__get(t->c, bytes, "places of texts");
-    if (!place) return DPO_E_MEMORY;
-    for (i = 0; i < n; i++) {
-        place[i] = at;
-        most = dpo__encode_room(t, texts + i);
-        if (most < 0 || at > INT64_MAX / 16) {
-            dpo__put(t->c, place);
-            return dpo__fail(t->c, DPO_E_ARG, "dpo_encode_batch: text %ld is NULL or longer than 2 GB", (long)i);
-        }
-        at += most;
-    }
-    place[n] = at;
-    j.ids = (int32_t *)dpo__get(t->c, (size_t)at * sizeof(int32_t) + ((size_t)n + 2) * sizeof(int64_t), "ids of texts");
-    j.t = t;
-    j.texts = texts;
-    j.place = place;
-    j.count = place + n + 1;
-    j.n = n;
-    r = j.ids ? dpo__encode_all(&j, flags) : DPO_E_MEMORY;
-    if (!r) {
-        int64_t *to = (int64_t *)(void *)(j.ids + (at + 1) / 2 * 2);
-        for (i = 0, at = 0; i < n; at += j.count[i++]) {
-            memmove(j.ids + at, j.ids + place[i], (size_t)j.count[i] * sizeof(int32_t));
-            to[i] = at;
-        }
-        to[n] = at;
-        *ids = j.ids;
-        *first = to;
-    } else dpo__put(t->c, j.ids);
-    dpo__put(t->c, place);
-    return r;
-}
-DPO_API void dpo_encode_free(dpo_context *c, int32_t *ids) {
-    if (c) dpo__put(c, ids);
 }
 
 DPO_API const char *dpo_tokenizer_piece(const dpo_tokenizer *t, int32_t id, size_t *bytes, int *special) {
@@ -10488,21 +10219,30 @@ DPO_API const char *dpo_tokenizer_piece(const dpo_tokenizer *t, int32_t id, size
     if (special) *special = (t->state[id] & DPO__TOK_SPECIAL) != 0;
     return (const char *)t->blob + t->at[id];
 }
+/* What an id adds to a text: its piece, less the space that is put before a text; nothing if it is special. */
+static const char *dpo__tok_said(const dpo_tokenizer *t, int32_t id, int *begun, size_t *bytes) {
+    int special;
+    const char *piece = dpo_tokenizer_piece(t, id, bytes, &special);
+    if (!piece || special) {
+        *bytes = 0;
+        return piece;
+    }
+    if (!*begun && t->strip && *bytes && *piece == ' ') {
+        piece++;
+        --*bytes;
+    }
+    *begun = 1;
+    return piece;
+}
 DPO_API int64_t dpo_decode(const dpo_tokenizer *t, const int32_t *ids, int64_t n, char *out, size_t cap) {
     int64_t i;
-    size_t at = 0;
+    size_t at = 0, bytes;
     int begun = 0;
     if (!t || n < 0 || (!ids && n)) return DPO_E_ARG;
-    for (i = 0; i < n; i++) {
-        size_t bytes, cut;
-        int special;
-        const char *piece = dpo_tokenizer_piece(t, ids[i], &bytes, &special);
+    for (i = 0; i < n; i++, at += bytes) {
+        const char *piece = dpo__tok_said(t, ids[i], &begun, &bytes);
         if (!piece) return DPO_E_ARG;
-        if (special) continue;
-        cut = !begun && t->strip && bytes && piece[0] == ' ';
-        begun = 1;
-        if (out && at < cap) memcpy(out + at, piece + cut, bytes - cut < cap - at ? bytes - cut : cap - at);
-        at += bytes - cut;
+        if (out && at < cap) memcpy(out + at, piece, bytes < cap - at ? bytes : cap - at);
     }
     return (int64_t)at;
 }
@@ -10521,14 +10261,10 @@ DPO_API int64_t dpo_decode_next(const dpo_tokenizer *t, dpo_decoder *s, int32_t 
     uint8_t last[3]; /* of what is held and the piece, end to end */
     size_t bytes = 0, open, all, held, give, n, i;
     const char *piece = "";
-    int special = 0;
+    int begun;
     if (!t || !s || s->n_held < 0 || s->n_held > 3) return DPO_E_ARG;
-    if (id != -1 && !(piece = dpo_tokenizer_piece(t, id, &bytes, &special))) return DPO_E_ARG;
-    if (special) bytes = 0;
-    if (!s->begun && t->strip && bytes && piece[0] == ' ') {
-        piece++;
-        bytes--;
-    }
+    begun = s->begun;
+    if (id != -1 && !(piece = dpo__tok_said(t, id, &begun, &bytes))) return DPO_E_ARG;
     held = (size_t)s->n_held;
     all = held + bytes;
     n = all < 3 ? all : 3;
@@ -10542,11 +10278,11 @@ DPO_API int64_t dpo_decode_next(const dpo_tokenizer *t, dpo_decoder *s, int32_t 
     }
     memcpy(s->held, last + n - open, open);
     s->n_held = (int)open;
-    s->begun |= id != -1 && !special;
+    s->begun = begun;
     return (int64_t)give;
 }
 
-/* --- reading tokenizer.json, vocab.json with merges.txt, tok*.bin --------------------------------------- */
+/* --- reading tokenizer.json, vocab.json with merges.txt -------------------------------------------------- */
 
 typedef struct dpo__tok_reader {
     dpo_context *c;
@@ -10556,7 +10292,7 @@ typedef struct dpo__tok_reader {
     size_t merges_size;
     dpo__json j;
     int64_t vocab, merge_list, added_list; /* nodes */
-    int64_t n_pieces, n_merges, n_pairs, n_added, n_special, blob, used;
+    int64_t n_pieces, n_merges, n_added, n_special, blob, used;
     int byte_fallback;
     int16_t map[512]; /* byte-level pieces: what byte a character stands for, -1: none */
     char *text[2];    /* [DPO__TOK_PIECE * 2] strings at work */
@@ -10774,7 +10510,8 @@ static dpo_result dpo__tok_measure(dpo__tok_reader *r) {
         r->blob += 3 * (int64_t)(j->nodes[content].end - j->nodes[content].begin);
         top = dpo__max64(top, id);
     }
-    if (!r->merges) r->n_merges = dpo__json_count(j, r->merge_list);
+    r->n_merges = dpo__json_count(j, r->merge_list);
+    for (i = 0; i < (int64_t)r->merges_size; i++) r->n_merges += i == 0 || r->merges[i] == '\n'; /* lines, at least */
     if (r->n_merges >= DPO__TOK_IDS - 2 || r->n_added > 65536)
         return dpo__tok_refuse(r, DPO_E_FORMAT,
                                "%lld merges and %lld added tokens, at most 2097149 and 65536 are allowed",
@@ -10789,7 +10526,7 @@ static int64_t dpo__tok_power(int64_t n) { /* of two, at least twice as many */
     return p;
 }
 static void dpo__tok_layout(dpo__arena *a, dpo_tokenizer *t, const dpo__tok_reader *r) {
-    int64_t index = dpo__tok_power(r->n_pieces), pairs = dpo__tok_power(r->n_pairs);
+    int64_t index = dpo__tok_power(r->n_pieces), pairs = dpo__tok_power(r->n_merges);
     int bits = 0;
     t->at = DPO__CARVE(a, uint32_t, t->vocab);
     t->length = DPO__CARVE(a, uint32_t, t->vocab);
@@ -10802,41 +10539,37 @@ static void dpo__tok_layout(dpo__arena *a, dpo_tokenizer *t, const dpo__tok_read
     while ((int64_t)1 << bits < pairs) bits++;
     t->pairs_shift = 64 - bits;
     t->merged = DPO__CARVE(a, uint32_t, r->n_merges);
-    t->words = DPO__CARVE(a, dpo__tok_word, index);
-    t->words_mask = (size_t)index - 1;
     t->raw.token = DPO__CARVE(a, dpo__added, r->n_special);
-    t->raw.pair = DPO__CARVE(a, uint8_t, 8192);
+    t->raw.begins = DPO__CARVE(a, uint8_t, DPO__TOK_TWO);
     t->normal.token = DPO__CARVE(a, dpo__added, r->n_special);
-    t->normal.pair = DPO__CARVE(a, uint8_t, 8192);
-    t->work = DPO__CARVE(a, dpo__tok_work, r->c->pool.n);
-    if (t->kind != DPO__TOK_BYTES) dpo__unicode_layout(a, &t->u);
+    t->normal.begins = DPO__CARVE(a, uint8_t, DPO__TOK_TWO);
+    t->work = DPO__CARVE(a, dpo__tok_work, 1);
+    if (t->kind == DPO__TOK_BYTES) return;
+    t->known = DPO__CARVE(a, dpo__tok_known, 2 * DPO__TOK_CACHE);
+    dpo__unicode_layout(a, &t->u);
 }
 /* The tokenizer's block, all tables empty. r->t is a copy on the caller's stack until then. */
 static dpo_result dpo__tok_carve(dpo__tok_reader *r) {
     dpo_tokenizer *t = r->t;
     dpo__arena a = {NULL, 0};
+    size_t bytes;
     int i;
     (void)DPO__CARVE(&a, dpo_tokenizer, 1);
     dpo__tok_layout(&a, t, r);
+    bytes = a.used;
     if (!dpo__arena_get(r->c, &a, "a tokenizer")) return DPO_E_MEMORY;
+    memset(a.base, 0, bytes);
     t = DPO__CARVE(&a, dpo_tokenizer, 1);
     *t = *r->t;
     r->t = t;
     dpo__tok_layout(&a, t, r);
     t->n_merges = (int32_t)r->n_merges;
-    memset(t->state, 0, (size_t)t->vocab);
-    memset(t->length, 0, (size_t)t->vocab * sizeof *t->length);
-    memset(t->index, 0, (t->index_mask + 1) * sizeof *t->index);
-    memset(t->pairs, 0, (t->pairs_mask + 1) * sizeof *t->pairs);
-    memset(t->words, 0, (t->words_mask + 1) * sizeof *t->words);
-    memset(t->work, 0, (size_t)r->c->pool.n * sizeof *t->work);
     memset(t->byte_id, 0xff, sizeof t->byte_id);
-    t->work[0].c = r->c;
     if (t->kind == DPO__TOK_BYTES) return DPO_OK;
     dpo__unicode_fill(&t->u);
     for (i = 0; i < 256; i++)
         t->ascii[i] = (uint8_t)(!i ? DPO__ASCII_NUL : i < 128 ? t->u.kind[i] & DPO__CLASS : DPO__ASCII_MANY);
-    return dpo__tok_cache(r->c, &t->work[0]);
+    return DPO_OK;
 }
 
 /* A piece as the file writes it -> the bytes it stands for; their number. Byte-level pieces are written in characters
@@ -10887,7 +10620,7 @@ static dpo_result dpo__tok_collide(const dpo__tok_reader *r) {
 static dpo_result dpo__tok_add_pair(dpo__tok_reader *r, uint32_t left, uint32_t right, uint32_t rank,
                                     const uint8_t *border) {
     if (!dpo__tok_pair_add(r->t, left, right, rank)) return dpo__tok_collide(r);
-    dpo__tok_join(r->t, border[-1], border[0]);
+    dpo__tok_two_add(r->t->borders, border[-1], border[0]);
     return DPO_OK;
 }
 /* Piece `id` of these bytes, as the file writes it. */
@@ -10907,10 +10640,7 @@ static dpo_result dpo__tok_add_piece(dpo__tok_reader *r, uint32_t id, const char
         t->length[id] = (uint32_t)bytes;
         slot = dpo__tok_slot(t, to, bytes);
         if (slot > t->index_mask) return dpo__tok_collide(r);
-        if (!t->index[slot]) {
-            t->index[slot] = id + 1;
-            if (bytes && bytes <= DPO__TOK_KEY) dpo__tok_word_add(t, to, bytes, id);
-        }
+        if (!t->index[slot]) t->index[slot] = id + 1;
         if (bytes == 1 && t->kind == DPO__TOK_BYTE_LEVEL && (n > 1 || r->map[(uint8_t)text[0]] >= 0))
             t->byte_id[to[0]] = id;
     }
@@ -10950,53 +10680,47 @@ static dpo_result dpo__tok_add_merge(dpo__tok_reader *r, int64_t rank, const cha
     dpo__hash_number(&r->hash, (int64_t)((uint64_t)left << 32 | right));
     return dpo__tok_add_pair(r, left, right, (uint32_t)rank, both + n);
 }
+/* The same of "left right"; without a space both are empty. */
+static dpo_result dpo__tok_add_joined(dpo__tok_reader *r, int64_t rank, const char *text, size_t n) {
+    const char *space = (const char *)memchr(text, ' ', n);
+    size_t left = space ? (size_t)(space - text) : 0;
+    return dpo__tok_add_merge(r, rank, text, left, space ? space + 1 : text, space ? n - left - 1 : 0);
+}
 /* "left right", or ["left", "right"]. */
 static dpo_result dpo__tok_add_merges(dpo__tok_reader *r) {
     const dpo__json *j = &r->j;
     int64_t i, k, n[2], v = dpo__json_first(j, r->merge_list);
-    char *text = r->text[0], *right;
+    char *text[2] = {r->text[0], r->text[0] + DPO__TOK_PIECE};
     dpo_result code = DPO_OK;
     for (i = 0; i < r->n_merges && !code; i++, v = dpo__json_next(j, v)) {
-        n[0] = dpo__json_string(j, v, text, DPO__TOK_PIECE);
-        n[1] = 0;
-        right = text + DPO__TOK_PIECE;
+        int64_t part = dpo__json_type(j, v) == '[' && dpo__json_count(j, v) == 2 ? dpo__json_first(j, v) : -1;
+        n[0] = dpo__json_string(j, v, text[0], DPO__TOK_PIECE);
         if (n[0] >= 0) {
-            char *space = n[0] < DPO__TOK_PIECE ? (char *)memchr(text, ' ', (size_t)n[0]) : NULL;
-            right = space ? space + 1 : text;
-            n[1] = space ? text + n[0] - right : 0;
-            n[0] = space ? space - text : 0;
-        } else {
-            int64_t part = dpo__json_type(j, v) == '[' && dpo__json_count(j, v) == 2 ? dpo__json_first(j, v) : -1;
-            for (k = 0; k < 2; k++, part = dpo__json_next(j, part)) {
-                n[k] = dpo__json_string(j, part, k ? right : text, DPO__TOK_PIECE);
-                if (n[k] < 0 || n[k] >= DPO__TOK_PIECE) n[k] = 0;
-            }
+            code = dpo__tok_add_joined(r, i, text[0], n[0] < DPO__TOK_PIECE ? (size_t)n[0] : 0);
+            continue;
         }
-        code = dpo__tok_add_merge(r, i, text, (size_t)n[0], right, (size_t)n[1]);
+        for (k = 0; k < 2; k++, part = dpo__json_next(j, part)) {
+            n[k] = dpo__json_string(j, part, text[k], DPO__TOK_PIECE);
+            if (n[k] < 0 || n[k] >= DPO__TOK_PIECE) n[k] = 0;
+        }
+        code = dpo__tok_add_merge(r, i, text[0], (size_t)n[0], text[1], (size_t)n[1]);
     }
     return code;
 }
-/* merges.txt: "left right" on each line, the first one a comment. Counts if the tokenizer is not there yet. */
-static dpo_result dpo__tok_merges_file(dpo__tok_reader *r, int add) {
-    const char *p = r->merges, *end = p + r->merges_size;
-    int64_t rank = 0, line = 0;
-    while (p < end) {
-        const char *stop = (const char *)memchr(p, '\n', (size_t)(end - p)), *next = stop ? stop + 1 : end, *space;
-        line++;
+/* merges.txt: "left right" on each line, the first one a comment. */
+static dpo_result dpo__tok_merges_file(dpo__tok_reader *r) {
+    const char *p = r->merges, *end = p + r->merges_size, *next;
+    int64_t rank = 0;
+    dpo_result code = DPO_OK;
+    for (; p < end && !code; p = next) {
+        const char *stop = (const char *)memchr(p, '\n', (size_t)(end - p));
+        next = stop ? stop + 1 : end;
         if (!stop) stop = end;
         if (stop > p && stop[-1] == '\r') stop--;
-        if (stop > p && !(line == 1 && *p == '#')) {
-            space = (const char *)memchr(p, ' ', (size_t)(stop - p));
-            if (!space)
-                return dpo__tok_refuse(r, DPO_E_FORMAT, "line %lld of merges.txt is not two pieces", (long long)line);
-            if (add && dpo__tok_add_merge(r, rank, p, (size_t)(space - p), space + 1, (size_t)(stop - space) - 1))
-                return r->c->error.code;
-            rank++;
-        }
-        p = next;
+        if (stop > p && !(p == r->merges && *p == '#')) code = dpo__tok_add_joined(r, rank++, p, (size_t)(stop - p));
     }
-    r->n_merges = rank;
-    return DPO_OK;
+    r->t->n_merges = (int32_t)rank;
+    return code;
 }
 
 /* An added token: n bytes of text, which lie at the end of the blob, behind `lead` more that it is looked for with. */
@@ -11038,31 +10762,40 @@ static dpo_result dpo__tok_add_added(dpo__tok_reader *r, int64_t node) {
         return dpo__tok_refuse(r, DPO_E_UNSUPPORTED, "added token \"%.80s\" with single_word", r->text[0]);
     to[0] = ' ';
     if (raw) memcpy(to, text, n);
-    else if (!(n = dpo__tok_normalize(t, &t->work[0], text, text + n, to + lead))) return r->c->error.code;
+    else if (!(n = dpo__tok_normalize(t, text, text + n, to + lead))) return r->c->error.code;
     if (dpo__tok_put_added(r, s, id, lead, n, special)) return r->c->error.code;
     a->lstrip = (uint8_t)dpo__tok_flag(r, node, "lstrip", 0);
     a->rstrip = (uint8_t)dpo__tok_flag(r, node, "rstrip", 0);
     return DPO_OK;
 }
-/* What ends and begins texts, by the names they usually have. */
-static const char *const dpo__tok_eos_names[] = {"<|endoftext|>", "</s>",       "<|end_of_text|>",
-                                                 "<eos>",         "<|im_end|>", NULL};
-static const char *const dpo__tok_bos_names[] = {"<s>", "<|begin_of_text|>", "<bos>", NULL};
+/* Names that special tokens usually have: of what ends texts, of what begins them, others. */
+enum { DPO__TOK_EOS = 0, DPO__TOK_BOS = 5, DPO__TOK_OTHER = 8, DPO__TOK_NAMES = 11 };
+static const char *const dpo__tok_names[DPO__TOK_NAMES] = {"<|endoftext|>",
+                                                           "</s>",
+                                                           "<|end_of_text|>",
+                                                           "<eos>",
+                                                           "<|im_end|>", /* DPO__TOK_EOS */
+                                                           "<s>",
+                                                           "<|begin_of_text|>",
+                                                           "<bos>", /* DPO__TOK_BOS */
+                                                           "<unk>",
+                                                           "<pad>",
+                                                           "<|im_start|>"};
+#define DPO__TOK_NAMED 128 /* their bytes, at most */
 
 /* Files without a list of added tokens: pieces of these names are special. */
 static dpo_result dpo__tok_add_named(dpo__tok_reader *r) {
-    static const char *const names[] = {"<|endoftext|>", "<s>", "</s>", "<unk>", "<pad>", "<|im_start|>", "<|im_end|>"};
     dpo_result code = DPO_OK;
     int i;
-    for (i = 0; i < 7 && !code; i++) {
-        size_t n = strlen(names[i]);
-        uint32_t id = dpo__tok_find(r->t, (const uint8_t *)names[i], n);
-        memcpy(r->t->blob + r->used, names[i], n);
-        if (id != DPO__TOK_NONE) code = dpo__tok_put_added(r, &r->t->raw, (int64_t)id, 0, n, 1);
+    for (i = 0; i < DPO__TOK_NAMES && !code; i++) {
+        const char *name = dpo__tok_names[i];
+        uint32_t id = dpo__tok_find(r->t, (const uint8_t *)name, strlen(name));
+        if (id == DPO__TOK_NONE) continue;
+        memcpy(r->t->blob + r->used, name, strlen(name));
+        code = dpo__tok_put_added(r, &r->t->raw, (int64_t)id, 0, strlen(name), 1);
     }
     return code;
 }
-#define DPO__TOK_NAMED 128 /* bytes of these names, at most 8 of them */
 
 /* Cuts that merges do not tell: inside a character never; between unknown ones, which are one id, neither; before each
    space always, if the tokenizer says so. */
@@ -11070,9 +10803,9 @@ static void dpo__tok_ready_borders(dpo_tokenizer *t) {
     unsigned before, after;
     for (before = 0; before < 256; before++)
         for (after = 0; after < 256; after++)
-            if ((after & 0xc0) == 0x80 || t->byte_id[0] == DPO__TOK_NONE) dpo__tok_join(t, before, after);
+            if ((after & 0xc0) == 0x80 || t->byte_id[0] == DPO__TOK_NONE) dpo__tok_two_add(t->borders, before, after);
     for (before = 0; before < 256 && t->split == DPO__SPLIT_EACH_SPACE; before++)
-        t->borders[(before << 8 | ' ') >> 3] &= (uint8_t) ~(1u << (' ' & 7));
+        t->borders[before << 5 | ' ' >> 3] &= (uint8_t) ~(1u << (' ' & 7));
 }
 /* No byte may be without an id. */
 static dpo_result dpo__tok_finish(dpo__tok_reader *r) {
@@ -11120,8 +10853,7 @@ static dpo_result dpo__tok_finish(dpo__tok_reader *r) {
 static dpo_result dpo__tok_build(dpo__tok_reader *r) {
     int64_t i, v, unk = dpo__json_find(&r->j, dpo__json_find(&r->j, 0, "model"), "unk_token");
     dpo_result code = dpo__tok_measure(r);
-    r->n_pairs = r->n_merges;
-    r->n_special = r->n_added + 8;
+    r->n_special = r->n_added + DPO__TOK_NAMES;
     r->blob += DPO__TOK_NAMED;
     if (!code) code = dpo__tok_carve(r);
     if (code) return code;
@@ -11131,7 +10863,7 @@ static dpo_result dpo__tok_build(dpo__tok_reader *r) {
         size_t n = dpo__tok_bytes_of(r, r->text[0], strlen(r->text[0]), (uint8_t *)r->text[1]);
         r->t->unk = (int32_t)dpo__tok_find(r->t, (const uint8_t *)r->text[1], n);
     }
-    if (!code) code = r->merges ? dpo__tok_merges_file(r, 1) : dpo__tok_add_merges(r);
+    if (!code) code = r->merges ? dpo__tok_merges_file(r) : dpo__tok_add_merges(r);
     if (!code && r->merges) code = dpo__tok_add_named(r);
     v = dpo__json_first(&r->j, r->added_list);
     for (i = 0; i < r->n_added && !code; i++, v = dpo__json_next(&r->j, v)) code = dpo__tok_add_added(r, v);
@@ -11139,89 +10871,13 @@ static dpo_result dpo__tok_build(dpo__tok_reader *r) {
     return code ? code : dpo__tok_finish(r);
 }
 
-/* llama2.c: most bytes of a piece; then for each id its score, its length, its bytes. Two neighbours are joined where
-   the result is a piece, the highest score first, and scores fall with the id: the id is the rank. */
-static dpo_result dpo__tok_bin_merges(dpo__tok_reader *r, uint32_t id, float score, float *last) {
-    dpo_tokenizer *t = r->t;
-    const uint8_t *piece = t->blob + t->at[id];
-    uint32_t split, left, right, joins = 0;
-    t->merged[id] = id;
-    for (split = 1; split < t->length[id]; split++) {
-        if ((piece[split] & 0xc0) == 0x80) continue;
-        left = dpo__tok_find(t, piece, split);
-        right = dpo__tok_find(t, piece + split, t->length[id] - split);
-        if (left == DPO__TOK_NONE || right == DPO__TOK_NONE) continue;
-        if (dpo__tok_add_pair(r, left, right, id, piece + split)) return r->c->error.code;
-        joins = 1;
-    }
-    if (joins && !(score < *last))
-        return dpo__tok_refuse(r, DPO_E_UNSUPPORTED,
-                               "the score of piece %lu is not below those before it (unigram type?)",
-                               (unsigned long)id);
-    if (joins) *last = score;
-    return DPO_OK;
-}
-static uint32_t dpo__load_le32(const uint8_t *p) {
-    return p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;
-}
-static dpo_result dpo__tok_read_bin(dpo__tok_reader *r, const uint8_t *p, size_t size) {
-    dpo_tokenizer *t = r->t;
-    uint32_t id, n = 0, bits;
-    float score, last = INFINITY;
-    size_t at;
-    dpo_result code;
-    for (at = 4, t->vocab = 0; at < size; at += 8 + n, t->vocab++) {
-        n = size - at < 8 ? DPO__TOK_NONE : dpo__load_le32(p + at + 4);
-        if (n > DPO__TOK_ADDED || n > size - at - 8 || t->vocab >= DPO__TOK_IDS - 3)
-            return dpo__tok_refuse(r, DPO_E_FORMAT, "it is no JSON, and piece %ld of a llama2.c tokenizer does not end",
-                                   (long)t->vocab);
-        r->blob += n;
-    }
-    if (t->vocab < 259)
-        return dpo__tok_refuse(r, DPO_E_FORMAT,
-                               "it is no JSON, and a llama2.c tokenizer of %ld pieces, expected at least 259",
-                               (long)t->vocab);
-    r->n_pieces = r->n_merges = t->vocab;
-    r->n_pairs = r->blob;
-    r->n_special = 8;
-    r->blob += DPO__TOK_NAMED;
-    t->kind = DPO__TOK_SPACES;
-    t->prefix = DPO__PREFIX_ALWAYS;
-    r->byte_fallback = 1;
-    code = dpo__tok_carve(r);
-    if (code) return code;
-    t = r->t;
-    for (at = 4, id = 0; !code && id < (uint32_t)t->vocab; at += 8 + n, id++) {
-        n = dpo__load_le32(p + at + 4);
-        code = dpo__tok_add_piece(r, id, (const char *)p + at + 8, n);
-    }
-    for (at = 4, id = 0; !code && id < (uint32_t)t->vocab; at += 8 + n, id++) {
-        n = dpo__load_le32(p + at + 4);
-        bits = dpo__load_le32(p + at);
-        memcpy(&score, &bits, sizeof score);
-        if (id > 2) code = dpo__tok_bin_merges(r, id, score, &last);
-    }
-    t->bos = 1;
-    t->eos = 2;
-    t->adds_bos = 1;
-    for (id = 0; id < 3; id++) t->state[id] |= DPO__TOK_SPECIAL;
-    return code ? code : dpo__tok_finish(r);
-}
-
 /* --- from files to a tokenizer -------------------------------------------------------------------------- */
 
-static void dpo__tok_free_work(dpo_tokenizer *t) {
-    int i;
-    for (i = 0; i < t->c->pool.n; i++) {
-        dpo__put(t->c, t->work[i].text.p);
-        dpo__put(t->c, t->work[i].normal.p);
-        dpo__put(t->c, t->work[i].symbols.p);
-        dpo__put(t->c, t->work[i].known);
-    }
-}
 DPO_API void dpo_tokenizer_free(dpo_tokenizer *t) {
     if (!t) return;
-    dpo__tok_free_work(t);
+    dpo__put(t->c, t->work->text.p);
+    dpo__put(t->c, t->work->normal.p);
+    dpo__put(t->c, t->work->symbols.p);
     dpo__put(t->c, t);
 }
 
@@ -11252,13 +10908,15 @@ static dpo_tokenizer *dpo__tok_from(dpo_context *c, const char *name, const char
     r.text[1] = r.text[0] + 2 * DPO__TOK_PIECE;
     while (at < size && (text[at] == ' ' || text[at] == '\n' || text[at] == '\r' || text[at] == '\t')) at++;
     if (at == size || text[at] != '{') {
-        code = dpo__tok_read_bin(&r, (const uint8_t *)text, size);
+        code = dpo__fail(c, DPO_E_FORMAT,
+                         "%.400s: is no JSON, expected a tokenizer.json; if it is a llama2.c tokenizer: dpo-convert "
+                         "MODEL.bin DIR --tokenizer %.400s",
+                         name, name);
     } else if (!(code = dpo__json_parse(c, name, text, size, &r.j))) {
         if (merges) {
             r.vocab = 0;
             head.kind = DPO__TOK_BYTE_LEVEL;
             head.split = DPO__SPLIT_GPT2;
-            code = dpo__tok_merges_file(&r, 0);
         } else code = dpo__tok_read_head(&r);
         if (!code) code = dpo__tok_build(&r);
     }
@@ -11278,8 +10936,7 @@ DPO_API dpo_tokenizer *dpo_tokenizer_bytes(dpo_context *c) {
     head.eos = 256;
     head.hash = 1;
     r.blob = 256;
-    r.n_special = 8;
-    if (dpo__tok_carve(&r)) return NULL; /* nothing is left of it: a tokenizer of bytes is one block */
+    if (dpo__tok_carve(&r)) return NULL;
     t = r.t;
     for (i = 0; i < 257; i++) {
         t->at[i] = (uint32_t)i & 255;
@@ -11340,7 +10997,6 @@ static int32_t dpo__tok_config_number(const dpo_tokenizer *t, const dpo__json *j
 static int dpo__tok_json(dpo_context *c, const char *dir, const char *name, char **text, dpo__json *j) {
     char path[4096];
     size_t size;
-    *text = NULL;
     if (!dpo__tok_has(c, dir, name, path, sizeof path) || dpo__file_read_all(c, path, (uint64_t)64 << 20, text, &size))
         return 0;
     if (!dpo__json_parse(c, path, *text, size, j)) return 1;
@@ -11352,10 +11008,10 @@ static void dpo__tok_json_free(dpo_context *c, char *text, dpo__json *j) {
     dpo__json_free(c, j);
     dpo__put(c, text);
 }
-/* The first of these names that is a token. */
-static int32_t dpo__tok_named(const dpo_tokenizer *t, const char *const *names) {
+/* The first of the usual names that is a token. */
+static int32_t dpo__tok_named(const dpo_tokenizer *t, int from, int to) {
     int32_t id = -1;
-    for (; id < 0 && *names; names++) id = dpo_tokenizer_id(t, *names, strlen(*names));
+    for (; id < 0 && from < to; from++) id = dpo_tokenizer_id(t, dpo__tok_names[from], strlen(dpo__tok_names[from]));
     return id;
 }
 /* Which ids begin and end texts: by tokenizer_config.json, then config.json, then the usual names. */
@@ -11375,19 +11031,9 @@ static dpo_result dpo__tok_read_ends(dpo_tokenizer *t, const char *dir) {
         if (t->bos < 0) t->bos = dpo__tok_config_number(t, &j, "bos_token_id");
         dpo__tok_json_free(t->c, text, &j);
     }
-    if (t->eos < 0) t->eos = dpo__tok_named(t, dpo__tok_eos_names);
-    if (t->bos < 0) t->bos = dpo__tok_named(t, dpo__tok_bos_names);
+    if (t->eos < 0) t->eos = dpo__tok_named(t, DPO__TOK_EOS, DPO__TOK_BOS);
+    if (t->bos < 0) t->bos = dpo__tok_named(t, DPO__TOK_BOS, DPO__TOK_OTHER);
     return t->c->error.code;
-}
-/* A model's config.json says that it reads bytes. */
-static int dpo__tok_wants_bytes(dpo_context *c, const char *dir) {
-    char *text;
-    dpo__json j;
-    int yes;
-    if (!dpo__tok_json(c, dir, "config.json", &text, &j)) return 0;
-    yes = dpo__json_is(&j, dpo__json_find(&j, 0, "dpo_tokenizer"), "bytes");
-    dpo__tok_json_free(c, text, &j);
-    return yes;
 }
 /* vocab.json -> merges.txt beside it: the same path with the end of its name exchanged. */
 static int dpo__tok_merges_path(const char *path, char *out, size_t cap) {
@@ -11400,15 +11046,18 @@ DPO_API dpo_tokenizer *dpo_tokenizer_load(dpo_context *c, const char *path) {
     const char *dir = path;
     size_t size, merges_size = 0;
     dpo_tokenizer *t = NULL;
-    int bytes;
+    dpo__json j;
+    int bytes = 0;
     if (!c || c->error.code) return NULL;
     if (!path || strlen(path) > sizeof file - 64) {
         dpo__fail(c, DPO_E_ARG, "dpo_tokenizer_load: the path must not be NULL, nor longer than 4000 bytes");
         return NULL;
     }
-    bytes = dpo__tok_wants_bytes(c, path);
-    if (c->error.code) return NULL;
-    if (bytes) return dpo_tokenizer_bytes(c);
+    if (dpo__tok_json(c, path, "config.json", &text, &j)) {
+        bytes = dpo__json_is(&j, dpo__json_find(&j, 0, "dpo_tokenizer"), "bytes");
+        dpo__tok_json_free(c, text, &j);
+    }
+    if (c->error.code || bytes) return dpo_tokenizer_bytes(c); /* NULL after an error */
     if (!dpo__tok_has(c, path, "tokenizer.json", file, sizeof file) &&
         !dpo__tok_has(c, path, "vocab.json", file, sizeof file)) {
         if (dpo__tok_has(c, path, "tokenizer.model", file, sizeof file) ||
@@ -11416,7 +11065,8 @@ DPO_API dpo_tokenizer *dpo_tokenizer_load(dpo_context *c, const char *path) {
             dpo__fail(c, DPO_E_FORMAT, "%.400s: expected tokenizer.json, or vocab.json with merges.txt, in it; %s",
                       path,
                       strstr(file, "tokenizer.model") ? "tokenizer.model has to be saved as tokenizer.json first"
-                                                      : "copy them beside config.json");
+                                                      : "copy them beside config.json; a llama2.c tok*.bin becomes "
+                                                        "one by dpo-convert MODEL.bin DIR --tokenizer tok*.bin");
             return NULL;
         }
         dir = NULL;
@@ -11436,56 +11086,17 @@ DPO_API dpo_tokenizer *dpo_tokenizer_load(dpo_context *c, const char *path) {
 }
 
 /* ===========================================================================================
-   >>DATA - examples as ids, rows of neutral JSON lines, tokenized files
+   >>DATA - examples as ids, rows of neutral JSON lines
 
    An item is prompt, chosen, rejected, end to end in one array of ids. An item without a rejected answer
    is for SFT; one without a prompt is plain text, its first id not a target.
    =========================================================================================== */
 
-/* Hashes already seen, each with a number: open addressing, at most half full. */
+/* Which item each prompt has, by the hash of its ids: open addressing, at most half full. */
 typedef struct dpo__seen {
-    uint64_t *key; /* 0: free */
-    int64_t *value;
-    size_t cap, n;
+    uint64_t key; /* 0: free */
+    int64_t item;
 } dpo__seen;
-
-/* Where `key` is, or where it would go. There is room, and no key is 0. */
-static size_t dpo__seen_slot(const dpo__seen *s, uint64_t key) {
-    size_t i = (size_t)dpo__mix(key) & (s->cap - 1);
-    while (s->key[i] && s->key[i] != key) i = (i + 1) & (s->cap - 1);
-    return i;
-}
-/* The value stored with `key`; if there is none, `value` is stored and -1 returned. */
-static int64_t dpo__seen_put(dpo__seen *s, uint64_t key, int64_t value) {
-    size_t i = dpo__seen_slot(s, key);
-    if (s->key[i]) return s->value[i];
-    s->key[i] = key;
-    s->value[i] = value;
-    s->n++;
-    return -1;
-}
-static void dpo__seen_free(dpo_context *c, dpo__seen *s) {
-    dpo__put(c, s->key);
-    memset(s, 0, sizeof *s);
-}
-static dpo_result dpo__seen_room(dpo_context *c, dpo__seen *s, size_t more) {
-    dpo__seen to;
-    size_t i, bytes;
-    if (s->cap && s->n + more <= s->cap / 2) return DPO_OK;
-    memset(&to, 0, sizeof to);
-    for (to.cap = 1024; to.cap / 2 < s->n + more; to.cap *= 2) {
-    }
-    if (dpo__mul_size(to.cap, sizeof *to.key + sizeof *to.value, &bytes)) bytes = SIZE_MAX;
-    to.key = (uint64_t *)dpo__get(c, bytes, "a table of rows");
-    if (!to.key) return DPO_E_MEMORY;
-    memset(to.key, 0, to.cap * sizeof *to.key);
-    to.value = (int64_t *)(void *)(to.key + to.cap);
-    for (i = 0; i < s->cap; i++)
-        if (s->key[i]) dpo__seen_put(&to, s->key[i], s->value[i]);
-    dpo__seen_free(c, s);
-    *s = to;
-    return DPO_OK;
-}
 
 enum { DPO__CUT_PROMPT = 1, DPO__CUT_RESPONSE = 2, DPO__CUT_EOS = 4, DPO__BAD_UTF8 = 8, DPO__BORDER_MERGED = 16 };
 
@@ -11501,16 +11112,15 @@ struct dpo_data {
     dpo_context *c;
     const dpo_tokenizer *t;
     dpo_data_options options;
-    char field[3][64];
     dpo_data_report report;
     int32_t *ids;
     int64_t n_ids, cap_ids;
     dpo__item *items;
     int64_t n, cap;
-    dpo__seen prompts;   /* group_prompts: which item each prompt has */
-    char *metadata;      /* of the file it was loaded from: key, value, ... as strings end to end, an empty one last */
-    double *reference;   /* [n,2]; NaN = not computed */
-    int reference_whole; /* none of them is */
+    dpo__seen *seen; /* group_prompts */
+    int64_t n_seen, cap_seen;
+    double *reference;       /* [n,2]; NaN = not computed */
+    int reference_whole;     /* none of them is */
     uint64_t reference_of;   /* hash of the weights they came from, */
     int reference_precision; /* which computed in this precision */
 };
@@ -11540,9 +11150,6 @@ DPO_API dpo_data_options dpo_data_defaults(void) {
     o.max_prompt_length = 256;
     o.truncation = DPO_TRUNCATE_REF;
     o.end_of_turn = -1;
-    o.prompt_field = "prompt";
-    o.chosen_field = "chosen";
-    o.rejected_field = "rejected";
     return o;
 }
 static const char *dpo__data_options_fault(const dpo_data_options *o) {
@@ -11554,19 +11161,14 @@ static const char *dpo__data_options_fault(const dpo_data_options *o) {
     if (o->boundary != DPO_BOUNDARY_SEPARATE && o->boundary != DPO_BOUNDARY_JOINT)
         return "boundary must be DPO_BOUNDARY_SEPARATE or JOINT";
     if (o->bos < DPO_BOS_HABIT || o->bos > DPO_BOS_ALWAYS) return "bos must be DPO_BOS_HABIT, NEVER or ALWAYS";
-    return o->max_rows < 0 ? "max_rows must not be negative" : NULL;
+    return NULL;
 }
 DPO_API dpo_data *dpo_data_create(dpo_context *c, const dpo_tokenizer *t, const dpo_data_options *options) {
     dpo_data_options o = options ? *options : dpo_data_defaults();
-    const char *names[3] = {o.prompt_field ? o.prompt_field : "prompt", o.chosen_field ? o.chosen_field : "chosen",
-                            o.rejected_field ? o.rejected_field : "rejected"};
     const char *why;
     dpo_data *d;
-    int i;
     if (!c || c->error.code) return NULL;
     why = dpo__data_options_fault(&o);
-    for (i = 0; i < 3; i++)
-        if (strlen(names[i]) > 63) why = "field names must be shorter than 64 bytes";
     if (why) {
         dpo__fail(c, DPO_E_ARG, "data options: %s (max_length %d, max_prompt_length %d)", why, o.max_length,
                   o.max_prompt_length);
@@ -11578,7 +11180,6 @@ DPO_API dpo_data *dpo_data_create(dpo_context *c, const dpo_tokenizer *t, const 
     d->c = c;
     d->t = t;
     d->options = o;
-    for (i = 0; i < 3; i++) memcpy(d->field[i], names[i], strlen(names[i]) + 1);
     return d;
 }
 DPO_API void dpo_data_free(dpo_data *d) {
@@ -11587,16 +11188,45 @@ DPO_API void dpo_data_free(dpo_data *d) {
     c = d->c;
     dpo__put(c, d->ids);
     dpo__put(c, d->items);
-    dpo__seen_free(c, &d->prompts);
-    dpo__put(c, d->metadata);
+    dpo__put(c, d->seen);
     dpo__put(c, d->reference);
     dpo__put(c, d);
 }
 
-static uint64_t dpo__ids_hash(const int32_t *ids, int64_t n) { /* never 0 */
+/* Where a prompt stands in the table, or would go. */
+static dpo__seen *dpo__seen_at(dpo__seen *table, int64_t cap, uint64_t key) {
+    size_t mask = (size_t)cap - 1, i = (size_t)dpo__mix(key) & mask;
+    while (table[i].key && table[i].key != key) i = (i + 1) & mask;
+    return &table[i];
+}
+/* Room for one more prompt. */
+static dpo_result dpo__seen_room(dpo_data *d) {
+    int64_t i, cap = d->cap_seen ? 2 * d->cap_seen : 1024;
+    dpo__seen *to;
+    if (d->n_seen < d->cap_seen / 2) return DPO_OK;
+    to = (dpo__seen *)dpo__get(d->c, (size_t)cap * sizeof *to, "a table of prompts");
+    if (!to) return DPO_E_MEMORY;
+    memset(to, 0, (size_t)cap * sizeof *to);
+    for (i = 0; i < d->cap_seen; i++)
+        if (d->seen[i].key) *dpo__seen_at(to, cap, d->seen[i].key) = d->seen[i];
+    dpo__put(d->c, d->seen);
+    d->seen = to;
+    d->cap_seen = cap;
+    return DPO_OK;
+}
+/* The item that has these ids as its prompt; -1: none had, now `item` has. */
+static int64_t dpo__seen_put(dpo_data *d, const int32_t *prompt, int64_t n, int64_t item) {
     dpo__hash h = dpo__hash_start(2);
-    dpo__hash_add(&h, ids, (size_t)n * sizeof *ids);
-    return dpo__hash_end(&h) | 1;
+    dpo__seen *at;
+    uint64_t key;
+    dpo__hash_add(&h, prompt, (size_t)n * sizeof *prompt);
+    key = dpo__hash_end(&h) | 1; /* never 0 */
+    at = dpo__seen_at(d->seen, d->cap_seen, key);
+    if (at->key) return at->item;
+    at->key = key;
+    at->item = item;
+    d->n_seen++;
+    return -1;
 }
 
 /* Counts an item, or (by -1) takes it out again. */
@@ -11658,8 +11288,7 @@ static void dpo__data_keep(dpo_data *d, const dpo__row *row) {
     else if (cut.prompt + cut.chosen < 2 || (cut.rejected && cut.prompt + cut.rejected < 2))
         report->empty_response++; /* nothing before its only id: no target */
     else {
-        if (o->group_prompts && !row->rejected && row->prompt)
-            at = dpo__seen_put(&d->prompts, dpo__ids_hash(p, row->prompt), d->n);
+        if (o->group_prompts && !row->rejected && row->prompt) at = dpo__seen_put(d, p, row->prompt, d->n);
         report->pairs += row->rejected > 0;
         report->chosen_longer += row->rejected > 0 && row->chosen > row->rejected;
         report->same_length += row->chosen == row->rejected;
@@ -11687,7 +11316,7 @@ static void dpo__data_keep(dpo_data *d, const dpo__row *row) {
 static dpo_result dpo__data_room(dpo_data *d, int64_t at, int64_t ids, int64_t items) {
     dpo_result r = dpo__data_grow(d->c, (void **)&d->ids, at, &d->cap_ids, ids, sizeof *d->ids);
     if (!r) r = dpo__data_grow(d->c, (void **)&d->items, d->n, &d->cap, items, sizeof *d->items);
-    return r || !d->options.group_prompts ? r : dpo__seen_room(d->c, &d->prompts, (size_t)items);
+    return r || !d->options.group_prompts ? r : dpo__seen_room(d);
 }
 
 DPO_API dpo_result dpo_data_add_tokens(dpo_data *d, const int32_t *prompt, int64_t n_prompt, const int32_t *chosen,
@@ -11878,30 +11507,6 @@ DPO_API uint64_t dpo_data_hash(const dpo_data *d) {
     return dpo__hash_end(&h);
 }
 
-/* 0 for an item that does not take part. */
-static uint64_t dpo__item_key(const dpo_data *d, int64_t i, int prompts_only) {
-    const dpo__item *t = &d->items[i];
-    const int32_t *ids = d->ids + t->first;
-    if (prompts_only) return t->prompt ? dpo__ids_hash(ids, t->prompt) : 0;
-    return dpo__mix(dpo__ids_hash(ids, dpo__item_ids(t)) ^
-                    ((uint64_t)(uint32_t)t->prompt << 32 | (uint32_t)t->chosen)) |
-           1;
-}
-DPO_API int64_t dpo_data_repeats(const dpo_data *d, const dpo_data *other, int prompts_only) {
-    const dpo_data *from = other ? other : d;
-    dpo__seen s = {NULL, NULL, 0, 0};
-    int64_t i, found = 0;
-    uint64_t key;
-    DPO__READY(d, d->c);
-    if (dpo__seen_room(d->c, &s, (size_t)from->n)) return DPO_E_MEMORY;
-    for (i = 0; i < from->n; i++)
-        if ((key = dpo__item_key(from, i, prompts_only)) != 0) found += dpo__seen_put(&s, key, i) >= 0;
-    for (i = 0, found = other ? 0 : found; other && i < d->n; i++)
-        if ((key = dpo__item_key(d, i, prompts_only)) != 0) found += s.key[dpo__seen_slot(&s, key)] != 0;
-    dpo__seen_free(d->c, &s);
-    return found;
-}
-
 /* --- JSON lines ------------------------------------------------------------------------------------ */
 
 #define DPO__LINE ((size_t)64 << 20) /* bytes of a line of data: a longer one is no row */
@@ -11909,20 +11514,23 @@ DPO_API int64_t dpo_data_repeats(const dpo_data *d, const dpo_data *other, int p
 typedef struct dpo__rows {
     dpo_data *d;
     dpo__json j;
-    char *text[3]; /* prompt, chosen, rejected, unescaped */
-    int64_t cap[3], n[3];
-    const char *why; /* of this reading's first bad line */
+    char *text; /* the line's strings, unescaped: never longer than the line */
+    int64_t cap, used;
+    dpo_text field[3]; /* prompt, chosen, rejected */
+    const char *why;   /* of this reading's first bad line */
     int64_t first_bad;
 } dpo__rows;
 
-/* The string at `key` into slot i; 0 if it is not there, -1 if it is no string, -2 without memory. */
+/* The string at `key` as field i; 0 if it is not there, -1 if it is no string. */
 static int dpo__rows_field(dpo__rows *r, const char *key, int i) {
-    int64_t at = dpo__json_find(&r->j, 0, key);
+    int64_t at = dpo__json_find(&r->j, 0, key), n;
+    char *to = r->text + r->used;
     if (at < 0 || dpo__json_null(&r->j, at)) return 0;
-    r->n[i] = dpo__json_string(&r->j, at, NULL, 0);
-    if (r->n[i] < 0) return -1;
-    if (dpo__data_grow(r->d->c, (void **)&r->text[i], 0, &r->cap[i], r->n[i] + 1, 1)) return -2;
-    dpo__json_string(&r->j, at, r->text[i], (size_t)r->cap[i]);
+    n = dpo__json_string(&r->j, at, to, (size_t)(r->cap - r->used));
+    if (n < 0) return -1;
+    r->field[i].text = to;
+    r->field[i].bytes = (size_t)n;
+    r->used += n + 1;
     return 1;
 }
 static void dpo__rows_bad(dpo__rows *r, int64_t *counter, int64_t line, const char *why) {
@@ -11945,13 +11553,14 @@ static dpo_result dpo__rows_line(dpo__rows *r, const char *line, size_t n, int64
         dpo__rows_bad(r, &d->report.bad_json, number, code ? why : "the line is not a JSON object");
         return DPO_OK;
     }
-    p = dpo__rows_field(r, d->field[0], 0);
-    c = dpo__rows_field(r, d->field[1], 1);
-    j = dpo__rows_field(r, d->field[2], 2);
+    if (dpo__data_grow(d->c, (void **)&r->text, 0, &r->cap, (int64_t)n + 4, 1)) return DPO_E_MEMORY;
+    r->used = 0;
+    p = dpo__rows_field(r, "prompt", 0);
+    c = dpo__rows_field(r, "chosen", 1);
+    j = dpo__rows_field(r, "rejected", 2);
     if (!c) c = dpo__rows_field(r, "response", 1);
     if (!c && !p && !j && (c = dpo__rows_field(r, "text", 1)) == 1)
-        return dpo_data_add_text(d, r->text[1], (size_t)r->n[1]);
-    if (p == -2 || c == -2 || j == -2) return d->c->error.code;
+        return dpo_data_add_text(d, r->field[1].text, r->field[1].bytes);
     if (p != 1 || c != 1 || j < 0) {
         dpo__rows_bad(r, &d->report.missing_field, number,
                       p != 1   ? "the prompt is missing or not a string"
@@ -11963,14 +11572,13 @@ static dpo_result dpo__rows_line(dpo__rows *r, const char *line, size_t n, int64
         dpo__rows_bad(r, &d->report.missing_field, number, "the rejected answer is missing");
         return DPO_OK;
     }
-    return dpo_data_add(d, r->text[0], (size_t)r->n[0], r->text[1], (size_t)r->n[1], j ? r->text[2] : NULL,
-                        j ? (size_t)r->n[2] : 0);
+    return dpo_data_add_parts(d, r->field, 1, r->field + 1, 1, r->field + 2, j);
 }
 
 DPO_API dpo_result dpo_data_read_text(dpo_data *d, const char *name, const char *text, size_t bytes) {
     dpo__rows r;
     size_t at = 0, end, n;
-    int64_t line = 0, kept, used, i;
+    int64_t line = 0, used;
     dpo_result code = DPO_OK;
     DPO__READY(d, d->c);
     if (!name || (!text && bytes))
@@ -11980,8 +11588,7 @@ DPO_API dpo_result dpo_data_read_text(dpo_data *d, const char *name, const char 
                          "%.400s: is UTF-16, expected UTF-8; convert it: iconv -f UTF-16 -t UTF-8 FILE > NEW", name);
     memset(&r, 0, sizeof r);
     r.d = d;
-    kept = d->report.kept;
-    used = kept + d->report.grouped;
+    used = d->report.kept + d->report.grouped;
     if (bytes >= 3 && !memcmp(text, "\xef\xbb\xbf", 3)) at = 3; /* a byte order mark */
     for (; at < bytes && !code; at = end + 1) {
         const char *stop = (const char *)memchr(text + at, '\n', bytes - at);
@@ -11990,247 +11597,22 @@ DPO_API dpo_result dpo_data_read_text(dpo_data *d, const char *name, const char 
         line++;
         if (n && text[at + n - 1] == '\r') n--;
         if (dpo__text_blank(text + at, n)) continue;
-        if (d->options.max_rows && d->report.kept - kept >= d->options.max_rows) break;
         code = dpo__rows_line(&r, text + at, n, line);
     }
     dpo__json_free(d->c, &r.j);
-    for (i = 0; i < 3; i++) dpo__put(d->c, r.text[i]);
+    dpo__put(d->c, r.text);
     if (code) return d->c->error.code ? d->c->error.code : code;
     if (d->report.kept + d->report.grouped == used)
-        return dpo__fail(d->c, DPO_E_FORMAT,
-                         "%.400s: no usable row: %ld of bad JSON, %ld without the fields \"%s\" and \"%s\", %ld empty, "
-                         "%ld with equal answers, %ld too long%s%s",
-                         name, (long)d->report.bad_json, (long)d->report.missing_field, d->field[0], d->field[1],
-                         (long)d->report.empty_response, (long)d->report.identical, (long)d->report.too_long,
-                         r.why ? "; first: " : "", r.why ? r.why : "");
+        return dpo__fail(
+            d->c, DPO_E_FORMAT,
+            "%.400s: no usable row: %ld of bad JSON, %ld without the fields \"prompt\" and \"chosen\", %ld empty, "
+            "%ld with equal answers, %ld too long%s%s",
+            name, (long)d->report.bad_json, (long)d->report.missing_field, (long)d->report.empty_response,
+            (long)d->report.identical, (long)d->report.too_long, r.why ? "; first: " : "", r.why ? r.why : "");
     if (r.first_bad)
         dpo__log(d->c, DPO_LOG_WARNING, "%s: line %ld is not used: %s (%ld such rows in all)", name, (long)r.first_bad,
                  r.why, (long)(d->report.bad_json + d->report.missing_field));
     return DPO_OK;
-}
-
-/* --- tokenized files --------------------------------------------------------------------------------- */
-
-/* All numbers of the rules and of the report, for the metadata. */
-/* clang-format off */
-#define DPO__DATA_RULES(X)                                                                                             \
-    X(max_length) X(max_prompt_length) X(truncation) X(prompt_keep_start) X(boundary) X(bos) X(end_of_turn)            \
-    X(group_prompts)
-#define DPO__DATA_REPORT(X)                                                                                            \
-    X(rows) X(kept) X(bad_json) X(missing_field) X(empty_response) X(identical) X(too_long) X(grouped)                 \
-    X(truncated_prompts) X(truncated_responses) X(lost_eos) X(invalid_utf8) X(boundary_merges) X(first_bad_line)       \
-    X(prompt_tokens) X(chosen_tokens) X(rejected_tokens) X(pairs) X(chosen_longer) X(same_length)
-/* clang-format on */
-
-#define DPO__DATA_OWN 5 /* keys that stand before the caller's */
-
-typedef struct dpo__data_head { /* what a file says of itself, as text */
-    char tokenizer[24], rules[512], report[1024];
-} dpo__data_head;
-
-static void dpo__data_describe(const dpo_data *d, dpo__data_head *h) {
-    size_t n = 0;
-    dpo__append(h->tokenizer, sizeof h->tokenizer, 0, "%016llx", (unsigned long long)dpo_tokenizer_hash(d->t));
-#define DPO__PUT(name)                                                                                                 \
-    n = dpo__append(h->rules, sizeof h->rules, n, "%s\"" #name "\": %ld", n ? ", " : "{", (long)d->options.name);
-    DPO__DATA_RULES(DPO__PUT)
-#undef DPO__PUT
-    dpo__append(h->rules, sizeof h->rules, n, "}");
-    n = 0;
-#define DPO__PUT(name)                                                                                                 \
-    n = dpo__append(h->report, sizeof h->report, n, "%s\"" #name "\": %lld", n ? ", " : "{", (long long)d->report.name);
-    DPO__DATA_REPORT(DPO__PUT)
-#undef DPO__PUT
-    dpo__append(h->report, sizeof h->report, n, "}");
-}
-
-DPO_API dpo_result dpo_data_save(const dpo_data *d, const char *path, const char *const *metadata) {
-    static const char *const keys[DPO__DATA_OWN] = {"format", "tokenizer", "tokenizer_hash", "rules", "report"};
-    dpo__data_head h;
-    dpo_tensor t[2];
-    const char **all;
-    int32_t *ids, *counts;
-    int64_t i, k, n, at = 0, pairs = 0;
-    dpo_result r;
-    DPO__READY(d, d->c);
-    if (!path || !d->n) return dpo__fail(d->c, DPO_E_ARG, "dpo_data_save: needs a path and at least one example");
-    for (; metadata && metadata[2 * pairs]; pairs++)
-        for (k = 0; k < DPO__DATA_OWN; k++)
-            if (!strcmp(metadata[2 * pairs], keys[k]))
-                return dpo__fail(d->c, DPO_E_ARG, "dpo_data_save: the metadata's key \"%s\" is the file's own",
-                                 keys[k]);
-    dpo__data_describe(d, &h);
-    for (i = 0, n = 0; i < d->n; i++) n += dpo__item_ids(&d->items[i]);
-    all = (const char **)dpo__get(d->c, (size_t)(2 * (DPO__DATA_OWN + pairs) + 1) * sizeof *all, "metadata");
-    ids = (int32_t *)dpo__get(d->c, (size_t)(n + 3 * d->n) * sizeof *ids, "a data set to be written");
-    if (!all || !ids) {
-        dpo__put(d->c, (void *)all);
-        dpo__put(d->c, ids);
-        return DPO_E_MEMORY;
-    }
-    for (i = 0; i < DPO__DATA_OWN; i++) all[2 * i] = keys[i];
-    all[1] = "dpo.h tokens 1";
-    all[3] = d->t ? dpo_tokenizer_info(d->t) : "unknown";
-    all[5] = h.tokenizer;
-    all[7] = h.rules;
-    all[9] = h.report;
-    for (i = 0; i < 2 * pairs; i++) all[2 * DPO__DATA_OWN + i] = metadata[i];
-    all[2 * (DPO__DATA_OWN + pairs)] = NULL;
-    counts = ids + n;
-    for (i = 0; i < d->n; i++) {
-        const dpo__item *item = &d->items[i];
-        memcpy(ids + at, d->ids + item->first, (size_t)dpo__item_ids(item) * sizeof *ids);
-        at += dpo__item_ids(item);
-        counts[3 * i] = item->prompt;
-        counts[3 * i + 1] = item->chosen;
-        counts[3 * i + 2] = item->rejected;
-    }
-    memset(t, 0, sizeof t);
-    t[0].dtype = t[1].dtype = DPO_I32;
-    t[0].name = "tokens";
-    t[0].data = ids;
-    t[0].ndim = 1;
-    t[0].shape[0] = n;
-    t[1].name = "segments";
-    t[1].data = counts;
-    t[1].ndim = 2;
-    t[1].shape[0] = d->n;
-    t[1].shape[1] = 3;
-    r = dpo_tensors_save(d->c, path, t, 2, all);
-    dpo__put(d->c, ids);
-    dpo__put(d->c, (void *)all);
-    return r;
-}
-
-/* Rules and report as the file tells them, if it does. What no data set has is refused: rows may be added later. */
-static dpo_result dpo__data_take_head(dpo_data *d, const dpo__st *st) {
-    static const char *const keys[2] = {"rules", "report"};
-    const char *text, *why = NULL;
-    dpo__json j;
-    int64_t x;
-    int pass;
-    for (pass = 0; pass < 2; pass++) {
-        text = dpo__st_metadata(st, keys[pass]);
-        if (text && !dpo__json_parse(d->c, st->path, text, strlen(text), &j)) {
-#define DPO__TAKE(part, type, name, least, most)                                                                       \
-    if (dpo__json_int64(&j, dpo__json_find(&j, 0, #name), &x)) {                                                       \
-        if (x < (least) || x > (most)) why = #name " is out of range";                                                 \
-        else d->part.name = (type)x;                                                                                   \
-    }
-#define DPO__RULE(name)   DPO__TAKE(options, int, name, INT32_MIN, INT32_MAX)
-#define DPO__NUMBER(name) DPO__TAKE(report, int64_t, name, 0, (int64_t)1 << 53)
-            if (pass) {
-                DPO__DATA_REPORT(DPO__NUMBER)
-            } else {
-                DPO__DATA_RULES(DPO__RULE)
-            }
-#undef DPO__NUMBER
-#undef DPO__RULE
-#undef DPO__TAKE
-        }
-        if (text) dpo__json_free(d->c, &j);
-        if (d->c->error.code) return d->c->error.code;
-    }
-    if (!why) why = dpo__data_options_fault(&d->options);
-    return why ? dpo__st_refuse(st, "its rules and report: %s", why) : DPO_OK;
-}
-static dpo_result dpo__data_take_metadata(dpo_data *d, const dpo__st *st) {
-    size_t bytes = 1;
-    char *to;
-    int64_t i;
-    dpo__put(d->c, d->metadata);
-    for (i = 0; st->metadata[i]; i++) bytes += strlen(st->metadata[i]) + 1;
-    d->metadata = to = (char *)dpo__get(d->c, bytes, "metadata");
-    if (!to) return DPO_E_MEMORY;
-    for (i = 0; st->metadata[i]; i++) {
-        memcpy(to, st->metadata[i], strlen(st->metadata[i]) + 1);
-        to += strlen(to) + 1;
-    }
-    *to = 0;
-    return DPO_OK;
-}
-/* Counts and ids, checked before they are believed. */
-static dpo_result dpo__data_take_items(dpo_data *d, const dpo__st *st) {
-    const dpo__st_entry *ids = dpo__st_find(st, "tokens"), *counts = dpo__st_find(st, "segments");
-    int32_t *k, vocab = d->t ? dpo_tokenizer_vocab(d->t) : INT32_MAX;
-    int64_t i, at = 0;
-    dpo_result r;
-    if (!ids || !counts || ids->dtype != DPO_I32 || counts->dtype != DPO_I32 || ids->ndim != 1 || counts->ndim != 2 ||
-        counts->shape[1] != 3 || !counts->shape[0])
-        return dpo__st_refuse(st, "expected tensors tokens I32 [ids] and segments I32 [examples,3]");
-    if (dpo__data_room(d, 0, ids->elements, counts->shape[0])) return DPO_E_MEMORY;
-    k = (int32_t *)dpo__get(d->c, (size_t)counts->elements * sizeof *k, "the lengths of examples");
-    if (!k) return DPO_E_MEMORY;
-    r = dpo__st_read_raw(st, ids, d->ids);
-    if (!r) r = dpo__st_read_raw(st, counts, k);
-    for (i = 0; !r && i < ids->elements; i++)
-        if (d->ids[i] < 0 || d->ids[i] >= vocab)
-            r = dpo__st_refuse(st, "token %lld is %ld, expected 0 to %ld", (long long)i, (long)d->ids[i],
-                               (long)vocab - 1);
-    for (i = 0; !r && i < counts->shape[0]; i++) {
-        const int32_t *n = k + 3 * i;
-        dpo__item *t = &d->items[i];
-        if (n[0] < 0 || n[1] < 1 || n[2] < 0 || (int64_t)n[0] + n[1] < 2 || (n[2] && (int64_t)n[0] + n[2] < 2) ||
-            (int64_t)n[0] + n[1] + n[2] > ids->elements - at)
-            r = dpo__st_refuse(st, "example %lld has lengths %ld, %ld, %ld with %lld ids left", (long long)i,
-                               (long)n[0], (long)n[1], (long)n[2], (long long)(ids->elements - at));
-        t->first = at;
-        t->prompt = n[0];
-        t->chosen = n[1];
-        t->rejected = n[2];
-        t->marks = 0;
-        at += r ? 0 : dpo__item_ids(t);
-    }
-    if (!r && at != ids->elements)
-        r = dpo__st_refuse(st, "its examples have %lld ids, it holds %lld", (long long)at, (long long)ids->elements);
-    dpo__put(d->c, k);
-    if (r) return r;
-    d->n = counts->shape[0];
-    d->n_ids = at;
-    return DPO_OK;
-}
-DPO_API dpo_result dpo_data_load(dpo_data *d, const char *path) {
-    dpo_data_options options;
-    dpo__data_head h;
-    dpo__st st;
-    const char *format, *hash;
-    dpo_result r;
-    DPO__READY(d, d->c);
-    if (!path || d->n || d->report.rows)
-        return dpo__fail(d->c, DPO_E_ARG, "dpo_data_load: needs a path and a data set that is empty");
-    r = dpo__st_open(d->c, path, &st);
-    if (r) return r;
-    options = d->options;
-    dpo__data_describe(d, &h);
-    format = dpo__st_metadata(&st, "format");
-    hash = dpo__st_metadata(&st, "tokenizer_hash");
-    if (!format || strcmp(format, "dpo.h tokens 1"))
-        r = dpo__fail(d->c, DPO_E_FORMAT, "%.400s: its format is \"%.40s\", expected \"dpo.h tokens 1\" (dpo-tokenize)",
-                      path, format ? format : "");
-    else if (d->t && (!hash || strcmp(hash, h.tokenizer)))
-        r = dpo__fail(
-            d->c, DPO_E_STATE,
-            "%.400s: was made with another tokenizer (hash %.20s, this one's is %s: %.100s); tokenize the text "
-            "again",
-            path, hash ? hash : "missing", h.tokenizer, dpo_tokenizer_info(d->t));
-    if (!r) r = dpo__data_take_head(d, &st);
-    if (!r) r = dpo__data_take_metadata(d, &st);
-    if (!r) r = dpo__data_take_items(d, &st);
-    if (r) { /* as empty as it was */
-        d->options = options;
-        memset(&d->report, 0, sizeof d->report);
-    }
-    dpo__st_close(&st);
-    return r;
-}
-DPO_API const char *dpo_data_metadata(const dpo_data *d, const char *key) {
-    const char *at = d ? d->metadata : NULL, *value;
-    while (at && key && *at) {
-        value = at + strlen(at) + 1;
-        if (!strcmp(at, key)) return value;
-        at = value + strlen(value) + 1;
-    }
-    return NULL;
 }
 
 DPO_API dpo_result dpo_data_read(dpo_data *d, const char *path) {
@@ -12241,10 +11623,7 @@ DPO_API dpo_result dpo_data_read(dpo_data *d, const char *path) {
     if (!path) return dpo__fail(d->c, DPO_E_ARG, "dpo_data_read: the path must not be NULL");
     r = dpo__file_read_all(d->c, path, (uint64_t)16 << 30, &text, &bytes);
     if (r) return r;
-    /* text does not begin with the small number that stands before a safetensors header */
-    if (bytes > 9 && text[8] == '{' && dpo__load_le64((const uint8_t *)text) <= DPO__ST_HEADER)
-        r = dpo_data_load(d, path);
-    else r = dpo_data_read_text(d, path, text, bytes);
+    r = dpo_data_read_text(d, path, text, bytes);
     dpo__put(d->c, text);
     return r;
 }

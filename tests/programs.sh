@@ -360,10 +360,10 @@ if [ -f "$shared/data/hh/harmless-base.test.jsonl.gz" ]; then
     refuses "an end of text that is no piece" "no piece" $tokenize encode --tokenizer "$out/pythia" --eos "<|no such|>"
     stories=$shared/data/stories260K
     works "a model that talks" $convert "$stories/stories260K.bin" "$out/stories"
-    talks="$chat --model $out/stories --tokenizer $stories/tok512.bin --temperature 0 --max-new-tokens 6"
+    works "its tokenizer" $convert "$stories/stories260K.bin" "$out/stories-told" --tokenizer "$stories/tok512.bin"
+    talks="$chat --model $out/stories --tokenizer $out/stories-told/tokenizer.json --temperature 0 --max-new-tokens 6"
     says "a continuation keeps its first space" '^ there was a' /dev/null $talks --prompt "Once upon a time,"
-    works "a tokenizer that no directory holds" $train sft --model "$out/stories" --tokenizer "$stories/tok512.bin" --output "$out/told" $o --max-steps 1
-    grep -q "programs need --tokenizer" "$out/log" && ok || bad "it is said that the model has no tokenizer"
+    refuses "a llama2.c tokenizer as it is" "dpo-convert MODEL.bin DIR --tokenizer .*tok512.bin" $chat --model "$out/stories" --tokenizer "$stories/tok512.bin" --prompt a
 else
     echo "skipped: no HH data beside the checkout"
 fi

@@ -1,6 +1,6 @@
 /* stories.c - a really pretrained model speaks: stories260K, llama2.c's legacy .bin with its tok512.bin, becomes a
    Hugging Face directory by tools/formats/llama2c.h, and must give its published text word for word, greedily from
-   nothing, with either form of the tokenizer.
+   nothing.
 
    usage: stories DIR OUT     DIR has stories260K.bin and tok512.bin. Last line: N passed, N failed. */
 #include "../tools/formats/llama2c.h"
@@ -39,8 +39,7 @@ int main(int argc, char **argv) {
     CHECK(llama2c_is(bin));
     m = llama2c_dir(c, bin, tok, argv[2]);
     if (CHECK_OK(c, m ? DPO_OK : DPO_E_STATE)) {
-        speak(c, m, tok);
-        speak(c, m, argv[2]); /* the tokenizer.json written there */
+        speak(c, m, argv[2]); /* by the tokenizer.json written there */
     }
     dpo_close(c);
     scratch_free();

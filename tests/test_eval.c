@@ -1067,11 +1067,10 @@ static void test_slow_evaluation(void) {
         char command[4096], *log, *dump, *line;
         double acc = 0, norm = 0, n = 0;
         dpo_json *j;
-        snprintf(
-            command, sizeof command,
-            "build/dpo-eval tasks --model %s --tokenizer %s/stories260K/tok512.bin --tasks %s=%s/tasks/%s --limit %d "
-            "--log " FOLDER "/log --dump-requests " FOLDER "/dump --json --quiet >" FOLDER "/out 2>" FOLDER "/err",
-            stories, shared, task[i], shared, file[i], items);
+        snprintf(command, sizeof command,
+                 "build/dpo-eval tasks --model %s --tasks %s=%s/tasks/%s --limit %d "
+                 "--log " FOLDER "/log --dump-requests " FOLDER "/dump --json --quiet >" FOLDER "/out 2>" FOLDER "/err",
+                 stories, task[i], shared, file[i], items);
         if (!CHECK_CASE(system(command) == 0, command)) continue;
         log = get_file(FOLDER "/log");
         dump = get_file(FOLDER "/dump");

@@ -1,14 +1,15 @@
-/* test_formats.c - the tests of tools/formats and tools/dataset.h: made rows of every format, every kind of bad file,
+/* test_formats.c - the tests of tools/formats and tools/dataset.h with tools/tokens.h: made rows of every format, every kind of bad file,
    the chat formats' exact strings, the report's counts; and the real data where ../shared stands beside the checkout.
 
    usage: formats [part of a name]     Last line: N passed, N failed. Exit status 1 on any failure, or when fewer tests
    ran than there must be. */
 #include "../tools/dataset.h"
 #include "check.h"
+#include "memfs.h"
 #include <sys/stat.h>
 #include <sys/types.h>
 
-#define FLOOR  36 /* so many tests there are at least */
+#define FLOOR  40 /* so many tests there are at least */
 #define FOLDER "build/tests/formats.out"
 #define SHARED "../shared/data/"
 
@@ -511,6 +512,10 @@ static char *many(int n, size_t *bytes) {
                                   i / 3, i, i);
     return text;
 }
+static int save_train(const char *path, const char *const *metadata) {
+    dpo_data_report r = dataset_report(&set, set.train);
+    return tokens_save(ctx, path, set.train, tok, set.file[0].rules, &r, metadata);
+}
 static void test_hold_out(void) {
     size_t bytes;
     char *text = many(300, &bytes);
@@ -520,9 +525,9 @@ static void test_hold_out(void) {
     CHECK(!read_bytes(text, bytes, 0) && set.eval);
     held = dpo_data_count(set.eval);
     CHECK(held > 20 && held < 100 && held % 3 == 0 && held + count() == 300);
-    CHECK(dpo_data_repeats(set.eval, set.train, 1) == 0 && dpo_data_repeats(set.train, NULL, 1) == count() / 3 * 2);
+    CHECK(dataset_repeats(set.eval, set.train, 1) == 0 && dataset_repeats(set.train, NULL, 1) == count() / 3 * 2);
     hash = dpo_data_hash(set.eval);
-    CHECK(!dpo_data_save(set.train, FOLDER "/t", NULL));
+    CHECK(!save_train(FOLDER "/t", NULL));
     opts.eval_fraction = 0.2; /* the part of a prompt does not depend on what else is there */
     CHECK(!read_bytes(text, bytes / 2, 0) && set.eval);
     for (i = 0; i < count(); i++) CHECK(strcmp(part(i, 0), "P0") || i < 3);
@@ -544,7 +549,7 @@ static void test_tokenized(void) {
     CHECK(!read_bytes(text, bytes, 0) && set.eval);
     hash = dpo_data_hash(set.eval);
     held = dpo_data_count(set.eval);
-    CHECK(!read_bytes(text, bytes, 0) && !dpo_data_save(set.train, FOLDER "/t", metadata));
+    CHECK(!read_bytes(text, bytes, 0) && !save_train(FOLDER "/t", metadata));
     all = dpo_data_hash(set.train);
     CHECK(!read_path(FOLDER "/t", 0) && format() == DATASET_TOKENS && dpo_data_hash(set.train) == all);
     CHECK(set.file[0].chat == CHAT_HH && set.file[0].hash == 255 && set.file[0].rows == 300);
@@ -564,6 +569,222 @@ static void test_tokenized(void) {
     opts.format = DATASET_TOKENS;
     CHECK(read_path(FOLDER "/t", 0) && says(FOLDER "/t"));
 }
+/* ---- tokenized files, whole and damaged ------------------------------------------------------------------------------ */
+
+static dpo_context *memory_open(memfs *fs, heap *h) {
+    dpo_desc d;
+    memset(&d, 0, sizeof d);
+    d.n_threads = 1;
+    d.io = &fs->io;
+    if (h) {
+        d.alloc = heap_alloc;
+        d.release = heap_release;
+        d.user = h;
+    }
+    return dpo_open(&d);
+}
+/* rows.safetensors: two pairs, one of them cut, and a third that is none. */
+static dpo_data *tokens_sample(dpo_context *c, const dpo_tokenizer *t, dpo_data_report *report) {
+    static const char *const meta[] = {"source", "a \"test\"", "licence", "none", NULL};
+    dpo_data_options o = dpo_data_defaults();
+    char rules[512];
+    dpo_data *d;
+    o.max_length = 16;
+    o.max_prompt_length = 4;
+    d = dpo_data_create(c, t, &o);
+    if (!d) return NULL;
+    (void)dpo_data_add(d, "a prompt", 8, "an answer that is cut", 21, "another", 7);
+    (void)dpo_data_add(d, "a", 1, "b", 1, "a", 1);
+    (void)dpo_data_add(d, "a", 1, "b", 1, "b", 1);
+    *report = dpo_data_report_of(d);
+    tokens_rules(rules, sizeof rules, &o);
+    if (!dpo_status(c)) (void)tokens_save(c, "rows.safetensors", d, t, rules, report, meta);
+    return d;
+}
+static void test_tokens_file(void) {
+    static const char other_json[] =
+        "{\"normalizer\":{\"type\":\"Replace\",\"pattern\":{\"String\":\" \"},\"content\":\"\xe2\x96\x81\"},"
+        "\"model\":{\"type\":\"BPE\",\"unk_token\":\"u\",\"vocab\":{\"u\":0,\"a\":1},\"merges\":[]}}";
+    memfs *fs = memfs_new();
+    dpo_context *c = memory_open(fs, NULL);
+    dpo_tokenizer *t = dpo_tokenizer_bytes(c), *other;
+    dpo_data_report a;
+    dpo_data *d = tokens_sample(c, t, &a), *e = tokens_set(c, t);
+    tokens_file f;
+    int64_t i;
+    memfs_text(fs, "tokenizer.json", other_json);
+    other = dpo_tokenizer_load(c, "tokenizer.json");
+    CHECK_OK(c, other ? DPO_OK : DPO_E_STATE);
+    if (!CHECK(!tokens_open(&f, c, "rows.safetensors", t) && f.n == 2)) return;
+    for (i = 0; i < f.n; i++) CHECK_OK(c, tokens_add(&f, i, e));
+    CHECK(dpo_data_count(e) == 2 && dpo_data_hash(e) == dpo_data_hash(d));
+    CHECK_SAME(&a, &f.report, sizeof a);
+    CHECK(a.lost_eos == 1 && a.identical == 1);
+    CHECK(!strcmp(tokens_metadata(&f, "source"), "a \"test\"") && !tokens_metadata(&f, "nothing"));
+    CHECK(strstr(tokens_metadata(&f, "rules"), "\"max_length\": 16, \"max_prompt_length\": 4,") != NULL);
+    tokens_close(&f);
+    if (!freopen(FOLDER "/said", "wb", stderr)) return;
+    CHECK(tokens_open(&f, c, "rows.safetensors", other) && says("another tokenizer"));
+    CHECK(!tokens_open(&f, c, "rows.safetensors", NULL) && f.n == 2); /* without one any will do */
+    tokens_close(&f);
+    CHECK(tokens_save(c, "none.safetensors", tokens_set(c, t), t, "{}", &a, NULL) && says("no example"));
+    dpo_close(c);
+    memfs_free(fs);
+}
+/* A file that opens can be used. 1 if it opens. */
+static int tokens_use(dpo_context *c, const dpo_tokenizer *t) {
+    tokens_file f;
+    dpo_data *d;
+    int64_t i, k, sum = 0;
+    int ok = !tokens_open(&f, c, "bad.safetensors", t);
+    dpo_clear(c);
+    if (!ok) return 0;
+    d = tokens_set(c, t);
+    for (i = 0; i < f.n; i++) CHECK_OK(c, tokens_add(&f, i, d));
+    CHECK(dpo_data_report_of(d).rows == f.n && dpo_data_report_of(d).too_long == 0);
+    for (i = 0; i < dpo_data_count(d); i++) {
+        const int32_t *p[3];
+        int64_t n[3], q;
+        CHECK_OK(c, dpo_data_item(d, i, &p[0], &n[0], &p[1], &n[1], &p[2], &n[2]));
+        for (q = 0; q < 3; q++)
+            for (k = 0; k < n[q]; k++) sum += CHECK(p[q][k] >= 0 && p[q][k] < dpo_tokenizer_vocab(t));
+    }
+    CHECK(sum > 0);
+    dpo_data_free(d);
+    tokens_close(&f);
+    return 1;
+}
+/* A file of these lengths and ids, with this report. */
+static int tokens_made(dpo_context *c, const dpo_tokenizer *t, const int32_t *ids, int n, const int32_t *lengths,
+                       int items, const char *report) {
+    dpo_tensor x[2];
+    char hash[24];
+    const char *meta[7] = {"format", TOKENS_FORMAT, "tokenizer_hash", NULL, "report", NULL, NULL};
+    int32_t store[64];
+    sprintf(hash, "%016llx", (unsigned long long)dpo_tokenizer_hash(t));
+    meta[3] = hash;
+    meta[5] = report;
+    memset(x, 0, sizeof x);
+    memcpy(store, ids, (size_t)n * sizeof *ids);
+    memcpy(store + n, lengths, (size_t)items * 3 * sizeof *ids);
+    x[0].name = "tokens";
+    x[1].name = "segments";
+    x[0].dtype = x[1].dtype = DPO_I32;
+    x[0].data = store;
+    x[1].data = store + n;
+    x[0].ndim = 1;
+    x[1].ndim = 2;
+    x[0].shape[0] = n;
+    x[1].shape[0] = items;
+    x[1].shape[1] = 3;
+    CHECK_OK(c, dpo_tensors_save(c, "bad.safetensors", x, 2, meta));
+    return tokens_use(c, t);
+}
+static void test_tokens_hostile(void) {
+    static const int32_t ids[6] = {3, 4, 5, 6, 7, 8}, low[6] = {3, 4, -5, 6, 7, 8}, high[6] = {3, 4, 257, 6, 7, 8};
+    static const int32_t good[6] = {1, 1, 1, 1, 1, 1}, fewer[6] = {1, 1, 1, 1, 1, 0}, past[6] = {1, 1, 1, 1, 2, 1};
+    static const int32_t minus[6] = {2, 3, -1, 1, 1, 0}, alone[6] = {0, 1, 1, 2, 1, 1};
+    static const int32_t huge[6] = {INT32_MAX, INT32_MAX, INT32_MAX, 1, 1, 1};
+    static const char *const reports[] = {"{\"rows\": -1}", "{\"chosen_tokens\": 9223372036854775807}", "{", "[]7",
+                                          "7"};
+    memfs *fs = memfs_new();
+    heap h;
+    dpo_context *c;
+    dpo_tokenizer *t;
+    dpo_data_report a;
+    memfs_file *f;
+    int64_t live;
+    size_t i, n, loaded = 0;
+    int bit;
+    memset(&h, 0, sizeof h);
+    c = memory_open(fs, &h);
+    t = dpo_tokenizer_bytes(c);
+    if (!freopen(FOLDER "/said", "wb", stderr)) return;
+    dpo_data_free(tokens_sample(c, t, &a));
+    memfs_copy(fs, "rows.safetensors", "bad.safetensors");
+    live = h.live;
+    f = memfs_find(fs, "bad.safetensors");
+    n = f->size;
+    CHECK(tokens_use(c, t));
+    for (f->size = 0; f->size < n; f->size++) CHECK(!tokens_use(c, t)); /* cut at every length */
+    for (i = 0; i < n; i++)
+        for (bit = 0; bit < 8; bit++) {
+            f->data[i] = (uint8_t)(f->data[i] ^ 1 << bit);
+            loaded += (size_t)tokens_use(c, t);
+            f->data[i] = (uint8_t)(f->data[i] ^ 1 << bit);
+        }
+    CHECK(loaded < 6 * n && tokens_use(c, t));
+    CHECK(tokens_made(c, t, ids, 6, good, 2, "{}"));
+    CHECK(!tokens_made(c, t, low, 6, good, 2, "{}") && !tokens_made(c, t, high, 6, good, 2, "{}"));
+    CHECK(!tokens_made(c, t, ids, 6, fewer, 2, "{}") && !tokens_made(c, t, ids, 6, past, 2, "{}"));
+    CHECK(!tokens_made(c, t, ids, 6, minus, 2, "{}") && !tokens_made(c, t, ids, 6, alone, 2, "{}"));
+    CHECK(!tokens_made(c, t, ids, 6, huge, 2, "{}") && !tokens_made(c, t, ids, 6, good, 1, "{}"));
+    for (i = 0; i < sizeof reports / sizeof *reports; i++)
+        CHECK_CASE(!tokens_made(c, t, ids, 6, good, 2, reports[i]), reports[i]);
+    CHECK(h.live == live);
+    dpo_close(c);
+    CHECK(h.live == 0);
+    memfs_free(fs);
+}
+/* Without memory at any one request nothing is lost, in making, saving and loading. */
+static void test_tokens_memory(void) {
+    memfs *fs = memfs_new();
+    heap h;
+    dpo_context *c;
+    dpo_tokenizer *t;
+    int64_t k, i, live, calls;
+    int done = 0;
+    memset(&h, 0, sizeof h);
+    h.transient = 1;
+    c = memory_open(fs, &h);
+    t = dpo_tokenizer_bytes(c);
+    live = h.live;
+    if (!freopen(FOLDER "/said", "wb", stderr)) return;
+    for (k = 1; !done && k < 200; k++) {
+        dpo_data_report a;
+        dpo_data *d, *e;
+        tokens_file f;
+        calls = h.calls;
+        h.fail_at = calls + k;
+        d = tokens_sample(c, t, &a);
+        e = tokens_set(c, t);
+        if (!dpo_status(c) && e && !tokens_open(&f, c, "rows.safetensors", t)) {
+            for (i = 0; i < f.n; i++) (void)tokens_add(&f, i, e);
+            tokens_close(&f);
+        }
+        done = h.calls - calls < k;
+        h.fail_at = 0;
+        CHECK(done == (dpo_status(c) == DPO_OK) && (done || dpo_status(c) == DPO_E_MEMORY));
+        dpo_clear(c);
+        dpo_data_free(d);
+        dpo_data_free(e);
+        CHECK(h.live == live);
+    }
+    CHECK(done && k > 8);
+    dpo_close(c);
+    CHECK(h.live == 0);
+    memfs_free(fs);
+}
+static void test_repeats(void) {
+    dpo_data *d, *e, *none;
+    dpo_clear(ctx);
+    d = dpo_data_create(ctx, tok, NULL);
+    e = dpo_data_create(ctx, tok, NULL);
+    none = dpo_data_create(ctx, tok, NULL);
+    CHECK_OK(ctx, dpo_data_add(d, "p", 1, "a", 1, "b", 1));
+    CHECK_OK(ctx, dpo_data_add(d, "p", 1, "b", 1, "a", 1)); /* other answers */
+    CHECK_OK(ctx, dpo_data_add(d, "p", 1, "a", 1, "b", 1));
+    CHECK_OK(ctx, dpo_data_add(d, "", 0, "pa", 2, "b", 1)); /* the same ids, cut elsewhere */
+    CHECK_OK(ctx, dpo_data_add(d, "", 0, "q", 1, "b", 1));
+    CHECK(dataset_repeats(d, NULL, 0) == 1 && dataset_repeats(d, NULL, 1) == 2);
+    CHECK_OK(ctx, dpo_data_add(e, "p", 1, "b", 1, "a", 1));
+    CHECK(dataset_repeats(d, e, 0) == 1 && dataset_repeats(d, e, 1) == 3 && dataset_repeats(e, d, 1) == 1);
+    CHECK(dataset_repeats(d, none, 0) == 0 && dataset_repeats(none, d, 0) == 0 && dataset_repeats(d, d, 0) == 5);
+    dpo_data_free(d);
+    dpo_data_free(e);
+    dpo_data_free(none);
+}
+
 static void test_report(void) {
     dataset_lengths l;
     double low, high;
@@ -579,7 +800,7 @@ static void test_report(void) {
     CHECK(l.examples == 4 && l.prompt.total == 5 && l.prompt.most == 2 && l.chosen.total == 11 && l.chosen.most == 5);
     CHECK(l.rejected.total == 11 && l.whole.most == 7);
     CHECK(dpo_data_report_of(set.train).chosen_longer == 1 && dpo_data_report_of(set.train).same_length == 2);
-    CHECK(dpo_data_repeats(set.train, NULL, 0) == 1 && dpo_data_repeats(set.train, NULL, 1) == 2);
+    CHECK(dataset_repeats(set.train, NULL, 0) == 1 && dataset_repeats(set.train, NULL, 1) == 2);
     dpo_wilson(50, 100, &low, &high); /* the textbook's */
     CHECK_NEAR(low, 0.4038315, 1e-6);
     CHECK_NEAR(high, 0.5961685, 1e-6);
@@ -674,7 +895,7 @@ static void test_real_hh(void) {
     if (!real("hh/harmless-base.test.jsonl.gz", path)) return;
     CHECK(!read_path(path, 0) && format() == DATASET_HH && set.file[0].rows == 2312 && count() == 2304);
     CHECK(dropped("rejected does not begin", 4, 1255) && dropped("a response is empty", 6, 87));
-    CHECK(dpo_data_repeats(set.train, NULL, 1) == 2);
+    CHECK(dataset_repeats(set.train, NULL, 1) == 2);
     opts.row.hh_keep_diverging = 1; /* two of the four are left with an empty rejected answer */
     CHECK(!read_path(path, 0) && count() == 2306 && dropped("a response is empty", 6, 87));
     opts.row.hh_keep_diverging = 0;
@@ -759,6 +980,10 @@ static const struct {
              T(gzip),
              T(hold_out),
              T(tokenized),
+             T(tokens_file),
+             T(tokens_hostile),
+             T(tokens_memory),
+             T(repeats),
              T(report),
              T(report_json),
              T(damage),

@@ -20,6 +20,7 @@
 #include "formats/sharegpt.h"
 #include "formats/shp.h"
 #include "formats/text.h"
+#include "tokens.h"
 #include <math.h>
 
 /* ---- options ---------------------------------------------------------------------------------------------------- */
@@ -36,7 +37,6 @@ enum {
     DATASET_TEXT,
     DATASET_TOKENS
 };
-enum { DATASET_LONGEST = 16000000 }; /* tokens, that a row may have */
 enum { DATASET_GROUP_AUTO, DATASET_GROUP_NO, DATASET_GROUP_YES };
 
 typedef struct dataset_options {
@@ -94,9 +94,9 @@ static inline dataset_options dataset_defaults(void) {
         CLI_WORD("group-prompts", &(p)->group, "auto|no|yes", "",                                                      \
                  "sft: rows with one prompt become one, the last answer counts; auto: for hh and shp, as the "         \
                  "reference code"),                                                                                    \
-        CLI_INT("max-length", &(p)->data.max_length, 2, DATASET_LONGEST, "max_seq_length",                             \
+        CLI_INT("max-length", &(p)->data.max_length, 2, TOKENS_LONGEST, "max_seq_length",                              \
                 "tokens of prompt + response"),                                                                        \
-        CLI_INT("max-prompt-length", &(p)->data.max_prompt_length, 0, DATASET_LONGEST, "",                             \
+        CLI_INT("max-prompt-length", &(p)->data.max_prompt_length, 0, TOKENS_LONGEST, "",                              \
                 "what --truncation ref leaves of a prompt; 0: 256, or half of --max-length where that is less"),       \
         CLI_WORD("truncation", &(p)->data.truncation, "ref|keep_start|keep_end", "truncation_mode",                    \
                  "of long rows: as the DPO reference code (a prompt keeps its end, in shp data its beginning), the "   \
@@ -115,10 +115,12 @@ enum { DATASET_REASONS = 32 };
 typedef struct dataset_file {
     const char *path;
     int format, chat;
-    int64_t rows, bad;    /* read; not used, whatever the reason */
-    int array;            /* of JSON: its rows are counted, not its lines */
-    uint64_t hash, bytes; /* of the text, unpacked */
-    char rules[320];      /* of a tokenized file: what options say of tokens is not used */
+    int64_t rows, bad;     /* read; not used, whatever the reason */
+    int array;             /* of JSON: its rows are counted, not its lines */
+    uint64_t hash, bytes;  /* of the text, unpacked */
+    char rules[512];       /* by which rows became tokens; a tokenized file has its own, and keeps them */
+    const dpo_data *whole; /* the set that has all of a tokenized file, whose report is */
+    dpo_data_report report;
     struct {
         char why[160];
         int64_t count, first; /* rows, and where the first one is */
@@ -213,6 +215,32 @@ static inline dpo_tokenizer *dataset_tokenizer(dpo_context *c, const char *path,
         t = NULL;
     }
     return t;
+}
+
+/* Each text for itself: text i's ids are (*ids)[(*first)[i]] .. (*ids)[(*first)[i + 1] - 1]. Both are freed by free. */
+static inline int dataset_encode(const dpo_tokenizer *t, const dpo_text *texts, int64_t n, unsigned flags,
+                                 int32_t **ids, int64_t **first) {
+    int64_t i, k, at = 0, room = 0, want;
+    int32_t *more;
+    *ids = NULL;
+    *first = (int64_t *)malloc(((size_t)n + 1) * sizeof **first);
+    if (!*first) return cli_die("no memory for the ids of %s texts", cli_count((uint64_t)n));
+    for (i = 0; i < n; i++, at += k) {
+        (*first)[i] = at;
+        want = at + 3 * (int64_t)texts[i].bytes + 3;
+        if (want > room) {
+            room = want + room / 2;
+            more = (int32_t *)realloc(*ids, (size_t)room * sizeof **ids);
+            if (!more) return cli_die("no memory for %s ids", cli_count((uint64_t)room));
+            *ids = more;
+        }
+        k = dpo_encode_parts(t, texts + i, 1, flags, *ids + at, room - at);
+        if (k < 0)
+            return cli_die("a text of %s bytes cannot be encoded: %s", cli_count(texts[i].bytes),
+                           dpo_result_name((dpo_result)k));
+    }
+    (*first)[n] = at;
+    return 0;
 }
 
 /* ---- what a file is --------------------------------------------------------------------------------------------- */
@@ -324,8 +352,8 @@ static inline int dataset_chat(const dataset *d, int format) {
     }
 }
 
-/* A set by the rules that this format and chat format have. */
-static inline dpo_data *dataset_make(const dataset *d, int format, int chat) {
+/* The rules that this format and chat format have. */
+static inline dpo_data_options dataset_rules_of(const dataset *d, int format, int chat) {
     dpo_data_options o = d->o.data;
     const char *end = chat_end_of_turn(chat);
     int most = dpo_data_defaults().max_prompt_length;
@@ -335,7 +363,7 @@ static inline dpo_data *dataset_make(const dataset *d, int format, int chat) {
     o.group_prompts = d->sft && (d->o.group == DATASET_GROUP_YES || (d->o.group == DATASET_GROUP_AUTO && reference));
     o.prompt_keep_start = format == DATASET_SHP;
     if (!o.max_prompt_length) o.max_prompt_length = most < o.max_length / 2 ? most : o.max_length / 2;
-    return dpo_data_create(d->c, d->t, &o);
+    return o;
 }
 
 /* Which side a hash is on: FNV's bits are mixed, since its high ones alone are poor. */
@@ -456,6 +484,7 @@ static inline int dataset_plain(dataset_reader *k, const char *text, size_t size
 static inline int dataset_text(dataset_reader *k, const char *text, size_t size) {
     dataset *d = k->d;
     dataset_file *f = k->f;
+    dpo_data_options o;
     const char *end;
     size_t i = 0;
     int plain;
@@ -471,11 +500,10 @@ static inline int dataset_text(dataset_reader *k, const char *text, size_t size)
     if (f->format == DATASET_TEXT && !plain) plain = !dataset_text_rows(d, &k->r, text, size);
     f->chat = dataset_chat(d, f->format);
     k->o.chat = f->chat;
-    if (k->second) d->eval = dataset_make(d, f->format, f->chat);
-    else {
-        d->train = dataset_make(d, f->format, f->chat);
-        d->eval = d->held_out ? dataset_make(d, f->format, f->chat) : NULL;
-    }
+    o = dataset_rules_of(d, f->format, f->chat);
+    tokens_rules(f->rules, sizeof f->rules, &o);
+    if (!k->second) d->train = dpo_data_create(d->c, d->t, &o);
+    if (k->second || d->held_out) d->eval = dpo_data_create(d->c, d->t, &o);
     if (dpo_status(d->c)) return dataset_fail(d);
     end = chat_end_of_turn(f->chat);
     if (end && !d->quiet && dpo_tokenizer_id(d->t, end, strlen(end)) < 0)
@@ -484,53 +512,49 @@ static inline int dataset_text(dataset_reader *k, const char *text, size_t size)
     return f->format == DATASET_TEXT && plain ? dataset_plain(k, text, size) : dataset_rows(k, text, size);
 }
 
-/* A tokenized file keeps its rules. What is held out of it goes by the prompt's pieces: the same rows as of the text,
- * unless prompts were cut. */
-static inline int dataset_split(dataset *d, dpo_data *all) {
-    int64_t i, k, n = dpo_data_count(all);
-    dpo_data_options o = dpo_data_defaults();
-    o.max_length = DATASET_LONGEST;
-    o.truncation = DPO_TRUNCATE_KEEP_START;
-    d->train = dpo_data_create(d->c, d->t, &o);
-    d->eval = d->held_out ? dpo_data_create(d->c, d->t, &o) : NULL;
-    if (d->o.max_rows && d->o.max_rows < n) n = d->o.max_rows;
-    for (i = 0; i < n && !dpo_status(d->c); i++) {
-        const int32_t *p, *c, *r;
-        int64_t np, nc, nr, hashed;
-        uint64_t h = 1469598103934665603u;
-        dpo_data_item(all, i, &p, &np, &c, &nc, &r, &nr);
-        hashed = np ? np : nc;
-        for (k = 0; d->held_out && k < hashed; k++) {
-            size_t bytes = 0;
-            const char *piece = dpo_tokenizer_piece(d->t, np ? p[k] : c[k], &bytes, NULL);
-            h = dataset_fnv(h, piece, piece ? bytes : 0);
-        }
-        dpo_data_add_tokens(d->held_out && dataset_is_held(d, h) ? d->eval : d->train, p, np, c, nc, nr ? r : NULL, nr);
+/* Whether an example is held out goes by the prompt's pieces: the same rows as of the text, unless prompts were cut. */
+static inline uint64_t dataset_tokens_hash(const dataset *d, const tokens_file *f, int64_t i) {
+    const struct tokens_example *e = &f->examples[i];
+    const int32_t *ids = f->ids + e->first;
+    uint64_t h = 1469598103934665603u;
+    int64_t k;
+    for (k = 0; k < (e->prompt ? e->prompt : e->chosen); k++) {
+        size_t bytes = 0;
+        const char *piece = dpo_tokenizer_piece(d->t, ids[k], &bytes, NULL);
+        h = dataset_fnv(h, piece, piece ? bytes : 0);
     }
-    dpo_data_free(all);
-    return dpo_status(d->c) ? dataset_fail(d) : 0;
+    return h;
 }
-
+/* A tokenized file keeps its rules. */
 static inline int dataset_tokens(dataset_reader *k) {
     dataset *d = k->d;
-    dpo_data *all = dpo_data_create(d->c, d->t, NULL);
-    const char *chat, *hash, *bytes;
-    k->f->format = DATASET_TOKENS;
-    if (!all || dpo_data_load(all, k->f->path)) return dataset_fail(d);
-    k->f->rows = dpo_data_count(all);
-    chat = dpo_data_metadata(all, "chat_format");
-    hash = dpo_data_metadata(all, "source_hash");
-    bytes = dpo_data_metadata(all, "source_bytes");
-    k->f->chat = chat ? chat_by_name(chat, strlen(chat)) : CHAT_NONE;
-    k->f->hash = hash ? strtoull(hash, NULL, 16) : 0;
-    k->f->bytes = bytes ? strtoull(bytes, NULL, 10) : 0;
-    if (k->f->chat < 0) k->f->chat = CHAT_NONE;
-    if (dpo_data_metadata(all, "rules"))
-        snprintf(k->f->rules, sizeof k->f->rules, "%s", dpo_data_metadata(all, "rules"));
-    if (k->second) d->eval = all;
-    else if (d->held_out || d->o.max_rows) return dataset_split(d, all);
-    else d->train = all;
-    return 0;
+    dataset_file *f = k->f;
+    tokens_file t;
+    const char *chat, *hash, *bytes, *rules;
+    int64_t i, n;
+    int held = !k->second && d->held_out;
+    f->format = DATASET_TOKENS;
+    if (tokens_open(&t, d->c, f->path, d->t)) return 1;
+    chat = tokens_metadata(&t, "chat_format");
+    hash = tokens_metadata(&t, "source_hash");
+    bytes = tokens_metadata(&t, "source_bytes");
+    rules = tokens_metadata(&t, "rules");
+    f->chat = chat ? chat_by_name(chat, strlen(chat)) : CHAT_NONE;
+    if (f->chat < 0) f->chat = CHAT_NONE;
+    f->hash = hash ? strtoull(hash, NULL, 16) : 0;
+    f->bytes = bytes ? strtoull(bytes, NULL, 10) : 0;
+    snprintf(f->rules, sizeof f->rules, "%s", rules ? rules : "");
+    f->rows = t.n;
+    f->report = t.report;
+    n = !k->second && d->o.max_rows && d->o.max_rows < t.n ? d->o.max_rows : t.n;
+    if (!k->second) d->train = tokens_set(d->c, d->t);
+    if (k->second || held) d->eval = tokens_set(d->c, d->t);
+    for (i = 0; i < n && !dpo_status(d->c); i++)
+        tokens_add(&t, i,
+                   k->second || (held && dataset_is_held(d, dataset_tokens_hash(d, &t, i))) ? d->eval : d->train);
+    if (!held && n == t.n) f->whole = k->second ? d->eval : d->train;
+    tokens_close(&t);
+    return dpo_status(d->c) ? dataset_fail(d) : 0;
 }
 
 static inline int dataset_file_read(dataset_reader *k) {
@@ -653,8 +677,15 @@ static inline void dataset_print_cut(const dpo_data_report *r, int64_t n) {
                cli_count((uint64_t)r->boundary_merges));
 }
 
-static inline void dataset_print_set(const char *name, const dpo_data *d) {
-    dpo_data_report r = dpo_data_report_of(d);
+/* Of a set: its own report, or that of the file which it is. */
+static inline dpo_data_report dataset_report(const dataset *d, const dpo_data *set) {
+    int i;
+    for (i = 0; i < 2; i++)
+        if (set && d->file[i].whole == set) return d->file[i].report;
+    return dpo_data_report_of(set);
+}
+
+static inline void dataset_print_set(const char *name, const dpo_data *d, dpo_data_report r) {
     dataset_lengths l = dataset_measure(d);
     double low, high;
     printf("  %s: %s examples; tokens: all %s", name, cli_count((uint64_t)l.examples),
@@ -672,9 +703,44 @@ static inline void dataset_print_set(const char *name, const dpo_data *d) {
            cli_count((uint64_t)r.same_length));
 }
 
+/* A number for example i, or for its prompt alone (0 if it has none). */
+static inline uint64_t dataset_key(const dpo_data *d, int64_t i, int prompts_only) {
+    const int32_t *p, *c, *r;
+    int64_t n[3], parts = prompts_only ? 1 : 3, k;
+    uint64_t h = 1469598103934665603u;
+    dpo_data_item(d, i, &p, &n[0], &c, &n[1], &r, &n[2]);
+    if (prompts_only && !n[0]) return 0;
+    for (k = 0; k < parts; k++) {
+        h = dataset_fnv(h, (const char *)&n[k], sizeof n[k]); /* the same ids cut elsewhere are another example */
+        h = dataset_fnv(h, (const char *)(k == 0 ? p : k == 1 ? c : r), (size_t)n[k] * sizeof *p);
+    }
+    return h | 1;
+}
+static inline int dataset_key_order(const void *a, const void *b) {
+    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+    return x < y ? -1 : x > y;
+}
+/* dataset_repeats - examples of d that occur earlier in d (other NULL), or anywhere in `other`. prompts_only: compares
+ * prompts alone and leaves examples without one out. -1 without memory. */
+static inline int64_t dataset_repeats(const dpo_data *d, const dpo_data *other, int prompts_only) {
+    const dpo_data *from = other ? other : d;
+    int64_t i, n = 0, found = 0, count = dpo_data_count(from);
+    uint64_t *key = (uint64_t *)malloc((size_t)count * sizeof *key + 1), one;
+    if (!key) return -1;
+    for (i = 0; i < count; i++)
+        if ((one = dataset_key(from, i, prompts_only)) != 0) key[n++] = one;
+    qsort(key, (size_t)n, sizeof *key, dataset_key_order);
+    for (i = 1; !other && i < n; i++) found += key[i] == key[i - 1];
+    for (i = 0; other && i < dpo_data_count(d); i++)
+        if ((one = dataset_key(d, i, prompts_only)) != 0)
+            found += bsearch(&one, key, (size_t)n, sizeof *key, dataset_key_order) != NULL;
+    free(key);
+    return found;
+}
+
 /* Rows and prompts that occur twice: within d, or in `other`. */
 static inline void dataset_print_repeats(const char *where, const dpo_data *d, const dpo_data *other) {
-    int64_t rows = dpo_data_repeats(d, other, 0), prompts = dpo_data_repeats(d, other, 1);
+    int64_t rows = dataset_repeats(d, other, 0), prompts = dataset_repeats(d, other, 1);
     if (rows > 0 || prompts > 0)
         printf("    %s: %s rows, %s prompts\n", where, cli_count((uint64_t)(rows > 0 ? rows : 0)),
                cli_count((uint64_t)(prompts > 0 ? prompts : 0)));
@@ -686,7 +752,7 @@ static inline void dataset_print_file(const dataset_file *f) {
     int i;
     printf("%s: %s, %s rows, %s kept%s%s\n", f->path, dataset_format_words(f->format), cli_count((uint64_t)f->rows),
            cli_count((uint64_t)(f->rows - f->bad)), f->chat ? ", chat format " : "", f->chat ? chat_name(f->chat) : "");
-    if (f->rules[0]) printf("    tokenized before, by rules of its own: %s\n", f->rules);
+    if (f->format == DATASET_TOKENS && f->rules[0]) printf("    tokenized before, by rules of its own: %s\n", f->rules);
     for (i = 0; i < f->reasons; i++) {
         printf("    %7s  %s (first in %s %s", cli_count((uint64_t)f->reason[i].count), f->reason[i].why,
                dataset_place(f), cli_count((uint64_t)f->reason[i].first));
@@ -700,10 +766,10 @@ static inline void dataset_print_file(const dataset_file *f) {
 static inline void dataset_print(const dataset *d) {
     dataset_print_file(&d->file[0]);
     if (d->eval && !d->held_out) dataset_print_file(&d->file[1]);
-    dataset_print_set("training", d->train);
+    dataset_print_set("training", d->train, dataset_report(d, d->train));
     dataset_print_repeats("again in training", d->train, NULL);
     if (d->eval) {
-        dataset_print_set(d->held_out ? "held out for evaluation" : "evaluation", d->eval);
+        dataset_print_set(d->held_out ? "held out for evaluation" : "evaluation", d->eval, dataset_report(d, d->eval));
         dataset_print_repeats("again in evaluation", d->eval, NULL);
         dataset_print_repeats("of evaluation also in training", d->eval, d->train);
     } else if (d->held_out) printf("  too few rows to hold any out: no evaluation\n");
@@ -722,8 +788,8 @@ static inline void dataset_json_length(FILE *o, const char *name, dataset_length
     fprintf(o, ", \"longest\": %lld}", (long long)l.most);
 }
 
-static inline void dataset_json_set(FILE *o, const char *name, const dpo_data *d, const dpo_data *other) {
-    dpo_data_report r = dpo_data_report_of(d);
+static inline void dataset_json_set(FILE *o, const char *name, const dpo_data *d, dpo_data_report r,
+                                    const dpo_data *other) {
     dataset_lengths l = dataset_measure(d);
     double low = 0, high = 0;
     fprintf(o, ",\n  \"%s\": {\"examples\": %lld", name, (long long)l.examples);
@@ -737,11 +803,11 @@ static inline void dataset_json_set(FILE *o, const char *name, const dpo_data *d
     dataset_json_count(o, "lost_eos", r.lost_eos);
     dataset_json_count(o, "invalid_utf8", r.invalid_utf8);
     dataset_json_count(o, "boundary_merges", r.boundary_merges);
-    dataset_json_count(o, "repeated_rows", dpo_data_repeats(d, NULL, 0));
-    dataset_json_count(o, "repeated_prompts", dpo_data_repeats(d, NULL, 1));
+    dataset_json_count(o, "repeated_rows", dataset_repeats(d, NULL, 0));
+    dataset_json_count(o, "repeated_prompts", dataset_repeats(d, NULL, 1));
     if (other) {
-        dataset_json_count(o, "rows_in_training", dpo_data_repeats(d, other, 0));
-        dataset_json_count(o, "prompts_in_training", dpo_data_repeats(d, other, 1));
+        dataset_json_count(o, "rows_in_training", dataset_repeats(d, other, 0));
+        dataset_json_count(o, "prompts_in_training", dataset_repeats(d, other, 1));
     }
     if (r.pairs) {
         dpo_wilson((double)r.chosen_longer + 0.5 * (double)r.same_length, (double)r.pairs, &low, &high);
@@ -790,8 +856,8 @@ static inline void dataset_json(FILE *o, const dataset *d) {
     fputs(",\n  \"tokenizer\": ", o);
     cli_json_string(o, dpo_tokenizer_info(d->t), strlen(dpo_tokenizer_info(d->t)));
     fprintf(o, ", \"tokenizer_hash\": \"%016llx\"", (unsigned long long)dpo_tokenizer_hash(d->t));
-    dataset_json_set(o, "train", d->train, NULL);
-    if (d->eval) dataset_json_set(o, d->held_out ? "held_out" : "eval", d->eval, d->train);
+    dataset_json_set(o, "train", d->train, dataset_report(d, d->train), NULL);
+    if (d->eval) dataset_json_set(o, d->held_out ? "held_out" : "eval", d->eval, dataset_report(d, d->eval), d->train);
     fputs("}\n", o);
 }
 

@@ -1350,22 +1350,17 @@ typedef struct bench_rate {
     double mb_per_s,
         per_ghz; /* medians; the second of passes that each have their own clock: a shared machine's varies */
 } bench_rate;
-/* `steps` passes over all texts, one call a text, or all in one (out NULL); ids counted. */
-static bench_rate bench_encode(dpo_context *c, const dpo_tokenizer *t, const bench_texts *x, unsigned flags, int steps,
-                               int32_t *out, int64_t cap, int64_t *n) {
+/* `steps` passes over all texts, one call a text; ids counted. */
+static bench_rate bench_encode(const dpo_tokenizer *t, const bench_texts *x, unsigned flags, int steps, int32_t *out,
+                               int64_t cap, int64_t *n) {
     double rate[101], per[101], at, ghz;
     bench_rate r;
-    int32_t *ids;
-    int64_t *first, m;
+    int64_t m;
     int i;
     for (i = 0; i < steps; i++) {
         ghz = bench_clock();
         at = cli_clock();
-        for (*n = 0, m = 0; out && m < x->n; m++) *n += dpo_encode_parts(t, x->text + m, 1, flags, out, cap);
-        if (!out && !dpo_encode_batch(t, x->text, x->n, flags, &ids, &first)) {
-            *n = first[x->n];
-            dpo_encode_free(c, ids);
-        }
+        for (*n = 0, m = 0; m < x->n; m++) *n += dpo_encode_parts(t, x->text + m, 1, flags, out, cap);
         rate[i] = (double)x->bytes / (cli_clock() - at) / 1e6;
         per[i] = rate[i] / ((ghz + bench_clock()) / 2);
     }
@@ -1378,9 +1373,9 @@ static int bench_tokenizer(const bench_options *o) {
     dpo_context *c;
     dpo_tokenizer *t;
     bench_texts x;
-    bench_rate found, merged, all;
+    bench_rate found, merged;
     double load;
-    int64_t n = 0, most = 0, i, same[2];
+    int64_t n = 0, most = 0, i, same;
     int32_t *ids;
     if (!o->tokenizer || !o->text) return cli_die("tokenizer expects --tokenizer FILE and --text FILE");
     if (o->steps > 101) return cli_die("--steps: at most 101 here");
@@ -1401,26 +1396,23 @@ static int bench_tokenizer(const bench_options *o) {
     most = 3 * most + 3;
     ids = (int32_t *)malloc((size_t)most * sizeof *ids);
     if (!ids) return cli_die("no memory for the ids");
-    found = bench_encode(c, t, &x, 0, o->steps, ids, most, &n);
-    merged = bench_encode(c, t, &x, DPO_ENCODE_MERGES, o->steps, ids, most, &same[0]);
-    all = bench_encode(c, t, &x, 0, o->steps, NULL, 0, &same[1]);
+    found = bench_encode(t, &x, 0, o->steps, ids, most, &n);
+    merged = bench_encode(t, &x, DPO_ENCODE_MERGES, o->steps, ids, most, &same);
     if (dpo_status(c)) return cli_die("%s", dpo_error(c));
-    if (n != same[0] || n != same[1])
-        return cli_die("looking words up gives %lld ids, merging them %lld, all at once %lld", (long long)n,
-                       (long long)same[0], (long long)same[1]);
+    if (n != same) return cli_die("looking words up gives %lld ids, merging them %lld", (long long)n, (long long)same);
     if (o->json)
         printf("{\"bench\": \"tokenizer\", \"tokenizer\": \"%s\", \"load_s\": %.6f, \"bytes\": %lld, \"ids\": %lld, "
-               "\"mb_per_s\": %.1f, \"merges_mb_per_s\": %.1f, \"batch_mb_per_s\": %.1f, \"mb_per_s_per_ghz\": %.1f, "
+               "\"mb_per_s\": %.1f, \"merges_mb_per_s\": %.1f, \"mb_per_s_per_ghz\": %.1f, "
                "\"merges_mb_per_s_per_ghz\": %.1f}\n",
-               o->tokenizer, load, (long long)x.bytes, (long long)n, found.mb_per_s, merged.mb_per_s, all.mb_per_s,
-               found.per_ghz, merged.per_ghz);
+               o->tokenizer, load, (long long)x.bytes, (long long)n, found.mb_per_s, merged.mb_per_s, found.per_ghz,
+               merged.per_ghz);
     else
         printf("%s\n%s: loaded in %.1f ms; %s in %s texts, %s ids, %.2f bytes each\n"
-               "one thread: %.1f MB/s, every word merged: %.1f MB/s; all threads: %.1f MB/s\n"
-               "for each GHz of the clock at that moment: %.1f, %.1f and %.1f MB/s\n",
+               "one thread: %.1f MB/s, every word merged: %.1f MB/s\n"
+               "for each GHz of the clock at that moment: %.1f and %.1f MB/s\n",
                dpo_build_info(c), dpo_tokenizer_info(t), 1e3 * load, cli_bytes((uint64_t)x.bytes),
                cli_count((uint64_t)x.n), cli_count((uint64_t)n), (double)x.bytes / (double)n, found.mb_per_s,
-               merged.mb_per_s, all.mb_per_s, found.per_ghz, merged.per_ghz, all.per_ghz);
+               merged.mb_per_s, found.per_ghz, merged.per_ghz);
     free(ids);
     free(x.text);
     free(x.file);

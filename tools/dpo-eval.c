@@ -816,7 +816,7 @@ static int requests_encode(const eval *e, requests *q) {
         part[n++].special = 0;
         r->first = n - 1; /* until it has ids */
     }
-    if (!bad && n && dpo_encode_batch(e->t, part, n, encode_flags(e), &ids, &first)) bad = fail(e);
+    if (!bad && n) bad = dataset_encode(e->t, part, n, encode_flags(e), &ids, &first);
     for (i = 0; i < q->n && !bad; i++) {
         request *r = &q->r[i];
         int64_t w = r->first;
@@ -825,7 +825,8 @@ static int requests_encode(const eval *e, requests *q) {
             bad = requests_take(q, r, ids + first[w], first[w + 1] - first[w], first[of[i] + 1] - first[of[i]],
                                 positions);
     }
-    if (ids) dpo_encode_free(e->c, ids);
+    free(ids);
+    free(first);
     free(part);
     free(of);
     return bad;

@@ -171,14 +171,15 @@ static int encode_plain(const settings *s, const dpo_tokenizer *t) {
     text.text = input ? input : "";
     broken_look(&broken, &text, 1);
     text.special = s->parse_special;
-    if (!failed && dpo_encode_batch(t, &text, 1, encode_flags(s), &ids, &first)) failed = fail();
+    if (!failed) failed = dataset_encode(t, &text, 1, encode_flags(s), &ids, &first);
     if (!failed) {
         print_ids(ids, first[1], " ");
         putchar('\n');
         failed = flush_output();
         broken_note(&broken, bytes_encoded);
     }
-    dpo_encode_free(context, ids);
+    free(ids);
+    free(first);
     free(input);
     return failed;
 }
@@ -221,9 +222,9 @@ static int encode_jsonl(const settings *s, const dpo_tokenizer *t) {
         failed = chunk_next(c);
         if (failed || !c->lines) break;
         failed = encode_lines(s, c, json, texts, &n); /* what stands before a bad line is encoded yet */
-        if (dpo_encode_batch(t, texts, n, encode_flags(s), &ids, &first)) {
-            failed = fail();
-            break;
+        if (dataset_encode(t, texts, n, encode_flags(s), &ids, &first)) {
+            failed = 1;
+            n = 0;
         }
         for (i = 0; i < n; i++) {
             broken_look(&broken, &texts[i], c->before + i + 1);
@@ -231,7 +232,8 @@ static int encode_jsonl(const settings *s, const dpo_tokenizer *t) {
             print_ids(ids + first[i], first[i + 1] - first[i], ", ");
             fputs("]}\n", stdout);
         }
-        dpo_encode_free(context, ids);
+        free(ids);
+        free(first);
         if (!failed) live("encoding", (uint64_t)(c->before + c->lines), c->total);
     }
     cli_live_clear();
@@ -424,6 +426,7 @@ static void print_examples(const dpo_tokenizer *t, const dpo_data *d, int64_t sh
 /* Writes a set with where it comes from. */
 static int save_set(const settings *s, const dataset *d, const dpo_data *set, const dataset_file *f, const char *side,
                     const char *path) {
+    dpo_data_report report = dataset_report(d, set);
     char hash[24], bytes[24], dropped[4096] = "";
     const char *metadata[20];
     size_t used = 0;
@@ -453,7 +456,7 @@ static int save_set(const settings *s, const dataset *d, const dpo_data *set, co
     metadata[n++] = "program";
     metadata[n++] = "dpo-tokenize " VERSION;
     metadata[n] = NULL;
-    if (dpo_data_save(set, path, metadata)) return dataset_fail(d);
+    if (tokens_save(context, path, set, d->t, f->rules[0] ? f->rules : "{}", &report, metadata)) return 1;
     if (!s->quiet) printf("wrote %s: %s examples\n", path, cli_count((uint64_t)dpo_data_count(set)));
     return 0;
 }
@@ -501,18 +504,22 @@ static int run_info(const char *path) {
     static const char *const keys[] = {"source",         "source_bytes", "source_hash", "side",
                                        "data_format",    "objective",    "chat_format", "tokenizer",
                                        "tokenizer_hash", "rules",        "dropped",     "program"};
-    dpo_data *d = dpo_data_create(context, NULL, NULL);
-    dpo_data_report r;
+    dpo_data *d;
+    tokens_file f;
+    int64_t k;
     size_t i;
-    if (!d || dpo_data_load(d, path)) return fail();
-    r = dpo_data_report_of(d);
-    printf("%s: %s rows, %s kept; hash of the ids %016llx\n", path, cli_count((uint64_t)r.rows),
-           cli_count((uint64_t)r.kept), (unsigned long long)dpo_data_hash(d));
-    dataset_print_set("tokens", d);
+    if (tokens_open(&f, context, path, NULL)) return 1;
+    d = tokens_set(context, NULL);
+    for (k = 0; k < f.n && !dpo_status(context); k++) tokens_add(&f, k, d);
+    if (dpo_status(context)) return fail();
+    printf("%s: %s rows, %s kept; hash of the ids %016llx\n", path, cli_count((uint64_t)f.report.rows),
+           cli_count((uint64_t)f.report.kept), (unsigned long long)dpo_data_hash(d));
+    dataset_print_set("tokens", d, f.report);
     for (i = 0; i < sizeof keys / sizeof *keys; i++) {
-        const char *value = dpo_data_metadata(d, keys[i]);
+        const char *value = tokens_metadata(&f, keys[i]);
         if (value && *value) printf("  %-15s %s\n", keys[i], value);
     }
+    tokens_close(&f);
     dpo_data_free(d);
     return flush_output();
 }

@@ -8,7 +8,8 @@
  * A row holds whole entries:
  *   classes   runs of code points: gap since the last one's end, 4 * length + class (1 letter, 2 number, 3 space)
  *   marks     runs of one combining class: gap, length, class
- *   pairs     canonical decompositions: 3 * (code point - last one) + kind, first, second (not for kind 0)
+ *   pairs     canonical decompositions: 3 * (code point - last one) + kind, first, second (not for kind 0), these as
+ *             differences to the last ones: 2 * d, or -2 * d - 1 if d is negative
  *             kind 0: to one character, 1: to two that compose again, 2: to two that do not */
 #include <stdio.h>
 #include <stdlib.h>
@@ -130,13 +131,18 @@ static void put_runs(const unsigned char *set, int with_class) {
         at = to;
     }
 }
+static void put_step(long v, long *last) {
+    long d = v - *last;
+    put_number(d < 0 ? -2 * d - 1 : 2 * d);
+    *last = v;
+}
 static void put_pairs(void) {
-    long c, at = 0;
+    long c, at = 0, first = 0, second = 0;
     for (c = 0; c <= LAST; c++) {
         if (!first_of[c]) continue;
         put_number(3 * (c - at) + (!second_of[c] ? 0 : excluded[c] ? 2 : 1));
-        put_number(first_of[c]);
-        if (second_of[c]) put_number(second_of[c]);
+        put_step(first_of[c], &first);
+        if (second_of[c]) put_step(second_of[c], &second);
         end_entry();
         at = c;
     }
