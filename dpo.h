@@ -5389,15 +5389,6 @@ static size_t dpo__json_quote(char *out, size_t cap, size_t at, const char *text
     return dpo__append(out, cap, at, "\"");
 }
 
-/* What the sections below call them. */
-#define dpo__json_type   dpo_json_type
-#define dpo__json_count  dpo_json_count
-#define dpo__json_first  dpo_json_first
-#define dpo__json_next   dpo_json_next
-#define dpo__json_find   dpo_json_find
-#define dpo__json_string dpo_json_string
-#define dpo__json_double dpo_json_number
-
 /* ===========================================================================================
    >>FILES - access through the dpo_io hooks, an atomic writer, safetensors
    =========================================================================================== */
@@ -5934,7 +5925,6 @@ DPO_API const char *dpo_tensors_metadata(const dpo_tensors_file *f, const char *
         if (!strcmp(f->metadata[i], key)) return f->metadata[i + 1];
     return NULL;
 }
-#define dpo__st_metadata dpo_tensors_metadata /* what the sections below call it */
 
 /* A tensor as it is. */
 static dpo_result dpo__st_read_raw(const dpo__st *st, const dpo__st_entry *e, void *to) {
@@ -10314,10 +10304,10 @@ static dpo_result dpo__tok_refuse(const dpo__tok_reader *r, dpo_result code, con
 }
 /* What an object has at a key: a node, a string ("" if it is none), whether it is this string, yes or no. */
 static int64_t dpo__tok_at(const dpo__tok_reader *r, int64_t object, const char *key) {
-    return dpo__json_find(&r->j, object, key);
+    return dpo_json_find(&r->j, object, key);
 }
 static const char *dpo__tok_string(const dpo__tok_reader *r, int64_t object, const char *key, char *out, size_t cap) {
-    if (dpo__json_string(&r->j, dpo__tok_at(r, object, key), out, cap) < 0) out[0] = 0;
+    if (dpo_json_string(&r->j, dpo__tok_at(r, object, key), out, cap) < 0) out[0] = 0;
     return out;
 }
 static int dpo__tok_is(const dpo__tok_reader *r, int64_t object, const char *key, const char *text) {
@@ -10334,8 +10324,8 @@ static dpo_result dpo__tok_each(dpo__tok_reader *r, int64_t node, const char *li
     dpo_result code = DPO_OK;
     if (node < 0 || dpo__json_null(&r->j, node)) return DPO_OK;
     if (!dpo__tok_is(r, node, "type", "Sequence")) return part(r, node);
-    v = dpo__json_first(&r->j, list);
-    for (i = dpo__json_count(&r->j, list); i > 0 && !code; i--, v = dpo__json_next(&r->j, v)) code = part(r, v);
+    v = dpo_json_first(&r->j, list);
+    for (i = dpo_json_count(&r->j, list); i > 0 && !code; i--, v = dpo_json_next(&r->j, v)) code = part(r, v);
     return code;
 }
 /* One that is not known, or not where it stands: `known` says what is. */
@@ -10430,12 +10420,12 @@ static dpo_result dpo__tok_read_pretokenizer(dpo__tok_reader *r, int64_t node) {
 static dpo_result dpo__tok_read_template(dpo__tok_reader *r, int64_t node) {
     int64_t id, special, list = dpo__tok_at(r, node, "single");
     char name[256];
-    if (!dpo__tok_is(r, node, "type", "TemplateProcessing") || !dpo__json_count(&r->j, list)) return DPO_OK;
-    special = dpo__tok_at(r, dpo__json_first(&r->j, list), "SpecialToken");
+    if (!dpo__tok_is(r, node, "type", "TemplateProcessing") || !dpo_json_count(&r->j, list)) return DPO_OK;
+    special = dpo__tok_at(r, dpo_json_first(&r->j, list), "SpecialToken");
     if (special < 0) return DPO_OK;
     dpo__tok_string(r, special, "id", name, sizeof name);
     list = dpo__tok_at(r, dpo__tok_at(r, dpo__tok_at(r, node, "special_tokens"), name), "ids");
-    if (dpo__json_count(&r->j, list) && dpo__json_int64(&r->j, dpo__json_first(&r->j, list), &id) && id >= 0 &&
+    if (dpo_json_count(&r->j, list) && dpo__json_int64(&r->j, dpo_json_first(&r->j, list), &id) && id >= 0 &&
         id < r->t->vocab) {
         r->t->bos = (int32_t)id;
         r->t->adds_bos = 1;
@@ -10458,12 +10448,12 @@ static dpo_result dpo__tok_read_head(dpo__tok_reader *r) {
     r->added_list = dpo__tok_at(r, 0, "added_tokens");
     if (dpo__tok_string(r, model, "type", text, sizeof text)[0] && strcmp(text, "BPE"))
         return dpo__tok_refuse(r, DPO_E_UNSUPPORTED, "its model is \"%s\", expected BPE", text);
-    if (dpo__json_type(j, r->vocab) != '{') return dpo__tok_refuse(r, DPO_E_FORMAT, "no object model.vocab in it");
-    if (dpo__json_type(j, r->merge_list) != '[') return dpo__tok_refuse(r, DPO_E_FORMAT, "no list model.merges in it");
+    if (dpo_json_type(j, r->vocab) != '{') return dpo__tok_refuse(r, DPO_E_FORMAT, "no object model.vocab in it");
+    if (dpo_json_type(j, r->merge_list) != '[') return dpo__tok_refuse(r, DPO_E_FORMAT, "no list model.merges in it");
     for (i = 0; i < 2; i++)
         if (dpo__tok_string(r, model, affixes[i], text, sizeof text)[0])
             return dpo__tok_refuse(r, DPO_E_UNSUPPORTED, "model.%s \"%s\"", affixes[i], text);
-    if (dpo__json_double(j, dpo__tok_at(r, model, "dropout"), &dropout) && dropout > 0)
+    if (dpo_json_number(j, dpo__tok_at(r, model, "dropout"), &dropout) && dropout > 0)
         return dpo__tok_refuse(r, DPO_E_UNSUPPORTED, "model.dropout: merges left out at random");
     t->ignore_merges = dpo__tok_flag(r, model, "ignore_merges", 0);
     t->fuse_unk = dpo__tok_flag(r, model, "fuse_unk", 0);
@@ -10486,9 +10476,9 @@ static dpo_result dpo__tok_read_head(dpo__tok_reader *r) {
 /* Largest id, and room for the pieces' bytes. */
 static dpo_result dpo__tok_measure(dpo__tok_reader *r) {
     const dpo__json *j = &r->j;
-    int64_t i, id, top = -1, v = dpo__json_first(j, r->vocab);
-    r->n_pieces = dpo__json_count(j, r->vocab);
-    for (i = 0; i < r->n_pieces; i++, v = dpo__json_next(j, v + 1)) {
+    int64_t i, id, top = -1, v = dpo_json_first(j, r->vocab);
+    r->n_pieces = dpo_json_count(j, r->vocab);
+    for (i = 0; i < r->n_pieces; i++, v = dpo_json_next(j, v + 1)) {
         if (!dpo__json_int64(j, v + 1, &id) || id < 0 || id >= DPO__TOK_IDS - 2)
             return dpo__tok_refuse(r, DPO_E_FORMAT, "byte %u: an id of the vocabulary is no whole number from 0 to %ld",
                                    (unsigned)j->nodes[v + 1].begin, (long)DPO__TOK_IDS - 3);
@@ -10498,19 +10488,19 @@ static dpo_result dpo__tok_measure(dpo__tok_reader *r) {
         r->blob += j->nodes[v].end - j->nodes[v].begin;
         top = dpo__max64(top, id);
     }
-    r->n_added = dpo__json_count(j, r->added_list);
-    v = dpo__json_first(j, r->added_list);
-    for (i = 0; i < r->n_added; i++, v = dpo__json_next(j, v)) {
-        int64_t content = dpo__json_find(j, v, "content");
-        if (!dpo__json_int64(j, dpo__json_find(j, v, "id"), &id) || id < 0 || id >= DPO__TOK_IDS - 2 ||
-            dpo__json_type(j, content) != '"' || j->nodes[content].end - j->nodes[content].begin < 3 ||
+    r->n_added = dpo_json_count(j, r->added_list);
+    v = dpo_json_first(j, r->added_list);
+    for (i = 0; i < r->n_added; i++, v = dpo_json_next(j, v)) {
+        int64_t content = dpo_json_find(j, v, "content");
+        if (!dpo__json_int64(j, dpo_json_find(j, v, "id"), &id) || id < 0 || id >= DPO__TOK_IDS - 2 ||
+            dpo_json_type(j, content) != '"' || j->nodes[content].end - j->nodes[content].begin < 3 ||
             j->nodes[content].end - j->nodes[content].begin > DPO__TOK_ADDED + 2)
             return dpo__tok_refuse(r, DPO_E_FORMAT, "added token %ld has no id, or no content of 1 to %d bytes",
                                    (long)i, DPO__TOK_ADDED);
         r->blob += 3 * (int64_t)(j->nodes[content].end - j->nodes[content].begin);
         top = dpo__max64(top, id);
     }
-    r->n_merges = dpo__json_count(j, r->merge_list);
+    r->n_merges = dpo_json_count(j, r->merge_list);
     for (i = 0; i < (int64_t)r->merges_size; i++) r->n_merges += i == 0 || r->merges[i] == '\n'; /* lines, at least */
     if (r->n_merges >= DPO__TOK_IDS - 2 || r->n_added > 65536)
         return dpo__tok_refuse(r, DPO_E_FORMAT,
@@ -10649,10 +10639,10 @@ static dpo_result dpo__tok_add_piece(dpo__tok_reader *r, uint32_t id, const char
 }
 static dpo_result dpo__tok_add_pieces(dpo__tok_reader *r) {
     const dpo__json *j = &r->j;
-    int64_t i, id, v = dpo__json_first(j, r->vocab);
+    int64_t i, id, v = dpo_json_first(j, r->vocab);
     dpo_result code = DPO_OK;
-    for (i = 0; i < r->n_pieces && !code; i++, v = dpo__json_next(j, v + 1)) {
-        int64_t n = dpo__json_string(j, v, r->text[0], DPO__TOK_PIECE);
+    for (i = 0; i < r->n_pieces && !code; i++, v = dpo_json_next(j, v + 1)) {
+        int64_t n = dpo_json_string(j, v, r->text[0], DPO__TOK_PIECE);
         (void)dpo__json_int64(j, v + 1, &id);
         code = dpo__tok_add_piece(r, (uint32_t)id, r->text[0], (size_t)n);
     }
@@ -10689,18 +10679,18 @@ static dpo_result dpo__tok_add_joined(dpo__tok_reader *r, int64_t rank, const ch
 /* "left right", or ["left", "right"]. */
 static dpo_result dpo__tok_add_merges(dpo__tok_reader *r) {
     const dpo__json *j = &r->j;
-    int64_t i, k, n[2], v = dpo__json_first(j, r->merge_list);
+    int64_t i, k, n[2], v = dpo_json_first(j, r->merge_list);
     char *text[2] = {r->text[0], r->text[0] + DPO__TOK_PIECE};
     dpo_result code = DPO_OK;
-    for (i = 0; i < r->n_merges && !code; i++, v = dpo__json_next(j, v)) {
-        int64_t part = dpo__json_type(j, v) == '[' && dpo__json_count(j, v) == 2 ? dpo__json_first(j, v) : -1;
-        n[0] = dpo__json_string(j, v, text[0], DPO__TOK_PIECE);
+    for (i = 0; i < r->n_merges && !code; i++, v = dpo_json_next(j, v)) {
+        int64_t part = dpo_json_type(j, v) == '[' && dpo_json_count(j, v) == 2 ? dpo_json_first(j, v) : -1;
+        n[0] = dpo_json_string(j, v, text[0], DPO__TOK_PIECE);
         if (n[0] >= 0) {
             code = dpo__tok_add_joined(r, i, text[0], n[0] < DPO__TOK_PIECE ? (size_t)n[0] : 0);
             continue;
         }
-        for (k = 0; k < 2; k++, part = dpo__json_next(j, part)) {
-            n[k] = dpo__json_string(j, part, text[k], DPO__TOK_PIECE);
+        for (k = 0; k < 2; k++, part = dpo_json_next(j, part)) {
+            n[k] = dpo_json_string(j, part, text[k], DPO__TOK_PIECE);
             if (n[k] < 0 || n[k] >= DPO__TOK_PIECE) n[k] = 0;
         }
         code = dpo__tok_add_merge(r, i, text[0], (size_t)n[0], text[1], (size_t)n[1]);
@@ -10756,8 +10746,8 @@ static dpo_result dpo__tok_add_added(dpo__tok_reader *r, int64_t node) {
     uint8_t *text = (uint8_t *)r->text[0], *to = t->blob + r->used;
     dpo__added *a = &s->token[s->n];
     int64_t id;
-    size_t n = (size_t)dpo__json_string(j, dpo__json_find(j, node, "content"), r->text[0], DPO__TOK_PIECE);
-    (void)dpo__json_int64(j, dpo__json_find(j, node, "id"), &id);
+    size_t n = (size_t)dpo_json_string(j, dpo_json_find(j, node, "content"), r->text[0], DPO__TOK_PIECE);
+    (void)dpo__json_int64(j, dpo_json_find(j, node, "id"), &id);
     if (dpo__tok_flag(r, node, "single_word", 0))
         return dpo__tok_refuse(r, DPO_E_UNSUPPORTED, "added token \"%.80s\" with single_word", r->text[0]);
     to[0] = ' ';
@@ -10851,7 +10841,7 @@ static dpo_result dpo__tok_finish(dpo__tok_reader *r) {
 
 /* All of it from what is parsed; r->t is the tokenizer after DPO_OK. */
 static dpo_result dpo__tok_build(dpo__tok_reader *r) {
-    int64_t i, v, unk = dpo__json_find(&r->j, dpo__json_find(&r->j, 0, "model"), "unk_token");
+    int64_t i, v, unk = dpo_json_find(&r->j, dpo_json_find(&r->j, 0, "model"), "unk_token");
     dpo_result code = dpo__tok_measure(r);
     r->n_special = r->n_added + DPO__TOK_NAMES;
     r->blob += DPO__TOK_NAMED;
@@ -10859,14 +10849,14 @@ static dpo_result dpo__tok_build(dpo__tok_reader *r) {
     if (code) return code;
     dpo__tok_make_map(r);
     code = dpo__tok_add_pieces(r);
-    if (!code && dpo__json_string(&r->j, unk, r->text[0], DPO__TOK_PIECE) > 0) {
+    if (!code && dpo_json_string(&r->j, unk, r->text[0], DPO__TOK_PIECE) > 0) {
         size_t n = dpo__tok_bytes_of(r, r->text[0], strlen(r->text[0]), (uint8_t *)r->text[1]);
         r->t->unk = (int32_t)dpo__tok_find(r->t, (const uint8_t *)r->text[1], n);
     }
     if (!code) code = r->merges ? dpo__tok_merges_file(r) : dpo__tok_add_merges(r);
     if (!code && r->merges) code = dpo__tok_add_named(r);
-    v = dpo__json_first(&r->j, r->added_list);
-    for (i = 0; i < r->n_added && !code; i++, v = dpo__json_next(&r->j, v)) code = dpo__tok_add_added(r, v);
+    v = dpo_json_first(&r->j, r->added_list);
+    for (i = 0; i < r->n_added && !code; i++, v = dpo_json_next(&r->j, v)) code = dpo__tok_add_added(r, v);
     if (!code) code = dpo__tok_each(r, dpo__tok_at(r, 0, "post_processor"), "processors", dpo__tok_read_template);
     return code ? code : dpo__tok_finish(r);
 }
@@ -10982,15 +10972,15 @@ static int dpo__tok_has(dpo_context *c, const char *dir, const char *name, char 
 /* A token's id by its text in tokenizer_config.json: a string, or an object with "content". */
 static int32_t dpo__tok_config_id(const dpo_tokenizer *t, const dpo__json *j, const char *key) {
     char text[256];
-    int64_t v = dpo__json_find(j, 0, key), n;
-    if (dpo__json_type(j, v) == '{') v = dpo__json_find(j, v, "content");
-    n = dpo__json_string(j, v, text, sizeof text);
+    int64_t v = dpo_json_find(j, 0, key), n;
+    if (dpo_json_type(j, v) == '{') v = dpo_json_find(j, v, "content");
+    n = dpo_json_string(j, v, text, sizeof text);
     return n > 0 && n < (int64_t)sizeof text ? dpo_tokenizer_id(t, text, (size_t)n) : -1;
 }
 /* The number of a key in config.json, or the first of a list of them, if it is an id. */
 static int32_t dpo__tok_config_number(const dpo_tokenizer *t, const dpo__json *j, const char *key) {
-    int64_t v = dpo__json_find(j, 0, key), x;
-    if (dpo__json_type(j, v) == '[' && dpo__json_count(j, v)) v = dpo__json_first(j, v);
+    int64_t v = dpo_json_find(j, 0, key), x;
+    if (dpo_json_type(j, v) == '[' && dpo_json_count(j, v)) v = dpo_json_first(j, v);
     return dpo__json_int64(j, v, &x) && x >= 0 && x < t->vocab ? (int32_t)x : -1;
 }
 /* The JSON of dir/name if that file is there: 1, to be freed by dpo__tok_json_free. 0: no file, or the error is set. */
@@ -11023,7 +11013,7 @@ static dpo_result dpo__tok_read_ends(dpo_tokenizer *t, const char *dir) {
         int32_t bos = dpo__tok_config_id(t, &j, "bos_token");
         t->eos = dpo__tok_config_id(t, &j, "eos_token");
         if (bos >= 0) t->bos = bos;
-        if (dpo__json_bool(&j, dpo__json_find(&j, 0, "add_bos_token"), &value)) t->adds_bos = value;
+        if (dpo__json_bool(&j, dpo_json_find(&j, 0, "add_bos_token"), &value)) t->adds_bos = value;
         dpo__tok_json_free(t->c, text, &j);
     }
     if (dir && dpo__tok_json(t->c, dir, "config.json", &text, &j)) {
@@ -11054,7 +11044,7 @@ DPO_API dpo_tokenizer *dpo_tokenizer_load(dpo_context *c, const char *path) {
         return NULL;
     }
     if (dpo__tok_json(c, path, "config.json", &text, &j)) {
-        bytes = dpo__json_is(&j, dpo__json_find(&j, 0, "dpo_tokenizer"), "bytes");
+        bytes = dpo__json_is(&j, dpo_json_find(&j, 0, "dpo_tokenizer"), "bytes");
         dpo__tok_json_free(c, text, &j);
     }
     if (c->error.code || bytes) return dpo_tokenizer_bytes(c); /* NULL after an error */
@@ -11523,10 +11513,10 @@ typedef struct dpo__rows {
 
 /* The string at `key` as field i; 0 if it is not there, -1 if it is no string. */
 static int dpo__rows_field(dpo__rows *r, const char *key, int i) {
-    int64_t at = dpo__json_find(&r->j, 0, key), n;
+    int64_t at = dpo_json_find(&r->j, 0, key), n;
     char *to = r->text + r->used;
     if (at < 0 || dpo__json_null(&r->j, at)) return 0;
-    n = dpo__json_string(&r->j, at, to, (size_t)(r->cap - r->used));
+    n = dpo_json_string(&r->j, at, to, (size_t)(r->cap - r->used));
     if (n < 0) return -1;
     r->field[i].text = to;
     r->field[i].bytes = (size_t)n;
@@ -11549,7 +11539,7 @@ static dpo_result dpo__rows_line(dpo__rows *r, const char *line, size_t n, int64
     int p, c, j;
     dpo_result code = n > DPO__LINE ? DPO_E_FORMAT : dpo__json_try(d->c, line, n, &r->j, &why, &at);
     if (code == DPO_E_MEMORY) return dpo__fail(d->c, code, "no memory for line %ld", (long)number);
-    if (code || dpo__json_type(&r->j, 0) != '{') {
+    if (code || dpo_json_type(&r->j, 0) != '{') {
         dpo__rows_bad(r, &d->report.bad_json, number, code ? why : "the line is not a JSON object");
         return DPO_OK;
     }
@@ -12879,7 +12869,7 @@ DPO_API dpo_result dpo_reference_load(const dpo_model *m, dpo_data *d, const cha
     of = dpo_model_hash(m);
     dpo__reference_keys(d, of, m->precision, text);
     for (i = 0; i < 3 && !r; i++) {
-        const char *has = dpo__st_metadata(&st, keys[i]);
+        const char *has = dpo_tensors_metadata(&st, keys[i]);
         if (!has || strcmp(has, text[i]))
             r = dpo__fail(d->c, DPO_E_STATE,
                           "%.400s: made from other %s (%.40s here, %.40s there); delete it, and it is computed anew",
@@ -13511,7 +13501,7 @@ static void dpo__note_double(dpo__checkpoint *k, const char *key, double x) {
     j.count = 1;
     for (digits = 15; digits < 18 && (digits == 15 || back != x); digits++) {
         node.end = (uint32_t)dpo__append_number(k->text[k->n], sizeof *k->text, 0, digits, x);
-        (void)dpo__json_double(&j, 0, &back);
+        (void)dpo_json_number(&j, 0, &back);
     }
     dpo__note(k, key, k->text[k->n]);
 }
@@ -13690,7 +13680,7 @@ DPO_API dpo_result dpo_trainer_save(dpo_trainer *t, const char *path, const char
 
 /* A count of the metadata; -1 if it is none. Its limit keeps all that is multiplied by it in 64 bits. */
 static int64_t dpo__checkpoint_count(const dpo__st *st, const char *key) {
-    const char *p = dpo__st_metadata(st, key);
+    const char *p = dpo_tensors_metadata(st, key);
     int64_t x = 0;
     if (!p || !*p) return -1;
     for (; *p; p++) {
@@ -13701,7 +13691,7 @@ static int64_t dpo__checkpoint_count(const dpo__st *st, const char *key) {
 }
 /* Is it a checkpoint at all, and of the same run? */
 static dpo_result dpo__checkpoint_same_run(dpo_trainer *t, const dpo__st *st, const dpo__checkpoint *k) {
-    const char *version = dpo__st_metadata(st, "dpo_checkpoint");
+    const char *version = dpo_tensors_metadata(st, "dpo_checkpoint");
     int64_t i;
     if (!version || strcmp(version, "1"))
         return dpo__fail(t->c, DPO_E_FORMAT,
@@ -13709,7 +13699,7 @@ static dpo_result dpo__checkpoint_same_run(dpo_trainer *t, const dpo__st *st, co
                          "expected 1); name one that dpo_trainer_save has written",
                          st->path, version ? version : "missing");
     for (i = 0; i < k->must; i++) {
-        const char *key = k->pairs[2 * i], *here = k->pairs[2 * i + 1], *there = dpo__st_metadata(st, key);
+        const char *key = k->pairs[2 * i], *here = k->pairs[2 * i + 1], *there = dpo_tensors_metadata(st, key);
         if (!there || strcmp(here, there))
             return dpo__fail(
                 t->c, DPO_E_STATE,

@@ -493,9 +493,10 @@ static char *points_text(const stage *g) {
     FILE *f = open_memstream(&text, &bytes);
     int i, k, bad;
     if (!f) return NULL;
+    fputs("[", f);
     for (i = 0; i < g->points; i++) {
         const point *p = &g->point[i];
-        fprintf(f, "%s{\"step\": %lld, \"examples\": %lld, \"epoch\": ", i ? ",\n " : "[", (long long)p->step,
+        fprintf(f, "%s{\"step\": %lld, \"examples\": %lld, \"epoch\": ", i ? ",\n " : "", (long long)p->step,
                 (long long)p->examples);
         cli_json_number(f, p->epoch);
         for (k = 0; k < OUTCOMES; k++) fprintf(f, ", \"%s\": \"%s\"", outcome_name[k], p->outcome[k]);
@@ -721,7 +722,7 @@ static int train(study *s, stage *g, dpo_model *m, dpo_trainer *t, progress *p) 
         say_step(s, g, &at, steps);
         part = g->points + (g->parts == 1);
         if (at.step == steps * part / parts && take_point(s, g, m, p, &at, steps)) return 1;
-        if (cli_clock() - p->saved_at > (s->smoke ? 1 : 60) && !dpo_trainer_done(t) && checkpoint_write(g, t, p))
+        if (cli_clock() - p->saved_at > (s->smoke ? 0 : 60) && !dpo_trainer_done(t) && checkpoint_write(g, t, p))
             return 1;
     }
     return 0;
