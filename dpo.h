@@ -9899,7 +9899,33 @@ static void *dpo__tok_room(const dpo_tokenizer *t, dpo__tok_block *b, size_t n, 
     t->work->failed |= !b->p;
     return b->p;
 }
-/* A word's symbols are a list, and a heap holds (rank, place) of each pair, so that n symbols take n log n steps. A
+#define DPO__TOK_SHORT 64 /* symbols of a word that is merged by looking at all pairs */
+/* A short word: all pairs are looked at for the lowest rank. Returns how many symbols are left. */
+static size_t dpo__tok_merge_short(const dpo_tokenizer *t, uint32_t *id, size_t n) {
+    uint32_t rank[DPO__TOK_SHORT];
+    size_t i, at;
+    for (i = 0; i + 1 < n; i++) rank[i] = dpo__tok_rank(t, id[i], id[i + 1]);
+    while (n > 1) {
+        uint32_t best = rank[0];
+        for (i = 1, at = 0; i + 1 < n; i++)
+            if (rank[i] < best) {
+                best = rank[i];
+                at = i;
+            }
+        if (best == DPO__TOK_NONE) break;
+        id[at] = t->merged[best];
+        n--;
+        for (i = at + 1; i < n; i++) {
+            id[i] = id[i + 1];
+            rank[i - 1] = rank[i];
+        }
+        if (at + 1 < n) rank[at] = dpo__tok_rank(t, id[at], id[at + 1]);
+        if (at) rank[at - 1] = dpo__tok_rank(t, id[at - 1], id[at]);
+    }
+    return n;
+}
+
+/* A long word: symbols are a list, and a heap holds (rank, place) of each pair, so that n symbols take n log n steps. A
    pair that has changed since leaves its old entry behind, whose rank is then not the pair's. */
 typedef struct dpo__tok_heap {
     uint64_t *e;
@@ -9924,7 +9950,7 @@ static uint64_t dpo__tok_heap_pop(dpo__tok_heap *h) {
 }
 #define DPO__TOK_LONG 10 /* numbers of 32 bits a symbol takes: itself, its neighbours, its rank, three heap entries */
 
-static size_t dpo__tok_merge(const dpo_tokenizer *t, uint32_t *id, size_t n) {
+static size_t dpo__tok_merge_long(const dpo_tokenizer *t, uint32_t *id, size_t n) {
     uint32_t *before = id + n, *after = before + n, *rank = after + n, i, k, next;
     dpo__tok_heap h;
     h.e = (uint64_t *)(void *)(id + ((4 * n + 1) & ~(size_t)1));
@@ -9996,7 +10022,8 @@ static size_t dpo__tok_merged(const dpo_tokenizer *t, const uint8_t *p, size_t b
     }
     symbols = (uint32_t *)dpo__tok_room(t, &w->symbols, most * DPO__TOK_LONG + 2, sizeof *symbols);
     if (!symbols) return 0;
-    n = dpo__tok_merge(t, symbols, dpo__tok_symbols(t, p, bytes, symbols));
+    n = dpo__tok_symbols(t, p, bytes, symbols);
+    n = n <= DPO__TOK_SHORT ? dpo__tok_merge_short(t, symbols, n) : dpo__tok_merge_long(t, symbols, n);
     if (n == 1 && symbols[0] == whole) t->state[whole] |= DPO__TOK_WHOLE;
     if (n <= DPO__TOK_FEW) memcpy(id, symbols, n * sizeof *id);
     dpo__tok_emit(w, symbols, n);

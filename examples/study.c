@@ -18,7 +18,7 @@
  *
  * The stages stand in one table (plan_stages). A stage's directory in OUTPUT/cache is named by a hash of everything that
  * its result depends on: options, data, the stage it starts from. What is there is not done again; a stage that was
- * stopped goes on from its checkpoint. So an interrupted study, started again, ends with the same bits. OUTPUT gets
+ * stopped goes on from its checkpoint, written each minute and at Ctrl-C. So an interrupted study, started again, ends with the same bits. OUTPUT gets
  *
  *     data/         the world's data as files, in the forms that the Hub's have
  *     cache/KEY/    model/, result.json, metrics.jsonl, run.json, log-probs of the reference
@@ -715,6 +715,10 @@ static int train(study *s, stage *g, dpo_model *m, dpo_trainer *t, progress *p) 
     if (g->parts > 1 && !g->points && take_point(s, g, m, p, &at, steps)) return 1;
     while (!dpo_trainer_done(t)) {
         int64_t part;
+        if (cli_stopped()) { /* between two updates: nothing is lost */
+            (void)checkpoint_write(g, t, p);
+            return 1;
+        }
         s->training = 1;
         if (dpo_trainer_step(t, &at)) return 1;
         s->training = 0;
@@ -972,10 +976,8 @@ static int print_plan(study *s) {
 
 /* ---- the run ---------------------------------------------------------------------------------------------------- */
 
-static int on_cancel(void *user) {
-    (void)user;
-    return cli_stopped();
-}
+/* An update under way is finished, and saved. */
+static int on_cancel(void *user) { return cli_stopped() && !((const study *)user)->training; }
 
 static void on_progress(void *user, const char *what, int64_t done, int64_t total) {
     char line[160];
@@ -1028,7 +1030,7 @@ static int look_at_model(study *s) {
 
 static int run(study *s) {
     static const sizes full = {8000, 4000, 2000, 1200, 128, 256, 512, 80};
-    static const sizes quick = {4000, 1600, 800, 320, 64, 128, 256, 40};
+    static const sizes quick = {4000, 1600, 800, 320, 64, 128, 160, 40};
     static const sizes full_given = {0, 0, 1000, 1000, 200, 0, 0, 120};
     static const sizes quick_given = {0, 0, 200, 200, 100, 0, 0, 40};
     static const sizes smoke = {32, 16, 16, 16, 8, 16, 4, 8}, smoke_given = {0, 0, 16, 40, 4, 0, 0, 2};
