@@ -32,6 +32,7 @@ demo: $(B)/demo
 # The whole study on the little world, or MODEL=dir DATA=dir; QUICK=1 is a rehearsal. What is done is not done again.
 STUDIED = $(STUDY)$(if $(MODEL),/given)
 study: $(STUDY)/study $(B)/dpo-report
+	rm -rf $(STUDIED)/runs
 	$(STUDY)/study $(if $(QUICK),--quick) $(if $(MODEL),--model $(MODEL)) $(if $(DATA),--data $(DATA)) --output $(STUDIED)
 	$(B)/dpo-report $(STUDIED)/runs/dpo-*-beta-* $(STUDIED)/runs/dpo-*-bf16* --study $(STUDIED)/study.json \
 	    --output $(STUDIED)/report.html

@@ -18,7 +18,7 @@
  *
  * The stages stand in one table (plan_stages). A stage's directory in OUTPUT/cache is named by a hash of everything that
  * its result depends on: options, data, the stage it starts from. What is there is not done again; a stage that was
- * stopped goes on from its checkpoint, written each minute and at Ctrl-C. So an interrupted study, started again, ends with the same bits. OUTPUT gets
+ * stopped goes on from its checkpoint, written each minute and at Ctrl-C between two updates. So an interrupted study, started again, ends with the same bits. OUTPUT gets
  *
  *     data/         the world's data as files, in the forms that the Hub's have
  *     cache/KEY/    model/, result.json, metrics.jsonl, run.json, log-probs of the reference
@@ -81,7 +81,7 @@ typedef struct study {
     const char *const *set_name;
     double sft_learning_rate, learning_rate; /* 0: by the model's width */
     double beta_scale;                       /* times the study's betas */
-    uint64_t model_hash;
+    uint64_t model_hash, config_hash;        /* of the given weights; of the model's config.json */
     int quick, smoke, plan_only, threads, training;
     sizes n;
     dpo_data *set[SETS];
@@ -534,7 +534,7 @@ static int point_read(study *s, point *p, int64_t node) {
     for (k = 0; k < OUTCOMES; k++) {
         int64_t at = dpo_json_find(s->json, node, outcome_name[k]);
         int64_t length = dpo_json_string(s->json, at, p->outcome[k], sizeof p->outcome[k]);
-        if (length < 0 || length > ITEMS) return 1;
+        if (length < 0 || length > ITEMS || (int64_t)strspn(p->outcome[k], "10h") != length) return 1;
     }
     if (dpo_json_type(s->json, list) != '[' || n > TEXTS) return 1;
     list = dpo_json_first(s->json, list);
@@ -612,7 +612,7 @@ static dpo_model *model_for(study *s, const stage *g) {
 typedef struct progress {
     char *metrics; /* lines of metrics.jsonl */
     size_t used, room;
-    double saved_at;
+    double saved_at, seconds; /* seconds: spent in updates, by earlier sessions, too */
 } progress;
 
 static int make_room(progress *p) {
@@ -634,13 +634,15 @@ static int add_line(progress *p, const dpo_metrics *m) {
 }
 
 static int checkpoint_write(const stage *g, dpo_trainer *t, progress *p) {
-    char path[4096 + 32], *points = points_text(g);
-    const char *extra[] = {"study_points", NULL, "study_metrics", NULL, NULL};
+    char path[4096 + 32], seconds[32], *points = points_text(g);
+    const char *extra[] = {"study_points", NULL, "study_metrics", NULL, "study_seconds", NULL, NULL};
     int bad;
     if (!points) return cli_die("no memory for a checkpoint");
     snprintf(path, sizeof path, "%s/checkpoint.safetensors", g->dir);
     extra[1] = points;
     extra[3] = p->metrics ? p->metrics : "";
+    snprintf(seconds, sizeof seconds, "%.3f", p->seconds);
+    extra[5] = seconds;
     bad = dpo_trainer_save(t, path, extra) != DPO_OK;
     free(points);
     p->saved_at = cli_clock();
@@ -650,14 +652,17 @@ static int checkpoint_write(const stage *g, dpo_trainer *t, progress *p) {
 static int checkpoint_read(study *s, stage *g, dpo_trainer *t, progress *p) {
     char path[4096 + 32];
     dpo_tensors_file *f;
-    const char *points, *metrics;
+    const char *points, *metrics, *seconds;
     int bad = 1;
     snprintf(path, sizeof path, "%s/checkpoint.safetensors", g->dir);
     if (!holds(g->dir, "checkpoint.safetensors")) return 0;
     f = dpo_tensors_open(s->c, path);
     points = f ? dpo_tensors_metadata(f, "study_points") : NULL;
     metrics = f ? dpo_tensors_metadata(f, "study_metrics") : NULL;
-    if (points && metrics && !points_read(s, g, points, strlen(points))) {
+    seconds = f ? dpo_tensors_metadata(f, "study_seconds") : NULL;
+    if (points && metrics && seconds && !points_read(s, g, points, strlen(points))) {
+        p->seconds = strtod(seconds, NULL);
+        if (!(p->seconds >= 0 && p->seconds < 1e9)) p->seconds = 0;
         p->used = strlen(metrics);
         p->room = p->used + 4096;
         p->metrics = (char *)malloc(p->room);
@@ -715,13 +720,14 @@ static int train(study *s, stage *g, dpo_model *m, dpo_trainer *t, progress *p) 
     if (g->parts > 1 && !g->points && take_point(s, g, m, p, &at, steps)) return 1;
     while (!dpo_trainer_done(t)) {
         int64_t part;
-        if (cli_stopped()) { /* between two updates: nothing is lost */
-            (void)checkpoint_write(g, t, p);
-            return 1;
-        }
+        double began = cli_clock();
+        if (cli_stopped()) /* between two updates: nothing is lost */
+            return checkpoint_write(g, t, p) ? cli_die("no checkpoint of %s was written: %s", g->name, dpo_error(s->c))
+                                             : 1;
         s->training = 1;
         if (dpo_trainer_step(t, &at)) return 1;
         s->training = 0;
+        p->seconds += cli_clock() - began;
         if (add_line(p, &at)) return 1;
         say_step(s, g, &at, steps);
         part = g->points + (g->parts == 1);
@@ -770,7 +776,7 @@ static int write_result(const stage *g) {
 }
 
 /* Everything of a finished stage; result.json last: where it is, all is. */
-static int finish(study *s, stage *g, dpo_model *m, const progress *p, double seconds) {
+static int finish(study *s, stage *g, dpo_model *m, const progress *p) {
     char path[4096 + 32];
     dpo_model *whole = g->lora ? dpo_lora_merge(m) : m;
     int bad;
@@ -779,7 +785,7 @@ static int finish(study *s, stage *g, dpo_model *m, const progress *p, double se
     if (whole != m) dpo_model_free(whole);
     if (bad) return 1;
     snprintf(path, sizeof path, "%s/metrics.jsonl", g->dir);
-    if (write_file(path, p->metrics, p->used) || write_description(s, g, seconds)) return 1;
+    if (write_file(path, p->metrics, p->used) || write_description(s, g, p->seconds)) return 1;
     bad = write_result(g);
     snprintf(path, sizeof path, "%s/checkpoint.safetensors", g->dir);
     remove(path);
@@ -802,7 +808,6 @@ static int run_stage(study *s, stage *g) {
     dpo_trainer *t = NULL;
     dpo_model *m;
     progress p;
-    double began = cli_clock();
     int bad;
     memset(&p, 0, sizeof p);
     if (make_dirs(g->dir, "--output")) return 1;
@@ -812,7 +817,7 @@ static int run_stage(study *s, stage *g) {
     bad = !t || train(s, g, m, t, &p);
     s->training = 0;
     dpo_trainer_free(t);
-    bad = bad || finish(s, g, m, &p, cli_clock() - began);
+    bad = bad || finish(s, g, m, &p);
     free(p.metrics);
     dpo_model_free(m);
     return bad;
@@ -828,6 +833,7 @@ static int stage_cached(study *s, stage *g) {
     text = read_file(path, 1 << 26, &bytes);
     if (!text) return 0;
     bad = points_read(s, g, text, bytes) || !g->points;
+    if (bad) g->points = 0;
     free(text);
     g->cached = !bad;
     return !bad;
@@ -899,13 +905,14 @@ static void plan_stages(study *s) {
 
 static uint64_t hash_text(uint64_t h, const char *text) { return dataset_fnv(h, text, strlen(text)); }
 
-/* A stage's directory, by all that its result depends on. */
+/* A stage's directory, by all that its result depends on; the number of the study rises when what this file does with
+ * it changes. */
 static void name_stage(study *s, stage *g) {
     dpo_train_config t = config_of(s, g);
     char text[512];
-    uint64_t h = 1469598103934665603u;
+    uint64_t h = s->config_hash;
     int i;
-    snprintf(text, sizeof text, "study 1 numerics %d world %d|%d %d|%.17g %d %d|%lld %.17g %lld|%d %d %d %d|%d %d",
+    snprintf(text, sizeof text, "study 2 numerics %d world %d|%d %d|%.17g %d %d|%lld %.17g %lld|%d %d %d %d|%d %d",
              DPO_NUMERICS, WORLD_VERSION, g->kind, g->parts, g->kind == DPO ? g->beta : 0, g->precision, g->lora,
              (long long)t.batch_size, t.learning_rate, (long long)t.num_train_epochs, s->n.task_items, s->n.questions,
              s->n.held_documents, SEED, g->kind == DPO ? g->set : -1, g->epochs);
@@ -1028,6 +1035,17 @@ static int look_at_model(study *s) {
     return 0;
 }
 
+static int hash_config(study *s) {
+    char path[4096] = "examples/tiny.json", *text;
+    size_t bytes;
+    if (s->model_dir && path_join(path, sizeof path, s->model_dir, "config.json")) return 1;
+    text = read_file(path, 1 << 24, &bytes);
+    if (!text) return 1;
+    s->config_hash = dataset_fnv(1469598103934665603u, text, bytes);
+    free(text);
+    return 0;
+}
+
 static int run(study *s) {
     static const sizes full = {8000, 4000, 2000, 1200, 128, 256, 512, 80};
     static const sizes quick = {4000, 1600, 800, 320, 64, 128, 160, 40};
@@ -1050,6 +1068,7 @@ static int run(study *s) {
         if (dpo_model_config_read(s->c, "examples/tiny.json", &s->config)) return failed(s);
         if (make_data(s)) return 1;
     }
+    if (hash_config(s)) return 1;
     plan_stages(s);
     for (i = 0; i < s->stages; i++) {
         name_stage(s, &s->stage[i]);

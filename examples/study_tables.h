@@ -11,8 +11,9 @@
  *      "open", "finding", "heads": [...], "rows": [[...], ...],
  *      "x", "y", "series": [{"name", "points": [[x, y, low, high], ...]}, ...]}, ...]}
  *
- * and to stdout. A finding repeats if its interval (95 %) lies on the claim's
- * side, does not if it lies on the other, and is open if it holds both. It is included by study.c, behind its types. */
+ * and to stdout. A finding repeats if its interval (95 %) lies on the claim's side, does not if it lies on the other, and
+ * is open if it holds both; of a claim of two parts both must repeat. "As well", "little", "hardly" mean less than 0.05.
+ * It is included by study.c, behind its types. */
 #ifndef STUDY_TABLES_H
 #define STUDY_TABLES_H
 
@@ -76,8 +77,18 @@ static double loss_gain(const point *a, const point *b, double *low, double *hig
     return dpo_mean(d, n, NULL);
 }
 
-/* What the interval of a difference says of a claim that it is above 0. */
+/* What the interval of a difference says of a claim that it is above 0; that it is small, less than SMALL. */
 static int verdict_above(double low, double high) { return low > 0 ? REPEATS : high < 0 ? CONTRARY : OPEN; }
+
+#define SMALL 0.05
+static int verdict_small(double low, double high) {
+    return low > -SMALL && high < SMALL ? REPEATS : low > SMALL || high < -SMALL ? CONTRARY : OPEN;
+}
+
+/* Of a claim of two parts. */
+static int verdict_both(int a, int b) {
+    return a == CONTRARY || b == CONTRARY ? CONTRARY : a == REPEATS && b == REPEATS ? REPEATS : OPEN;
+}
 
 /* ---- filling in ------------------------------------------------------------------------------------------------- */
 
@@ -147,6 +158,35 @@ static void curve_outcome(exhibit *e, const char *name, const stage *g, int outc
     }
 }
 
+/* The little world's last task asks for whole answers as its pairs prefer them; the others, and all of a given model's,
+ * have nothing to do with pairs, as the study's have not. */
+static int plain_tasks(const study *s) { return s->model_dir ? s->task_count : s->task_count - 1; }
+
+/* The letters of `count` tasks from `first` on. */
+static const char *letters_of(const study *s, const point *p, int first, int count, char out[ITEMS + 1]) {
+    int from = task_first(s, first), n = task_first(s, first + count) - from;
+    memcpy(out, p->outcome[TASKS] + from, (size_t)n);
+    out[n] = 0;
+    return out;
+}
+
+static double task_gain(const study *s, const point *a, const point *b, int first, int count, double *low,
+                        double *high) {
+    char before[ITEMS + 1], after[ITEMS + 1];
+    return gain_of(letters_of(s, a, first, count, before), letters_of(s, b, first, count, after), low, high);
+}
+
+static void curve_tasks(const study *s, exhibit *e, const char *name, const stage *g, int first, int count) {
+    series *c = count ? curve_start(e, name) : NULL;
+    char letters[ITEMS + 1];
+    double low, high;
+    int i;
+    for (i = 0; i < g->points && c; i++) {
+        double v = rate_of(letters_of(s, &g->point[i], first, count, letters), &low, &high);
+        curve_add(c, g->point[i].epoch, v, low, high);
+    }
+}
+
 /* Published points, by epochs of 2,500 updates. */
 static void curve_published(exhibit *e, const char *name, const double *step, const double *v, int n) {
     series *c = curve_start(e, name);
@@ -199,76 +239,90 @@ static void claim_dpo(const study *s, exhibit *e) {
         verdict[k] = verdict_above(low[k], high[k]);
     }
     if (nobody_judges(s, e)) return;
-    e->verdict = verdict[0] == verdict[1]                           ? verdict[0]
-                 : verdict[0] == CONTRARY || verdict[1] == CONTRARY ? CONTRARY
-                                                                    : OPEN;
+    e->verdict = verdict_both(verdict[0], verdict[1]);
     snprintf(e->finding, sizeof e->finding,
              "%s: DPO changes the win rate by %+.3f [%+.3f, %+.3f] on HH's form and by %+.3f [%+.3f, %+.3f] on SHP's.",
              repeats_words(e->verdict), gain[0], low[0], high[0], gain[1], low[1], high[1]);
 }
 
-/* Tasks' letters of one task. */
-static void cell_task(const study *s, exhibit *e, int column, const point *p, int task) {
+static void cell_tasks(const study *s, exhibit *e, int column, const point *p, int first, int count) {
     char letters[ITEMS + 1];
-    int n = task_items(s, task);
-    memcpy(letters, p->outcome[TASKS] + task_first(s, task), (size_t)n);
-    letters[n] = 0;
-    cell_rate(e, column, letters);
+    cell_rate(e, column, letters_of(s, p, first, count, letters));
+}
+
+/* What is to be said of the task of whole answers, from a to b. */
+static void say_reply(const study *s, exhibit *e, const point *a, const point *b) {
+    size_t n = strlen(e->finding);
+    double low, high, gain;
+    if (plain_tasks(s) == s->task_count) return;
+    gain = task_gain(s, a, b, plain_tasks(s), 1, &low, &high);
+    snprintf(
+        e->finding + n, sizeof e->finding - n,
+        " The task of whole answers, which is near to what the pairs prefer and is not counted: %+.4f [%+.4f, %+.4f].",
+        gain, low, high);
 }
 
 static void table_1(const study *s, exhibit *e) {
     static const char *const name[4] = {"base", "sft-hh", "dpo-hh-beta-0.1", "dpo-shp-beta-0.1"};
     static const char *const published[4] = {"not as text", "0.521 BTLM, 0.473 Pythia", "0.532 BTLM, 0.485 Pythia",
                                              "not as text"};
-    int shown = s->task_count < 5 ? s->task_count : 5;
+    int plain = plain_tasks(s), shown = plain < 5 ? plain : 5;
     const point *before = end_named(s, "sft-hh"), *after = end_named(s, "dpo-hh-beta-0.1");
-    double low, high, gain = gain_of(before->outcome[TASKS], after->outcome[TASKS], &low, &high);
+    double low, high, gain = task_gain(s, before, after, 0, plain, &low, &high);
     int i, k;
     e->id = "table-1";
     e->title = "Table 1: downstream tasks";
     e->claim = "DPO lifts the average over downstream tasks by about 2 % (relative).";
     e->published =
         "Averages over tasks before and after an epoch of DPO on HH, beta 0.1; the values of single tasks are "
-        "not published as text. Here the share of all items, and of the first tasks'.";
-    e->columns = shown + 3;
+        "not published as text. Here the share of all items of the tasks, and of some tasks.";
     e->head[0] = "model";
     for (k = 0; k < shown; k++) e->head[k + 1] = s->task_name[k];
-    e->head[shown + 1] = "all tasks";
+    e->head[shown + 1] = "average";
     e->head[shown + 2] = "published average";
+    e->columns = shown + 3;
+    if (plain < s->task_count) e->head[e->columns++] = s->task_name[plain];
     for (i = 0; i < 4; i++) {
         const point *p = end_named(s, name[i]);
         cell_text(e, 0, stage_named(s, name[i])->name);
-        for (k = 0; k < shown; k++) cell_task(s, e, k + 1, p, k);
-        cell_rate(e, shown + 1, p->outcome[TASKS]);
+        for (k = 0; k < shown; k++) cell_tasks(s, e, k + 1, p, k, 1);
+        cell_tasks(s, e, shown + 1, p, 0, plain);
         cell_text(e, shown + 2, published[i]);
+        if (plain < s->task_count) cell_tasks(s, e, shown + 3, p, plain, 1);
         e->rows++;
     }
     e->verdict = verdict_above(low, high);
     snprintf(e->finding, sizeof e->finding,
-             "%s: DPO on HH changes the average by %+.4f [%+.4f, %+.4f] (published: +0.011 "
-             "and +0.012).",
-             repeats_words(e->verdict), gain, low, high);
+             "%s: DPO on %s changes the average by %+.4f [%+.4f, %+.4f] (published: +0.011 and +0.012).",
+             repeats_words(e->verdict), s->set_name[CHATS], gain, low, high);
+    say_reply(s, e, before, after);
 }
 
 static void figure_1(const study *s, exhibit *e) {
     static const double step[6] = {0, 500, 1000, 1500, 2000, 2500}, btlm[6] = {.521, .526, .531, .532, .531, .532},
                         pythia[6] = {.4731, .4735, .4741, .4837, .4851, .4848};
     const stage *g = stage_named(s, "dpo-hh-beta-0.1");
-    double low, high, gain = gain_of(g->point[0].outcome[TASKS], g->point[g->points / 2].outcome[TASKS], &low, &high);
+    const point *start = &g->point[0], *half = &g->point[g->points / 2], *end = end_of(g);
+    int plain = plain_tasks(s);
+    double low, high, rest_low, rest_high, gain = task_gain(s, start, half, 0, plain, &low, &high),
+                                           rest = task_gain(s, half, end, 0, plain, &rest_low, &rest_high);
     e->id = "figure-1";
     e->title = "Figure 1: downstream tasks during DPO";
     e->claim = "The average over the tasks rises during DPO, most of it in the first half of the epoch.";
     e->published = "BTLM-3B and Pythia-2.8B, beta 0.1, by epochs of 2,500 updates.";
     e->x = "epochs";
     e->y = "average accuracy";
-    curve_outcome(e, "here", g, TASKS);
+    curve_tasks(s, e, "here", g, 0, plain);
+    curve_tasks(s, e, "here: whole answers", g, plain, s->task_count - plain);
     curve_published(e, "published: BTLM", step, btlm, 6);
     curve_published(e, "published: Pythia", step, pythia, 6);
     e->verdict = verdict_above(low, high);
+    if (e->verdict == REPEATS && rest_high > gain) e->verdict = OPEN; /* the second half may have brought more */
     snprintf(e->finding, sizeof e->finding,
-             "%s: in the first half of the epoch the average changes by %+.4f [%+.4f, "
-             "%+.4f].",
-             repeats_words(e->verdict), gain, low, high);
+             "%s: in the first half of the epoch the average changes by %+.4f [%+.4f, %+.4f], in the second by %+.4f "
+             "[%+.4f, %+.4f].",
+             repeats_words(e->verdict), gain, low, high, rest, rest_low, rest_high);
+    say_reply(s, e, start, end);
 }
 
 static const char *const precision_stage[3] = {"dpo-hh-beta-0.1", "dpo-hh-bf16", "dpo-hh-bf16-lora"};
@@ -282,7 +336,7 @@ static void table_2(const study *s, exhibit *e) {
                                          "rewards/accuracies", "published"};
     const point *p[3];
     double low, high, lora_low, lora_high, gain, lora;
-    int i, same;
+    int i;
     e->id = "table-2";
     e->title = "Table 2: fp32, bf16, bf16 with LoRA";
     e->claim = "bf16 answers as well as fp32; with adapters rewards/accuracies are lower.";
@@ -301,15 +355,13 @@ static void table_2(const study *s, exhibit *e) {
     }
     gain = gain_of(p[0]->outcome[ANSWERS + CHATS], p[1]->outcome[ANSWERS + CHATS], &low, &high);
     lora = gain_of(p[1]->outcome[PREFERRED], p[2]->outcome[PREFERRED], &lora_low, &lora_high);
-    same = low <= 0 && high >= 0;
     if (nobody_judges(s, e)) return;
-    e->verdict = !same || lora_low > 0 ? CONTRARY : lora_high < 0 ? REPEATS : OPEN;
-    snprintf(
-        e->finding, sizeof e->finding,
-        "%s: bf16 against fp32 changes the win rate by %+.3f [%+.3f, %+.3f]%s; adapters change rewards/accuracies by "
-        "%+.3f [%+.3f, %+.3f].",
-        repeats_words(e->verdict), gain, low, high, same ? ", no difference to be seen" : "", lora, lora_low,
-        lora_high);
+    e->verdict = verdict_both(verdict_small(low, high), verdict_above(-lora_high, -lora_low));
+    snprintf(e->finding, sizeof e->finding,
+             "%s: bf16 against fp32 changes the win rate by %+.3f [%+.3f, %+.3f] (as well: by less than 0.05); "
+             "adapters change "
+             "rewards/accuracies by %+.3f [%+.3f, %+.3f].",
+             repeats_words(e->verdict), gain, low, high, lora, lora_low, lora_high);
 }
 
 static void figure_2(const study *s, exhibit *e) {
@@ -318,8 +370,10 @@ static void figure_2(const study *s, exhibit *e) {
                                            {.509, .5886, .6094, .6139, .6215, .6149},
                                            {.501, .5576, .573, .5779, .5852, .5834}};
     static const char *const name[3] = {"published: fp32", "published: bf16", "published: bf16 + LoRA"};
-    const point *a = end_named(s, precision_stage[0]), *b = end_named(s, precision_stage[1]);
+    const point *a = end_named(s, precision_stage[0]), *b = end_named(s, precision_stage[1]),
+                *c = end_named(s, precision_stage[2]);
     double low, high, gain = gain_of(b->outcome[PREFERRED], a->outcome[PREFERRED], &low, &high);
+    double lora_low, lora_high, lora = gain_of(c->outcome[PREFERRED], b->outcome[PREFERRED], &lora_low, &lora_high);
     int i;
     e->id = "figure-2";
     e->title = "Figure 2: rewards/accuracies by precision";
@@ -330,10 +384,12 @@ static void figure_2(const study *s, exhibit *e) {
     e->y = "rewards/accuracies";
     for (i = 0; i < 3; i++) curve_outcome(e, precision_words[i], stage_named(s, precision_stage[i]), PREFERRED);
     for (i = 0; i < 3; i++) curve_published(e, name[i], step, published[i], 6);
-    e->verdict = verdict_above(low, high);
-    snprintf(e->finding, sizeof e->finding,
-             "%s: at the end fp32 is %+.3f [%+.3f, %+.3f] above bf16 (published: +0.045).", repeats_words(e->verdict),
-             gain, low, high);
+    e->verdict = verdict_both(verdict_above(low, high), verdict_above(lora_low, lora_high));
+    snprintf(
+        e->finding, sizeof e->finding,
+        "%s: at the end fp32 is %+.3f [%+.3f, %+.3f] above bf16 (published: +0.045), bf16 %+.3f [%+.3f, %+.3f] above "
+        "bf16 with LoRA (published: +0.032).",
+        repeats_words(e->verdict), gain, low, high, lora, lora_low, lora_high);
 }
 
 static const point *end_of_beta(const study *s, int set, int i) {
@@ -357,11 +413,11 @@ static void table_3(const study *s, exhibit *e) {
     const char *const heads[6] = {"data",         beta_head(s),  "loss on text",
                                   "against base", "against SFT", "published, against base"};
     const point *base = end_named(s, "base");
-    double low[2], high[2], gain[2];
+    double low[2], high[2], gain[2], rise_low, rise_high;
     int i, k, v[2];
     e->id = "table-3";
     e->title = "Table 3: forgetting";
-    e->claim = "Loss on text rises by DPO, and rises less where beta is larger.";
+    e->claim = "Loss on text rises by DPO (beta 0.1), and rises less where beta is larger.";
     e->published = "Loss on SlimPajama against BTLM-3B's own, averages put right.";
     e->columns = 6;
     memcpy(e->head, heads, sizeof heads);
@@ -383,9 +439,10 @@ static void table_3(const study *s, exhibit *e) {
             e->rows++;
         }
         gain[k] = loss_gain(end_of_beta(s, k, 3), end_of_beta(s, k, 0), &low[k], &high[k]);
-        v[k] = verdict_above(low[k], high[k]);
+        (void)loss_gain(sft, end_of_beta(s, k, 1), &rise_low, &rise_high);
+        v[k] = verdict_both(verdict_above(low[k], high[k]), verdict_above(rise_low, rise_high));
     }
-    e->verdict = v[0] == v[1] ? v[0] : v[0] == CONTRARY || v[1] == CONTRARY ? CONTRARY : OPEN;
+    e->verdict = verdict_both(v[0], v[1]);
     snprintf(e->finding, sizeof e->finding,
              "%s: with beta %.4g the loss on text is %+.4f [%+.4f, %+.4f] above that with beta %.4g on %s, and %+.4f "
              "[%+.4f, %+.4f] on %s, paired by document.",
@@ -421,11 +478,11 @@ static void table_4(const study *s, exhibit *e) {
                           &low[k], &high[k]);
     }
     if (nobody_judges(s, e)) return;
-    e->verdict = verdict_above(low[CHATS], high[CHATS]);
+    e->verdict = verdict_both(verdict_above(low[CHATS], high[CHATS]), verdict_small(low[FORUM], high[FORUM]));
     snprintf(
         e->finding, sizeof e->finding,
         "%s: beta %.4g instead of %.4g changes the win rate by %+.3f [%+.3f, %+.3f] on HH's form (published: +0.30) "
-        "and by %+.3f [%+.3f, %+.3f] on SHP's.",
+        "and by %+.3f [%+.3f, %+.3f] on SHP's (little: less than 0.05).",
         repeats_words(e->verdict), s->beta_scale * betas[0], s->beta_scale * betas[3], gain[0], low[0], high[0],
         gain[1], low[1], high[1]);
 }
@@ -442,7 +499,7 @@ static void table_start(const study *s, exhibit *e, int set) {
                                          "rewards/accuracies"};
     const point *own = end_named(s, start[set][set]);
     double low, high, gain, best_low = 0, best_high = 0, best = -INFINITY;
-    int i, other = 0;
+    int i, other = 0, worse = 0;
     e->id = set == CHATS ? "table-5" : "table-6";
     e->title = set == CHATS   ? "Table 5: SFT data under DPO on HH"
                : s->model_dir ? "Table 6: SFT data under DPO on harmless pairs (there on SHP)"
@@ -460,6 +517,7 @@ static void table_start(const study *s, exhibit *e, int set) {
         e->rows++;
         if (i == set) continue;
         gain = gain_of(own->outcome[ANSWERS + set], p->outcome[ANSWERS + set], &low, &high);
+        worse += high < 0;
         if (gain <= best) continue;
         best = gain;
         best_low = low;
@@ -467,11 +525,13 @@ static void table_start(const study *s, exhibit *e, int set) {
         other = i;
     }
     if (nobody_judges(s, e)) return;
-    e->verdict = verdict_above(-best_high, -best_low);
-    snprintf(e->finding, sizeof e->finding,
-             "%s: the best other start, %s%s, changes the win rate by %+.3f [%+.3f, %+.3f] against SFT on %s.",
-             repeats_words(e->verdict), other == 3 ? "no SFT" : "SFT on ", other == 3 ? "" : words[other], best,
-             best_low, best_high, words[set]);
+    e->verdict = worse == 3 ? REPEATS : best_low > 0 ? CONTRARY : OPEN;
+    snprintf(
+        e->finding, sizeof e->finding,
+        "%s: the best other start of three, %s%s, changes the win rate by %+.3f [%+.3f, %+.3f] against SFT on %s; %d "
+        "of the three are surely worse.",
+        repeats_words(e->verdict), other == 3 ? "no SFT" : "SFT on ", other == 3 ? "" : words[other], best, best_low,
+        best_high, words[set], worse);
 }
 
 static void table_5(const study *s, exhibit *e) { table_start(s, e, CHATS); }
@@ -479,16 +539,33 @@ static void table_6(const study *s, exhibit *e) { table_start(s, e, FORUM); }
 
 static const double long_step[6] = {0, 1000, 3000, 5000, 6000, 7500};
 
-/* The point with the highest rate, the earliest among equals. */
-static int peak_of(const stage *g, int outcome) {
+/* Every second letter, from the first or the second on. */
+static const char *half_letters(const char *letters, int second, char out[ITEMS + 1]) {
+    int i, n = (int)strlen(letters), k = 0;
+    for (i = second; i < n; i += 2) out[k++] = letters[i];
+    out[k] = 0;
+    return out;
+}
+
+/* The point with the highest rate, the earliest among equals; by the first half of the questions, or by all. */
+static int peak_of(const stage *g, int outcome, int by_half) {
+    char half[ITEMS + 1];
     double low, high, best = -1;
     int i, at = 0;
     for (i = 0; i < g->points; i++) {
-        double v = rate_of(g->point[i].outcome[outcome], &low, &high);
+        const char *letters = g->point[i].outcome[outcome];
+        double v = rate_of(by_half ? half_letters(letters, 0, half) : letters, &low, &high);
         if (v > best) at = i;
         if (v > best) best = v;
     }
     return at;
+}
+
+/* From point a to b, by the second half: of what was chosen by the first. */
+static double gain_after_peak(const stage *g, int outcome, int a, int b, double *low, double *high) {
+    char before[ITEMS + 1], after[ITEMS + 1];
+    return gain_of(half_letters(g->point[a].outcome[outcome], 1, before),
+                   half_letters(g->point[b].outcome[outcome], 1, after), low, high);
 }
 
 /* Where the first epoch ends. */
@@ -513,11 +590,11 @@ static void figure_3(const study *s, exhibit *e) {
     e->x = "epochs";
     e->y = "share";
     curve_outcome(e, "rewards/accuracies", g, PREFERRED);
-    curve_outcome(e, "tasks", g, TASKS);
+    curve_tasks(s, e, "tasks", g, 0, plain_tasks(s));
     curve_published(e, "published: rewards/accuracies", long_step, accuracies, 6);
     curve_published(e, "published: tasks", long_step, tasks, 6);
     gain_of(g->point[0].outcome[PREFERRED], first->outcome[PREFERRED], &rise_low, &rise_high);
-    e->verdict = low > 0.05 || rise_high < 0 ? CONTRARY : high < 0.05 && rise_low > 0 ? REPEATS : OPEN;
+    e->verdict = low > SMALL || rise_high < 0 ? CONTRARY : high < SMALL && rise_low > 0 ? REPEATS : OPEN;
     snprintf(
         e->finding, sizeof e->finding,
         "%s: from the first epoch's end to the third's rewards/accuracies change by %+.3f [%+.3f, %+.3f] (published: "
@@ -528,10 +605,8 @@ static void figure_3(const study *s, exhibit *e) {
 static void figure_4(const study *s, exhibit *e) {
     static const double wins[6] = {.2227, .3730, .3730, .4316, .4219, .4238};
     const stage *g = stage_named(s, "dpo-hh-3-epochs");
-    int accuracy = peak_of(g, PREFERRED), win = peak_of(g, ANSWERS + CHATS);
-    double low, high, rise_low, rise_high,
-        lost =
-            gain_of(g->point[accuracy].outcome[ANSWERS + CHATS], g->point[win].outcome[ANSWERS + CHATS], &low, &high);
+    int accuracy = peak_of(g, PREFERRED, 0), win = peak_of(g, ANSWERS + CHATS, 1);
+    double low, high, rise_low, rise_high, lost = gain_after_peak(g, ANSWERS + CHATS, accuracy, win, &low, &high);
     e->id = "figure-4";
     e->title = "Figure 4: when to stop";
     e->claim = "rewards/accuracies tell when to stop: win rates peak where they do.";
@@ -541,12 +616,14 @@ static void figure_4(const study *s, exhibit *e) {
     curve_outcome(e, "here", g, ANSWERS + CHATS);
     curve_published(e, "published", long_step, wins, 6);
     if (nobody_judges(s, e)) return;
-    gain_of(g->point[0].outcome[ANSWERS + CHATS], g->point[win].outcome[ANSWERS + CHATS], &rise_low, &rise_high);
-    e->verdict = low > 0 ? CONTRARY : high < 0.05 && rise_low > 0 ? REPEATS : OPEN;
+    (void)gain_after_peak(g, ANSWERS + CHATS, 0, win, &rise_low, &rise_high);
+    e->verdict = low > 0 ? CONTRARY : high < SMALL && rise_low > 0 ? REPEATS : OPEN;
     snprintf(
         e->finding, sizeof e->finding,
         "%s: rewards/accuracies peak after %.2g epochs, win rates after %.2g; stopping at the former costs %.3f [%.3f, "
-        "%.3f] of the win rate (counted as repeated: surely less than 0.05).",
+        "%.3f] of the win rate (its peak by one half of the questions, the cost by the other; counted as repeated: "
+        "surely "
+        "less than 0.05).",
         repeats_words(e->verdict), g->point[accuracy].epoch, g->point[win].epoch, lost, low, high);
 }
 

@@ -1174,7 +1174,7 @@ static void lead_best(report *r, const run *u) {
     if (best == last) fputs(" The last evaluation is the best.", r->f);
     else {
         html_print(r->f, " The best of %s evaluations came after %s %s (", whole((double)u->set[1].n),
-                   whole(best->x[X_STEP]), plural((int64_t)best->x[X_STEP], "update", "updates"));
+                   whole(best->x[X_STEP]), plural(best->x[X_STEP] == 1, "update", "updates"));
         if (is_preference(u)) html_print(r->f, "%.1f\xC2\xA0%%).", 100 * value_of(best, METRIC_ACCURACIES));
         else html_print(r->f, "%.4g).", best->value[METRIC_LOSS]);
     }
@@ -1184,8 +1184,7 @@ static void lead_one(report *r) {
     const run *u = &r->run[0];
     const row *end = final_row(u), *last = last_row(u, 1, METRIC_ACCURACIES);
     html_print(r->f, "After %s %s on %s examples (%s tokens)", whole(end->x[X_STEP]),
-               plural((int64_t)end->x[X_STEP], "update", "updates"), whole(end->x[X_EXAMPLES]),
-               whole(end->x[X_TOKENS]));
+               plural(end->x[X_STEP] == 1, "update", "updates"), whole(end->x[X_EXAMPLES]), whole(end->x[X_TOKENS]));
     if (last) {
         double low, high, n = evaluated(r, u, last);
         html_print(r->f, " the policy prefers the chosen answer in %.1f\xC2\xA0%%",
@@ -1348,7 +1347,7 @@ static void write_held_out(report *r) {
         cell_value(t.cell[i][5], last->value[METRIC_MARGINS]);
         if (best)
             snprintf(t.cell[i][6], CELL, "%s %s", whole(best->x[X_STEP]),
-                     plural((int64_t)best->x[X_STEP], "update", "updates"));
+                     plural(best->x[X_STEP] == 1, "update", "updates"));
     }
     if (!any) return;
     write_table(r, "Held-out data at the end", &t);

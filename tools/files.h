@@ -84,7 +84,7 @@ static inline int out_open(out_file *o, const char *path) {
 static inline int out_close(out_file *o, int failed) {
     int bad;
     if (!o->f) return 1;
-    errno = 0;
+    if (!ferror(o->f)) errno = 0; /* else it says why a write has failed */
     bad = failed || fflush(o->f) || ferror(o->f) || fsync(fileno(o->f));
     if (fclose(o->f)) bad = 1;
     o->f = NULL;
