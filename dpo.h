@@ -5751,7 +5751,8 @@ static dpo_result dpo__st_read_entry(dpo__st *st, const dpo__json *j, int64_t ke
         (void)dpo_json_string(j, dtype, kind, sizeof kind);
         for (i = 0; kind[i]; i++) /* only what surely prints well */
             if (kind[i] <= 0x20 || kind[i] >= 0x7f) kind[i] = '?';
-        return dpo__st_refuse(st, "tensor %.200s has the unknown dtype \"%s\"", e->name, kind);
+        return kind[0] ? dpo__st_refuse(st, "tensor %.200s has the unknown dtype \"%s\"", e->name, kind)
+                       : dpo__st_refuse(st, "tensor %.200s has no dtype", e->name);
     }
     for (i = 0; i < DPO__ST_RANK; i++) e->shape[i] = 1;
     e->ndim = dpo__st_numbers(j, dpo_json_find(j, object, "shape"), e->shape, DPO__ST_RANK);
@@ -7284,6 +7285,33 @@ static dpo_result dpo__model_take(dpo__loader *l, const dpo__st_entry *e) {
         dpo__log(c, DPO_LOG_WARNING, "%s: tensor %s is not used by this model", path, e->name);
     return DPO_OK;
 }
+/* A tied model's head that the file holds all the same is left out; so says Hugging Face, too. Should it be another
+   matrix than the embedding, that is worth a word. */
+static dpo_result dpo__model_check_tied(const dpo__loader *l) {
+    static const char *const names[2] = {"lm_head.weight", "embed_out.weight"};
+    const dpo_model *m = l->m;
+    dpo_context *c = m->c;
+    const dpo__st_entry *head = NULL, *embedding;
+    uint64_t sums[2];
+    uint8_t *buffer;
+    int i;
+    dpo_result r;
+    if (!m->config.tie_word_embeddings) return DPO_OK;
+    for (i = 0; i < 2 && !head; i++) head = dpo__st_find(&l->st, names[i]);
+    embedding =
+        dpo__st_find(&l->st, dpo__model_file_name(m, dpo__model_param(m, m->config.num_hidden_layers, DPO__EMBED)));
+    if (!head || !embedding || head->dtype != embedding->dtype) return DPO_OK;
+    buffer = (uint8_t *)dpo__get(c, DPO__ST_PIECE, "a file buffer");
+    if (!buffer) return DPO_E_MEMORY;
+    r = dpo__st_sum_of(&l->st, head, buffer, &sums[0]);
+    if (!r) r = dpo__st_sum_of(&l->st, embedding, buffer, &sums[1]);
+    dpo__put(c, buffer);
+    if (!r && sums[0] != sums[1])
+        dpo__log(c, DPO_LOG_WARNING,
+                 "%.400s: config.json ties the output head to the embedding, but %s is another matrix; it is not used",
+                 l->st.path, head->name);
+    return r;
+}
 static dpo_result dpo__model_take_file(dpo__loader *l, const char *name) {
     char path[4096];
     int64_t i;
@@ -7296,6 +7324,7 @@ static dpo_result dpo__model_take_file(dpo__loader *l, const char *name) {
     l->map = NULL;
     /* GPT-2's original files leave the prefix out. */
     if (dpo__st_find(&l->st, "wte.weight")) l->m->no_prefix = 1;
+    if (!r) r = dpo__model_check_tied(l);
     for (i = 0; i < l->st.count && !r; i++) r = dpo__model_take(l, &l->st.entries[i]);
     dpo__st_close(&l->st);
     return r;
@@ -10727,14 +10756,17 @@ static dpo_result dpo__tok_add_merges(dpo__tok_reader *r) {
 /* merges.txt: "left right" on each line, the first one a comment. */
 static dpo_result dpo__tok_merges_file(dpo__tok_reader *r) {
     const char *p = r->merges, *end = p + r->merges_size, *next;
-    int64_t rank = 0;
+    int64_t rank = 0, line = 1;
     dpo_result code = DPO_OK;
-    for (; p < end && !code; p = next) {
+    for (; p < end && !code; p = next, line++) {
         const char *stop = (const char *)memchr(p, '\n', (size_t)(end - p));
         next = stop ? stop + 1 : end;
         if (!stop) stop = end;
         if (stop > p && stop[-1] == '\r') stop--;
-        if (stop > p && !(p == r->merges && *p == '#')) code = dpo__tok_add_joined(r, rank++, p, (size_t)(stop - p));
+        if (stop == p || (p == r->merges && *p == '#')) continue;
+        if (!memchr(p, ' ', (size_t)(stop - p)))
+            return dpo__tok_refuse(r, DPO_E_FORMAT, "line %lld of merges.txt is not two pieces", (long long)line);
+        code = dpo__tok_add_joined(r, rank++, p, (size_t)(stop - p));
     }
     r->t->n_merges = (int32_t)rank;
     return code;
@@ -10925,10 +10957,11 @@ static dpo_tokenizer *dpo__tok_from(dpo_context *c, const char *name, const char
     r.text[1] = r.text[0] + 2 * DPO__TOK_PIECE;
     while (at < size && (text[at] == ' ' || text[at] == '\n' || text[at] == '\r' || text[at] == '\t')) at++;
     if (at == size || text[at] != '{') {
-        code = dpo__fail(c, DPO_E_FORMAT,
-                         "%.400s: is no JSON, expected a tokenizer.json; if it is a llama2.c tokenizer: dpo-convert "
-                         "MODEL.bin DIR --tokenizer %.400s",
-                         name, name);
+        code = dpo__fail(
+            c, DPO_E_FORMAT,
+            "%.400s: is no JSON object, expected a tokenizer.json; if it is a llama2.c tokenizer: dpo-convert "
+            "MODEL.bin DIR --tokenizer %.400s",
+            name, name);
     } else if (!(code = dpo__json_parse(c, name, text, size, &r.j))) {
         if (merges) {
             r.vocab = 0;

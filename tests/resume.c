@@ -175,7 +175,8 @@ static void stopped(const kind *k, int number, int count) {
             (void)kill(pid, number);
         }
         code = end(pid);
-        if (code == 1 && number != SIGKILL && says("log", "stopped before")) code = -1; /* nothing was begun */
+        if (code == 1 && number != SIGKILL && (says("log", "stopped before") || says("log", "stopped while reading")))
+            code = -1; /* nothing was begun */
         signals += more && (code < 0 || !there("killed/" LAST));
         if (code > 0) {
             size_t n;

@@ -11,7 +11,7 @@ if [ ! -r /usr/include/simde/x86/avx512.h ] || ! grep -q avx2 /proc/cpuinfo 2>/d
 fi
 rm -rf $out
 mkdir -p $out/tests
-ln -s "$(pwd)/tools" $out/tools
+ln -s "$(pwd)/tools" "$(pwd)/examples" $out/
 sed -e 's|#include <immintrin.h>|#include "tests/simde_shim.h"|' -e 's/target("avx2,fma,avx512[^"]*")/target("avx2,fma")/' \
     -e 's/__builtin_cpu_supports("avx512[a-z0-9]*")/1/g' -e 's/(__m512bh)//g' dpo.h >$out/dpo.h
 for t in tests/*.h tests/test.c; do ln -s "$(pwd)/$t" $out/tests/; done

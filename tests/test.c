@@ -27,7 +27,7 @@
 #include "test_checkpoint.h"
 #include "test_world.h"
 
-#define FLOOR 129 /* so many tests there are at least */
+#define FLOOR 130 /* so many tests there are at least */
 
 typedef struct test {
     const char *name;
@@ -112,6 +112,7 @@ static const test tests[] = {T(math_floats),
                              T(files_tensors),
                              T(storage_same),
                              T(storage_rounds),
+                             T(storage_tied),
                              T(storage_read_instead),
                              T(storage_shards),
                              T(storage_errors),

@@ -121,6 +121,44 @@ static void storage_on_log(void *user, int level, const char *line) {
     (void)user;
     if (level == DPO_LOG_INFO) (void)snprintf(storage_log, sizeof storage_log, "%s", line);
 }
+static void storage_on_warning(void *user, int level, const char *line) {
+    (void)user;
+    if (level == DPO_LOG_WARNING) (void)snprintf(storage_log, sizeof storage_log, "%s", line);
+}
+/* A tied model whose file holds a head all the same: nothing is said of the embedding again, something of another one. */
+static void test_storage_tied(void) {
+    memfs *fs = memfs_new();
+    heap h;
+    dpo_context *c = storage_open(fs, &h, 0);
+    dpo_model *m = tiny_model(c, fs, 2, 7), *back;
+    dpo_tensor *x, *y;
+    int64_t n = tiny_tensors(m, 0, &x), i, e;
+    uint64_t hash = dpo_model_hash(m);
+    float *head;
+    c->desc.log = storage_on_warning;
+    CHECK(m->config.tie_word_embeddings);
+    CHECK_OK(c, dpo_model_save(m, "tied", DPO_F32));
+    y = SCRATCH(dpo_tensor, n + 1);
+    memcpy(y, x, (size_t)n * sizeof *y);
+    for (i = 0; i < n; i++)
+        if (strstr(x[i].name, "wte")) y[n] = x[i];
+    head = SCRATCH(float, tensor_count(&y[n]));
+    memcpy(head, y[n].data, (size_t)tensor_count(&y[n]) * sizeof *head);
+    y[n].name = "lm_head.weight";
+    y[n].data = head;
+    for (e = 0; e < 2; e++) {
+        storage_log[0] = 0;
+        head[3] += (float)e;
+        CHECK_OK(c, dpo_tensors_save(c, "tied/model.safetensors", y, n + 1, NULL));
+        back = dpo_model_load(c, "tied");
+        CHECK_CASE(back && dpo_model_hash(back) == hash, dpo_error(c));
+        CHECK_CASE(!storage_log[0] == !e && (!e || strstr(storage_log, "another matrix")), storage_log);
+        dpo_model_free(back);
+    }
+    storage_log[0] = 0;
+    dpo_model_free(m);
+    storage_close(c, fs, &h);
+}
 /* F32 in a file to BF16 in memory: matrices and vectors to the nearest, and the log says so. */
 static void test_storage_rounds(void) {
     static const int types[3] = {DPO_F32, DPO_BF16, DPO_F16};

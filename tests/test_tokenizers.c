@@ -475,6 +475,11 @@ static void two_files(void) {
     memfs_text(fs, "y.vocab.json", "{\"a\": 0}");
     CHECK(!dpo_tokenizer_load(c, "y.vocab.json") && strstr(dpo_error(c), "y.merges.txt"));
     dpo_clear(c);
+    memfs_text(fs, "y.vocab.json", "{\"a\": 0, \"b\": 1, \"ab\": 2}");
+    memfs_text(fs, "y.merges.txt", "#version: 0.2\na b\nab\n");
+    CHECK(!dpo_tokenizer_load(c, "y.vocab.json"));
+    CHECK_CASE(strstr(dpo_error(c), "line 3 of merges.txt is not two pieces") != NULL, dpo_error(c));
+    dpo_clear(c);
 }
 
 /* ---- normalization -------------------------------------------------------------------------------------------------- */

@@ -220,21 +220,23 @@ static inline dpo_tokenizer *dataset_tokenizer(dpo_context *c, const char *path,
 /* Each text for itself: text i's ids are (*ids)[(*first)[i]] .. (*ids)[(*first)[i + 1] - 1]. Both are freed by free. */
 static inline int dataset_encode(const dpo_tokenizer *t, const dpo_text *texts, int64_t n, unsigned flags,
                                  int32_t **ids, int64_t **first) {
-    int64_t i, k, at = 0, room = 0, want;
+    int64_t i, k, at = 0, room = 0;
     int32_t *more;
     *ids = NULL;
     *first = (int64_t *)malloc(((size_t)n + 1) * sizeof **first);
     if (!*first) return cli_die("no memory for the ids of %s texts", cli_count((uint64_t)n));
     for (i = 0; i < n; i++, at += k) {
         (*first)[i] = at;
-        want = at + 3 * (int64_t)texts[i].bytes + 3;
-        if (want > room) {
-            room = want + room / 2;
+        if (texts[i].bytes > INT32_MAX)
+            return cli_die("a text of %s bytes; at most 2 GB can be encoded at a time", cli_count(texts[i].bytes));
+        k = dpo_encode_parts(t, texts + i, 1, flags, *ids ? *ids + at : NULL, room - at);
+        if (k > room - at) { /* so many more are needed; and some to spare for what follows */
+            room = at + k + room / 2;
             more = (int32_t *)realloc(*ids, (size_t)room * sizeof **ids);
             if (!more) return cli_die("no memory for %s ids", cli_count((uint64_t)room));
             *ids = more;
+            k = dpo_encode_parts(t, texts + i, 1, flags, *ids + at, room - at);
         }
-        k = dpo_encode_parts(t, texts + i, 1, flags, *ids + at, room - at);
         if (k < 0)
             return cli_die("a text of %s bytes cannot be encoded: %s", cli_count(texts[i].bytes),
                            dpo_result_name((dpo_result)k));
@@ -547,8 +549,8 @@ static inline int dataset_tokens(dataset_reader *k) {
     f->rows = t.n;
     f->report = t.report;
     n = !k->second && d->o.max_rows && d->o.max_rows < t.n ? d->o.max_rows : t.n;
-    if (!k->second) d->train = tokens_set(d->c, d->t);
-    if (k->second || held) d->eval = tokens_set(d->c, d->t);
+    if (!k->second) d->train = tokens_set(&t, d->c, d->t);
+    if (k->second || held) d->eval = tokens_set(&t, d->c, d->t);
     for (i = 0; i < n && !dpo_status(d->c); i++)
         tokens_add(&t, i,
                    k->second || (held && dataset_is_held(d, dataset_tokens_hash(d, &t, i))) ? d->eval : d->train);

@@ -16,7 +16,7 @@
 
 typedef struct settings {
     const char *command, *tokenizer, *train, *eval, *output, *eval_output, *report;
-    int jsonl, add_special, parse_special, objective, show, threads, quiet;
+    int jsonl, add_special, parse_special, objective, show, quiet;
     dataset_options d;
 } settings;
 
@@ -509,7 +509,7 @@ static int run_info(const char *path) {
     int64_t k;
     size_t i;
     if (tokens_open(&f, context, path, NULL)) return 1;
-    d = tokens_set(context, NULL);
+    d = tokens_set(&f, context, NULL);
     for (k = 0; k < f.n && !dpo_status(context); k++) tokens_add(&f, k, d);
     if (dpo_status(context)) return fail();
     printf("%s: %s rows, %s kept; hash of the ids %016llx\n", path, cli_count((uint64_t)f.report.rows),
@@ -531,7 +531,6 @@ static int read_command(settings *s, cli_program *p, int argc, char **argv) {
         CLI_HEADING("All commands"),
         CLI_STRING("tokenizer", &s->tokenizer, "PATH", "model tokenizer_name model_name_or_path",
                    "a directory, a tokenizer.json, or bytes"),
-        CLI_INT("threads", &s->threads, 0, 1024, "", "0: one per core"),
         CLI_FLAG("quiet", &s->quiet, "", "no live line, no report"),
         CLI_HEADING("encode, decode: standard input to standard output"),
         CLI_FLAG("jsonl", &s->jsonl, "",
@@ -595,7 +594,7 @@ int main(int argc, char **argv) {
     began = cli_clock();
     cli_catch_signals();
     memset(&desc, 0, sizeof desc);
-    desc.n_threads = s.threads;
+    desc.n_threads = 1;
     desc.log = on_log;
     desc.cancel = on_cancel;
     context = dpo_open(&desc);

@@ -1107,6 +1107,13 @@ static int train(run *u) {
     return 0;
 }
 
+/* A directory whose config.json asks for bytes has no files to copy. */
+static int has_tokenizer(const run *u) {
+    char dir[4096];
+    int n = snprintf(dir, sizeof dir, "%s%s", u->s.output, run_lora(u) ? "/adapter" : "");
+    return n > 0 && (size_t)n < sizeof dir && (holds(dir, "tokenizer.json") || holds(dir, "vocab.json"));
+}
+
 /* After an early stop the model is the best evaluation's. */
 static int take_best(run *u) {
     static const char *const names[] = {"", "rewards/accuracies", "rewards/margins", "loss"};
@@ -1151,6 +1158,8 @@ static int finish(run *u) {
                u->s.output, run_lora(u) && !u->s.merge ? "/adapter" : "");
         if (u->set.dir && !dpo_trainer_done(u->t) && !stops_early(u) && u->saved == m->step)
             printf("the same command with --resume goes on from %s\n", u->set.path);
+        if (u->tokenizer_dir && !has_tokenizer(u))
+            printf("it has no tokenizer: programs need --tokenizer %s with it\n", u->tokenizer_dir);
     }
     if (!run_lora(u)) hash = dpo_model_hash(u->m);
     else if (adapter_hash(u, &hash)) return cli_die("no memory for the adapters' hash");

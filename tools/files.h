@@ -117,7 +117,7 @@ static inline int copy_file(const char *from_dir, const char *name, const char *
         fclose(in);
         return 1;
     }
-    while ((n = fread(block, 1, sizeof block, in)) > 0) (void)fwrite(block, 1, n, o.f);
+    while (!ferror(o.f) && (n = fread(block, 1, sizeof block, in)) > 0) (void)fwrite(block, 1, n, o.f);
     bad = ferror(in) ? cli_die("cannot read %s: %s", from, strerror(errno)) : 0;
     fclose(in);
     return out_close(&o, bad);

@@ -127,6 +127,7 @@ typedef struct tokens_file {
         int32_t prompt, chosen, rejected; /* counts; rejected 0: none */
     } * examples;
     int64_t n, n_ids;
+    int32_t longest; /* ids of a prompt and an answer to it, at most; or 2 */
     dpo_data_report report;
 } tokens_file;
 
@@ -163,6 +164,7 @@ static inline int tokens_read_report(tokens_file *f) {
 static inline int tokens_read_examples(tokens_file *f, const int32_t *counts) {
     static const char again[] = "the file is damaged: make it again with dpo-tokenize";
     int64_t i, at = 0;
+    f->longest = 2;
     for (i = 0; i < f->n; i++) {
         const int32_t *n = counts + 3 * i;
         int64_t whole = (int64_t)n[0] + n[1] + n[2];
@@ -170,6 +172,9 @@ static inline int tokens_read_examples(tokens_file *f, const int32_t *counts) {
             whole > f->n_ids - at || whole > TOKENS_LONGEST)
             return cli_die("%s: example %lld has lengths %ld, %ld, %ld with %lld ids left; %s", f->path, (long long)i,
                            (long)n[0], (long)n[1], (long)n[2], (long long)(f->n_ids - at), again);
+        if (n[1] == n[2] && !memcmp(f->ids + at + n[0], f->ids + at + n[0] + n[1], (size_t)n[1] * sizeof *f->ids))
+            return cli_die("%s: example %lld has the same answer twice; %s", f->path, (long long)i, again);
+        if (n[0] + (n[1] > n[2] ? n[1] : n[2]) > f->longest) f->longest = n[0] + (n[1] > n[2] ? n[1] : n[2]);
         f->examples[i].first = at;
         f->examples[i].prompt = n[0];
         f->examples[i].chosen = n[1];
@@ -236,10 +241,10 @@ static inline int tokens_open(tokens_file *f, dpo_context *c, const char *path, 
     return failed;
 }
 
-/* A set that takes examples as they are. */
-static inline dpo_data *tokens_set(dpo_context *c, const dpo_tokenizer *t) {
+/* A set that takes a file's examples as they are. */
+static inline dpo_data *tokens_set(const tokens_file *f, dpo_context *c, const dpo_tokenizer *t) {
     dpo_data_options o = dpo_data_defaults();
-    o.max_length = TOKENS_LONGEST;
+    o.max_length = f->longest;
     o.truncation = DPO_TRUNCATE_KEEP_START;
     return dpo_data_create(c, t, &o);
 }
