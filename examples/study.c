@@ -612,7 +612,7 @@ static dpo_model *model_for(study *s, const stage *g) {
 typedef struct progress {
     char *metrics; /* lines of metrics.jsonl */
     size_t used, room;
-    double saved_at, seconds; /* seconds: spent in updates, by earlier sessions, too */
+    double saved_at, seconds; /* seconds: spent in updates, before a stop, too */
 } progress;
 
 static int make_room(progress *p) {
