@@ -610,7 +610,7 @@ DPO_API const dpo_model_config *dpo_model_config_of(const dpo_model *m);
 DPO_API int64_t dpo_model_tensors(const dpo_model *m, dpo_tensor *out, int64_t cap);
 /* dpo_model_tensors_of - the tensors that a configuration asks for, in file order: names and shapes, data NULL, dtype
    DPO_F32. No weight is made. *out is freed by dpo_tensors_free.
- *   errors  DPO_E_ARG (a configuration that no model can have)  DPO_E_MEMORY */
+ *   errors  DPO_E_ARG (NULL)  DPO_E_FORMAT (a configuration that no model can have)  DPO_E_MEMORY */
 DPO_API dpo_result dpo_model_tensors_of(dpo_context *c, const dpo_model_config *config, dpo_tensor **out,
                                         int64_t *count);
 /* dpo_model_slopes - [num_attention_heads] the ALiBi slopes in use, alibi_factor included; NULL for other positions. */

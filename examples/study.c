@@ -18,7 +18,8 @@
  *
  * The stages stand in one table (plan_stages). A stage's directory in OUTPUT/cache is named by a hash of everything that
  * its result depends on: options, data, the stage it starts from. What is there is not done again; a stage that was
- * stopped goes on from its checkpoint, written each minute and at Ctrl-C between two updates. So an interrupted study, started again, ends with the same bits. OUTPUT gets
+ * stopped goes on from its checkpoint, written each minute and at Ctrl-C between two updates. So an interrupted study,
+ * started again, ends with the same bits. OUTPUT gets
  *
  *     data/         the world's data as files, in the forms that the Hub's have
  *     cache/KEY/    model/, result.json, metrics.jsonl, run.json, log-probs of the reference

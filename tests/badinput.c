@@ -776,19 +776,12 @@ static void rubbish(void) {
 }
 
 int main(void) {
-    dpo_desc d;
     dpo_model *m;
     int cases;
-    memset(&d, 0, sizeof d);
     memset(&memory, 0, sizeof memory);
     fs = memfs_new();
     memfs_maps(fs, 1);
-    d.n_threads = 1;
-    d.io = &fs->io;
-    d.alloc = heap_alloc;
-    d.release = heap_release;
-    d.user = &memory;
-    c = dpo_open(&d);
+    c = memfs_context(fs, &memory, 1, 0);
     if (!c) return 3;
     m = make_model(neox_config, "base");
     dpo_model_free(m);

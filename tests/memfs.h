@@ -288,4 +288,18 @@ MAYBE_UNUSED static int memfs_count(const memfs *m, const char *part) {
     for (i = 0; i < MEMFS_FILES; i++) n += m->files[i].path[0] && strstr(m->files[i].path, part);
     return n;
 }
+/* A context on a memfs, with a counting heap if given. */
+MAYBE_UNUSED static dpo_context *memfs_context(memfs *fs, heap *h, int threads, int simd) {
+    dpo_desc d;
+    memset(&d, 0, sizeof d);
+    d.n_threads = threads;
+    d.simd = simd;
+    d.io = &fs->io;
+    if (h) {
+        d.alloc = heap_alloc;
+        d.release = heap_release;
+        d.user = h;
+    }
+    return dpo_open(&d);
+}
 #endif

@@ -34,7 +34,11 @@ stop_when() { # a function that says nothing until then
 }
 begun() { ls "$out"/b/cache/*/checkpoint.safetensors 2>/dev/null; }
 six() { [ "$(done_stages)" -lt 6 ] || echo yes; }
-stop_when begun
+for try in 1 2 3 4 5; do # a machine that is busy may let the stage end before the signal comes
+    rm -rf "$out/b"
+    stop_when begun
+    [ "$(done_stages)" = 0 ] && break
+done
 [ "$(done_stages)" = 0 ]
 ok "it stops in its first stage" $?
 stop_when six

@@ -47,7 +47,7 @@ static resume_world resume_open(const resume_case *k, const dpo_train_config *t,
     resume_world w;
     dpo_load_config how;
     w.fs = memfs_new();
-    w.c = tiny_open(w.fs, NULL, threads, 0);
+    w.c = memfs_context(w.fs, NULL, threads, 0);
     how.precision = k->precision;
     how.frozen = k->lora;
     how.verify = how.no_map = 0;
@@ -171,7 +171,7 @@ static resume_world toy_open(memfs *fs, heap *h, int lora, const dpo_train_confi
     int i;
     memset(&w, 0, sizeof w);
     w.fs = fs;
-    w.c = tiny_open(fs, h, 1, 0);
+    w.c = memfs_context(fs, h, 1, 0);
     if (!memfs_find(fs, "toy.json")) memfs_text(fs, "toy.json", toy_config);
     w.m = w.c ? dpo_model_create_from(w.c, "toy.json", 3) : NULL;
     if (w.m && lora) {
@@ -690,7 +690,7 @@ static void test_checkpoint_longer(void) {
 /* A loop of one's own, without data: the counts and the optimizer go on. */
 static void test_checkpoint_own_loop(void) {
     memfs *fs = memfs_new();
-    dpo_context *c = tiny_open(fs, NULL, 1, 0);
+    dpo_context *c = memfs_context(fs, NULL, 1, 0);
     forest *f = SCRATCH(forest, 1);
     int32_t ids[16];
     double logps[1], weights[1] = {-0.5};

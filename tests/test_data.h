@@ -45,7 +45,7 @@ static void test_data_boundary(void) {
     static const int32_t joint[] = {DATA_A, -1, 2, -1, DATA_A, 2, -1}; /* ab is one id: of b only its end is left */
     static const int32_t same[] = {DATA_B, -1, DATA_A, 2, -1, DATA_B, 2, -1};
     memfs *fs = memfs_new();
-    dpo_context *c = tiny_open(fs, NULL, 1, 0);
+    dpo_context *c = memfs_context(fs, NULL, 1, 0);
     const dpo_tokenizer *t = data_tokenizer(c, fs, 0);
     int way;
     for (way = 0; way < 2; way++) {
@@ -68,7 +68,7 @@ static void test_data_boundary(void) {
 static void test_data_bos(void) {
     static const int32_t with[] = {1, DATA_A, -1, DATA_B, 2, -1, -1}, without[] = {DATA_A, -1, DATA_B, 2, -1, -1};
     memfs *fs = memfs_new();
-    dpo_context *c = tiny_open(fs, NULL, 1, 0);
+    dpo_context *c = memfs_context(fs, NULL, 1, 0);
     dpo_tokenizer *t = data_tokenizer(c, fs, 0);
     int bos, known;
     CHECK(dpo_tokenizer_adds_bos(t) && dpo_tokenizer_bos(t) == 1 && dpo_tokenizer_eos(t) == 2);
@@ -95,7 +95,7 @@ static void test_data_end_of_turn(void) {
     static const int32_t chat[] = {DATA_A, DATA_END, -1, DATA_B, DATA_END, -1, DATA_A, 2, -1};
     static const int32_t plain[] = {DATA_A, DATA_END, -1, DATA_B, DATA_END, 2, -1, DATA_A, 2, -1};
     memfs *fs = memfs_new();
-    dpo_context *c = tiny_open(fs, NULL, 1, 0);
+    dpo_context *c = memfs_context(fs, NULL, 1, 0);
     const dpo_tokenizer *t = data_tokenizer(c, fs, 0);
     dpo_text prompt[2] = {{"a", 1, 0}, {"<|end|>", 7, 1}}, chosen[2] = {{"b", 1, 0}, {"<|end|>", 7, 1}};
     dpo_text rejected[2] = {{"a", 1, 0}, {"</s>", 4, 1}}, said[1] = {{"<|end|>", 7, 0}};

@@ -571,18 +571,6 @@ static void test_tokenized(void) {
 }
 /* ---- tokenized files, whole and damaged ------------------------------------------------------------------------------ */
 
-static dpo_context *memory_open(memfs *fs, heap *h) {
-    dpo_desc d;
-    memset(&d, 0, sizeof d);
-    d.n_threads = 1;
-    d.io = &fs->io;
-    if (h) {
-        d.alloc = heap_alloc;
-        d.release = heap_release;
-        d.user = h;
-    }
-    return dpo_open(&d);
-}
 /* rows.safetensors: two pairs, one of them cut, and a third that is none. */
 static dpo_data *tokens_sample(dpo_context *c, const dpo_tokenizer *t, dpo_data_report *report) {
     static const char *const meta[] = {"source", "a \"test\"", "licence", "none", NULL};
@@ -606,7 +594,7 @@ static void test_tokens_file(void) {
         "{\"normalizer\":{\"type\":\"Replace\",\"pattern\":{\"String\":\" \"},\"content\":\"\xe2\x96\x81\"},"
         "\"model\":{\"type\":\"BPE\",\"unk_token\":\"u\",\"vocab\":{\"u\":0,\"a\":1},\"merges\":[]}}";
     memfs *fs = memfs_new();
-    dpo_context *c = memory_open(fs, NULL);
+    dpo_context *c = memfs_context(fs, NULL, 1, 0);
     dpo_tokenizer *t = dpo_tokenizer_bytes(c), *other;
     dpo_data_report a;
     dpo_data *d = tokens_sample(c, t, &a), *e;
@@ -699,7 +687,7 @@ static void test_tokens_hostile(void) {
     size_t i, n, loaded = 0;
     int bit;
     memset(&h, 0, sizeof h);
-    c = memory_open(fs, &h);
+    c = memfs_context(fs, &h, 1, 0);
     t = dpo_tokenizer_bytes(c);
     if (!freopen(FOLDER "/said", "wb", stderr)) return;
     dpo_data_free(tokens_sample(c, t, &a));
@@ -739,7 +727,7 @@ static void test_tokens_memory(void) {
     int done = 0;
     memset(&h, 0, sizeof h);
     h.transient = 1;
-    c = memory_open(fs, &h);
+    c = memfs_context(fs, &h, 1, 0);
     t = dpo_tokenizer_bytes(c);
     live = h.live;
     if (!freopen(FOLDER "/said", "wb", stderr)) return;

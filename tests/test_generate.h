@@ -142,7 +142,7 @@ static void recompute(dpo_context *c, dpo_model *m, const int32_t *prompt, int64
 static void cached_case(int family, int lora, const dpo_generate_config *like, int samples) {
     static const int64_t lengths[5] = {1, 6, 3, 17, 6};
     memfs *fs = memfs_new();
-    dpo_context *c = tiny_open(fs, NULL, 1, 0);
+    dpo_context *c = memfs_context(fs, NULL, 1, 0);
     dpo_model *m = tiny_model(c, fs, family, 5);
     dpo_generate_config g = *like;
     int32_t ids[5][32], *want = SCRATCH(int32_t, 5 * GEN * samples), *got = SCRATCH(int32_t, 5 * GEN * samples);
@@ -223,7 +223,7 @@ static void test_generate_logits(void) {
     int f, i, k;
     for (f = 0; f < TINY_FAMILIES; f++) {
         memfs *fs = memfs_new();
-        dpo_context *c = tiny_open(fs, NULL, 1, 0);
+        dpo_context *c = memfs_context(fs, NULL, 1, 0);
         dpo_model *m = tiny_model(c, fs, f, 5);
         steps *s = SCRATCH(steps, 1);
         int32_t ids[2][32], want[6][GEN];
@@ -265,7 +265,7 @@ static void test_generate_trunk_once(void) {
     static const int64_t lengths[3] = {9, 1, 12};
     static const int32_t often[6] = {3, 5, 17, 28, 40, 41};
     memfs *fs = memfs_new();
-    dpo_context *c = tiny_open(fs, NULL, 1, 0);
+    dpo_context *c = memfs_context(fs, NULL, 1, 0);
     dpo_model *m = tiny_model(c, fs, 3, 5);
     int32_t ids[3][16];
     const int32_t *prompts[3];
@@ -312,7 +312,7 @@ static void test_generate_trunk_once(void) {
 /* 8 prompts x 4 samples, with an eos so that sequences leave early: batches and threads change nothing. */
 static void samples_run(int family, int threads, int simd, int64_t batch, int32_t *out, int64_t *n_out, int *finish) {
     memfs *fs = memfs_new();
-    dpo_context *c = tiny_open(fs, NULL, threads, simd);
+    dpo_context *c = memfs_context(fs, NULL, threads, simd);
     dpo_model *m = tiny_model(c, fs, family, 5);
     dpo_generate_config g = dpo_generate_defaults();
     int32_t ids[GEN_PROMPTS][24];
@@ -371,7 +371,7 @@ static void test_generate_independent(void) {
     for (f = 0; f < TINY_FAMILIES; f++)
         for (k = 0; k < 4; k++) {
             memfs *fs = memfs_new();
-            dpo_context *c = tiny_open(fs, NULL, threads[k], k == 3 ? DPO_SIMD_SCALAR : 0);
+            dpo_context *c = memfs_context(fs, NULL, threads[k], k == 3 ? DPO_SIMD_SCALAR : 0);
             dpo_model *m = tiny_model(c, fs, f, 5);
             dpo_generate_config g = dpo_generate_defaults();
             g.max_new_tokens = GEN;
@@ -478,7 +478,7 @@ static void test_generate_packed(void) {
     for (f = 0; f < TINY_FAMILIES; f++)
         for (p = 0; p < 3; p++) {
             memfs *fs = memfs_new();
-            dpo_context *c = tiny_open(fs, NULL, 1, 0);
+            dpo_context *c = memfs_context(fs, NULL, 1, 0);
             dpo_model *m = way_model(c, fs, f, p, WAY_PLAIN);
             dpo_generate_config g = dpo_generate_defaults();
             int32_t ids[2][32], *want = SCRATCH(int32_t, 4 * GEN_LONG);
@@ -503,7 +503,7 @@ static void test_generate_packed_state(void) {
     int lora;
     for (lora = 0; lora < 2; lora++) {
         memfs *fs = memfs_new();
-        dpo_context *c = tiny_open(fs, NULL, 2, 0);
+        dpo_context *c = memfs_context(fs, NULL, 2, 0);
         dpo_model *m = tiny_model(c, fs, 0, 5);
         dpo_data *d = tiny_data(c, 0, 0, 4);
         dpo_train_config k = dpo_train_defaults(DPO_SFT);
@@ -554,7 +554,7 @@ static void test_generate_plan(void) {
             for (pack = -1; pack < 2; pack++)
                 for (samples = 1; samples < 4; samples += 2) {
                     memfs *fs = memfs_new();
-                    dpo_context *c = tiny_open(fs, NULL, 2, 0);
+                    dpo_context *c = memfs_context(fs, NULL, 2, 0);
                     dpo_model *m = way_model(c, fs, f, p ? DPO_PRECISION_BF16 : DPO_PRECISION_FP32, WAY_PLAIN);
                     dpo_generate_config g = dpo_generate_defaults();
                     dpo_generation_plan plan, other;
@@ -598,7 +598,7 @@ static int64_t first_of(const int32_t *ids, int64_t n, int32_t id) {
 /* The end-of-text id and stop ids end an answer and are not part of it; learned positions bound it. */
 static void test_generate_eos(void) {
     memfs *fs = memfs_new();
-    dpo_context *c = tiny_open(fs, NULL, 1, 0);
+    dpo_context *c = memfs_context(fs, NULL, 1, 0);
     dpo_model *m = tiny_model(c, fs, 3, 5);
     dpo_generate_config g = dpo_generate_defaults();
     int32_t ids[62], out[GEN], again[GEN], stops[2];
@@ -640,7 +640,7 @@ static void test_generate_penalty(void) {
     for (f = 0; f < TINY_FAMILIES; f++)
         for (k = 0; k < 2; k++) {
             memfs *fs = memfs_new();
-            dpo_context *c = tiny_open(fs, NULL, 1, 0);
+            dpo_context *c = memfs_context(fs, NULL, 1, 0);
             dpo_model *m = tiny_model(c, fs, f, 5);
             dpo_generate_config g = dpo_generate_defaults();
             int32_t all[32];
@@ -696,7 +696,7 @@ static void test_generate_stop_strings(void) {
     static const char *const aab[1] = {"aab"};
     static const char *const mixed[4] = {"abab", "b", "\n\nHuman:", "aaaaaaaaaaaaaaaa"};
     memfs *fs = memfs_new();
-    dpo_context *c = tiny_open(fs, NULL, 1, 0);
+    dpo_context *c = memfs_context(fs, NULL, 1, 0);
     dpo_model *m = byte_model(c, fs);
     int i, k, j;
     stop_case(c, m, aab, 1, "aaab");
@@ -724,7 +724,7 @@ static int is_id(int32_t id) { return id > 32 && id < 127; }
 /* A stop string out of what the model says: the answer ends with it, its text before it. */
 static void test_generate_stop_text(void) {
     memfs *fs = memfs_new();
-    dpo_context *c = tiny_open(fs, NULL, 1, 0);
+    dpo_context *c = memfs_context(fs, NULL, 1, 0);
     dpo_model *m = byte_model(c, fs);
     dpo_tokenizer *b = dpo_tokenizer_bytes(c);
     dpo_generate_config g = dpo_generate_defaults();
@@ -808,7 +808,7 @@ static int catch_token(void *user, int64_t sequence, int32_t id) {
 }
 static void test_generate_callback(void) {
     memfs *fs = memfs_new();
-    dpo_context *c = tiny_open(fs, NULL, 3, 0);
+    dpo_context *c = memfs_context(fs, NULL, 3, 0);
     dpo_model *m = tiny_model(c, fs, 0, 5);
     dpo_generate_config g = dpo_generate_defaults();
     caught *k = SCRATCH(caught, 2);
@@ -988,7 +988,7 @@ static void test_generate_errors(void) {
 /* ------------------------------------------------------------------ faults */
 static int generate_all(memfs *fs, heap *h, int64_t *bits) {
     static const char *const stop[2] = {"zq", "\n\nHuman:"};
-    dpo_context *c = tiny_open(fs, h, 2, 0);
+    dpo_context *c = memfs_context(fs, h, 2, 0);
     dpo_model *m = c ? dpo_model_load(c, "in") : NULL;
     dpo_generate_config g = dpo_generate_defaults();
     int32_t ids[4] = {1, 2, 3, 4}, out[6 * 8];
@@ -1057,7 +1057,7 @@ static void test_generate_unpacked(void) {
     const int32_t *prompt = ids;
     int64_t n = 3, made = 0;
     memset(&h, 0, sizeof h);
-    c = tiny_open(fs, &h, 1, 0);
+    c = memfs_context(fs, &h, 1, 0);
     m = tiny_model(c, fs, 0, 5);
     g.max_new_tokens = GEN_LONG;
     CHECK_OK(c, dpo_generate(m, &prompt, &n, 1, &g, want, &made));

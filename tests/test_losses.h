@@ -149,7 +149,7 @@ static void torch_update(torch_state *s, const dpo_train_config *k, const float 
 /* Steps of the library beside steps in double on its own gradients. */
 static void optimizer_case(int optimizer, double decay, double max_norm) {
     memfs *fs = memfs_new();
-    dpo_context *c = tiny_open(fs, NULL, 1, 0);
+    dpo_context *c = memfs_context(fs, NULL, 1, 0);
     dpo_model *m = tiny_model(c, fs, 0, 3);
     dpo_train_config k = dpo_train_defaults(DPO_SFT);
     dpo_trainer *t;
@@ -221,7 +221,7 @@ static void test_schedules(void) {
     int k;
     for (k = 0; k < 3; k++) {
         memfs *fs = memfs_new();
-        dpo_context *c = tiny_open(fs, NULL, 1, 0);
+        dpo_context *c = memfs_context(fs, NULL, 1, 0);
         dpo_model *m = tiny_model(c, fs, 0, 3);
         dpo_data *d = tiny_data(c, 0, 0, 2);
         tiny_run r;

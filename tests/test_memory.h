@@ -17,7 +17,7 @@ static int world_open(world *w, const tiny_run *r) {
     dpo_train_config k = tiny_config(r);
     memset(w, 0, sizeof *w);
     w->fs = memfs_new();
-    w->c = tiny_open(w->fs, &w->h, r->threads ? r->threads : 1, r->simd);
+    w->c = memfs_context(w->fs, &w->h, r->threads ? r->threads : 1, r->simd);
     if (!CHECK(w->c != NULL)) return 0;
     w->m = tiny_model(w->c, w->fs, r->family, 5);
     if (w->m && r->lora) tiny_lora(w->c, w->m, r->family, 3, 1, 9);
@@ -111,7 +111,7 @@ static void plan_case(int family, int lora, int optimizer, int recompute) {
     r.optimizer = optimizer;
     r.recompute = recompute;
     tc = tiny_config(&r);
-    c = tiny_open(fs, &h, 2, 0);
+    c = memfs_context(fs, &h, 2, 0);
     pack = (int64_t)c->pack_bytes;
     m = tiny_model(c, fs, family, 5);
     k = *dpo_model_config_of(m);
@@ -156,7 +156,7 @@ static void test_memory_plan(void) {
 /* ------------------------------------------------------------------ faults */
 /* Everything a program does: load, data, train, evaluate, generate, save. A code, and the bits if it went well. */
 static int scenario(memfs *fs, heap *h, int threads, uint64_t *bits) {
-    dpo_context *c = tiny_open(fs, h, threads, 0);
+    dpo_context *c = memfs_context(fs, h, threads, 0);
     dpo_model *m;
     dpo_data *d;
     dpo_trainer *t = NULL;
@@ -209,7 +209,7 @@ static memfs *scenario_files(void) {
     memfs_text(fs, "rows.jsonl",
                "{\"prompt\":\"ab\",\"chosen\":\"cde\",\"rejected\":\"fg\"}\n"
                "{\"prompt\":\"x\",\"chosen\":\"y\",\"rejected\":\"zz\"}\n");
-    c = tiny_open(fs, NULL, 1, 0);
+    c = memfs_context(fs, NULL, 1, 0);
     m = dpo_model_create_from(c, "in.json", 3);
     if (CHECK_OK(c, m ? 0 : -1)) CHECK_OK(c, dpo_model_save(m, "in", DPO_F32));
     dpo_close(c);
@@ -217,7 +217,7 @@ static memfs *scenario_files(void) {
 }
 /* What lies under a final name is whole: each file on its own, and both together. */
 static int whole_or_nothing(memfs *fs) {
-    dpo_context *c = tiny_open(fs, NULL, 1, 0);
+    dpo_context *c = memfs_context(fs, NULL, 1, 0);
     int w = memfs_find(fs, "out/model.safetensors") != NULL, k = memfs_find(fs, "out/config.json") != NULL, ok = 1;
     dpo_model_config config;
     dpo_tensor *t;
@@ -603,7 +603,7 @@ static void test_files_model_round_trip(void) {
     for (f = 0; f < TINY_FAMILIES; f++)
         for (k = 0; k < 3; k++) {
             memfs *fs = memfs_new();
-            dpo_context *c = tiny_open(fs, NULL, 1, 0);
+            dpo_context *c = memfs_context(fs, NULL, 1, 0);
             dpo_model *m = tiny_model(c, fs, f, 5), *back, *twice;
             CHECK_OK(c, dpo_model_save(m, "dir", types[k]));
             CHECK(fs->unsynced == 0 && fs->renamed == 0); /* synced before the rename, the directory after it */
@@ -625,7 +625,7 @@ static void test_files_adapter_round_trip(void) {
     int f;
     for (f = 0; f < TINY_FAMILIES; f++) {
         memfs *fs = memfs_new();
-        dpo_context *c = tiny_open(fs, NULL, 1, 0);
+        dpo_context *c = memfs_context(fs, NULL, 1, 0);
         dpo_model *a = tiny_model(c, fs, f, 5), *b = tiny_model(c, fs, f, 5);
         tiny_lora(c, a, f, 3, 1, 9);
         CHECK_OK(c, dpo_lora_save(a, "adapter", "base/model"));
@@ -637,7 +637,7 @@ static void test_files_adapter_round_trip(void) {
 }
 static void test_files_reference(void) {
     memfs *fs = memfs_new();
-    dpo_context *c = tiny_open(fs, NULL, 1, 0);
+    dpo_context *c = memfs_context(fs, NULL, 1, 0);
     dpo_model *m = tiny_model(c, fs, 0, 5), *other = tiny_model(c, fs, 0, 6);
     dpo_data *d = tiny_data(c, 1, 0, 5), *same = tiny_data(c, 1, 0, 5), *more = tiny_data(c, 1, 0, 6);
     double keep[10];
@@ -660,7 +660,7 @@ static void test_files_reference(void) {
 static void test_files_tensors(void) {
     static const char *const metadata[5] = {"who", "me \"quoted\"", "n", "\\1\n", NULL};
     memfs *fs = memfs_new();
-    dpo_context *c = tiny_open(fs, NULL, 1, 0);
+    dpo_context *c = memfs_context(fs, NULL, 1, 0);
     float a[6] = {1, -2, 3.5f, 0, 1e-30f, 7};
     int32_t b[3] = {-1, 2, 3};
     double d[1] = {0.1};
@@ -730,7 +730,7 @@ static void test_data_truncation(void) {
     static const int all[3] = {4, 6, 8}, cut[3] = {5, 6, 7}, both_cut[3] = {5, 7, 7}, chosen[3] = {4, 7, 6};
     static const int end[3] = {10, 2, 2}, short_prompt[3] = {3, 7, 2};
     memfs *fs = memfs_new();
-    dpo_context *c = tiny_open(fs, NULL, 1, 0);
+    dpo_context *c = memfs_context(fs, NULL, 1, 0);
     data_row(c, 4, 6, 8, DPO_TRUNCATE_REF, 0, all);
     data_row(c, 10, 6, 7, DPO_TRUNCATE_REF, 0, cut); /* the prompt alone */
     data_row(c, 10, 6, 7, DPO_TRUNCATE_REF, 1, cut);
@@ -752,7 +752,7 @@ static void test_data_rows(void) {
                                "{\"chosen\":\"b\",\"rejected\":\"x\"}\n"
                                "{\"prompt\":\"\\u00e9\\ud83d\\ude00\",\"chosen\":\"q\",\"rejected\":\"r\"}";
     memfs *fs = memfs_new();
-    dpo_context *c = tiny_open(fs, NULL, 1, 0);
+    dpo_context *c = memfs_context(fs, NULL, 1, 0);
     dpo_data *d = dpo_data_create(c, dpo_tokenizer_bytes(c), NULL);
     dpo_data_report r;
     const int32_t *p, *a;

@@ -51,7 +51,7 @@ static void whole_directions(whole *w, const dpo_tensor *g, int64_t n, const cha
 }
 static void whole_case(int family, int lora) {
     memfs *fs = memfs_new();
-    dpo_context *c = tiny_open(fs, NULL, 1, 0);
+    dpo_context *c = memfs_context(fs, NULL, 1, 0);
     dpo_model *m = tiny_model(c, fs, family, 21);
     dpo_train_config k = dpo_train_defaults(DPO_SFT);
     dpo_trainer *t;
@@ -113,7 +113,7 @@ static void test_model_gradients_lora(void) {
 /* ------------------------------------------------------------------ losses at the start */
 static void start_case(int family, int lora) {
     memfs *fs = memfs_new();
-    dpo_context *c = tiny_open(fs, NULL, 1, 0);
+    dpo_context *c = memfs_context(fs, NULL, 1, 0);
     dpo_model *m = tiny_model(c, fs, family, 5);
     dpo_data *d = tiny_data(c, 1, 0, TINY_PAIRS);
     tiny_run r;
@@ -153,7 +153,7 @@ static void test_identity_reference(void) {
     int f;
     for (f = 0; f < TINY_FAMILIES; f++) {
         memfs *fs = memfs_new();
-        dpo_context *c = tiny_open(fs, NULL, 1, 0);
+        dpo_context *c = memfs_context(fs, NULL, 1, 0);
         dpo_model *base = tiny_model(c, fs, f, 5), *m = tiny_model(c, fs, f, 5);
         dpo_data *d[3];
         tiny_run r;
@@ -185,7 +185,7 @@ static void test_identity_swap(void) {
     int f, k;
     for (f = 0; f < TINY_FAMILIES; f++) {
         memfs *fs = memfs_new();
-        dpo_context *c = tiny_open(fs, NULL, 1, 0);
+        dpo_context *c = memfs_context(fs, NULL, 1, 0);
         dpo_model *m = tiny_model(c, fs, f, 5), *ref = tiny_model(c, fs, f, 6);
         dpo_data *d[2];
         dpo_metrics s[2];
@@ -262,7 +262,7 @@ static void test_identity_shared_prompt(void) {
     int f, i;
     for (f = 0; f < TINY_FAMILIES; f++) {
         memfs *fs = memfs_new();
-        dpo_context *c = tiny_open(fs, NULL, 1, 0);
+        dpo_context *c = memfs_context(fs, NULL, 1, 0);
         dpo_model *m = tiny_model(c, fs, f, 5);
         forest *shared = SCRATCH(forest, 1), *apart = SCRATCH(forest, 1);
         double a[64], b[64];
@@ -283,7 +283,7 @@ static void test_identity_neighbours(void) {
     int f, i, j;
     for (f = 0; f < TINY_FAMILIES; f++) {
         memfs *fs = memfs_new();
-        dpo_context *c = tiny_open(fs, NULL, 1, 0);
+        dpo_context *c = memfs_context(fs, NULL, 1, 0);
         dpo_model *m = tiny_model(c, fs, f, 5);
         forest *all = SCRATCH(forest, 1);
         double together[16], alone, chain;
@@ -320,7 +320,7 @@ static void test_identity_adapter_zero(void) {
     int f;
     for (f = 0; f < TINY_FAMILIES; f++) {
         memfs *fs = memfs_new();
-        dpo_context *c = tiny_open(fs, NULL, 1, 0);
+        dpo_context *c = memfs_context(fs, NULL, 1, 0);
         dpo_model *m = tiny_model(c, fs, f, 5), *merged;
         forest *x = SCRATCH(forest, 1);
         int32_t ids[20];
@@ -446,7 +446,7 @@ static void step_by_hand(double sft_weight, double smoothing) {
     int f;
     for (f = 0; f < TINY_FAMILIES; f++) {
         memfs *fs = memfs_new();
-        dpo_context *c = tiny_open(fs, NULL, 1, 0);
+        dpo_context *c = memfs_context(fs, NULL, 1, 0);
         dpo_model *a = tiny_model(c, fs, f, 5), *b = tiny_model(c, fs, f, 5);
         dpo_data *d = tiny_data(c, 1, 0, TINY_PAIRS);
         tiny_run r = run_of(f, 1, 0);
@@ -497,7 +497,7 @@ static void test_same_backward_in_pieces(void) {
     int f, i, lora;
     for (f = 0; f < 2 * TINY_FAMILIES; f++) {
         memfs *fs = memfs_new();
-        dpo_context *c = tiny_open(fs, NULL, 1, 0);
+        dpo_context *c = memfs_context(fs, NULL, 1, 0);
         dpo_model *m = tiny_model(c, fs, f / 2, 5);
         dpo_train_config k = dpo_train_defaults(DPO_SFT);
         dpo_trainer *t[2];

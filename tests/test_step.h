@@ -12,7 +12,7 @@ static step_world step_open(const tiny_run *r) {
     step_world w;
     dpo_train_config k = tiny_config(r);
     w.fs = memfs_new();
-    w.c = tiny_open(w.fs, NULL, r->threads ? r->threads : 1, r->simd);
+    w.c = memfs_context(w.fs, NULL, r->threads ? r->threads : 1, r->simd);
     w.m = tiny_model(w.c, w.fs, r->family, 5);
     w.m->precision = r->precision;
     if (r->lora) tiny_lora(w.c, w.m, r->family, 3, 1, 9);
@@ -29,7 +29,7 @@ static void step_close(step_world *w) {
 /* --- every plan that a budget can bring about, the same bits ------------------------------------------------- */
 static void step_budget(const tiny_run *base) {
     memfs *fs = memfs_new();
-    dpo_context *c = tiny_open(fs, NULL, 1, 0);
+    dpo_context *c = memfs_context(fs, NULL, 1, 0);
     dpo_model *m = tiny_model(c, fs, base->family, 5);
     dpo_model_config k = *dpo_model_config_of(m);
     dpo_data *d = tiny_data(c, base->pairs, 0, TINY_PAIRS);
@@ -174,7 +174,7 @@ static void test_step_long_pairs(void) {
     int kind;
     for (kind = 0; kind < 4; kind++) { /* bit 0: adapters; bit 1: within the least memory */
         memfs *fs = memfs_new();
-        dpo_context *c = tiny_open(fs, NULL, 2, 0);
+        dpo_context *c = memfs_context(fs, NULL, 2, 0);
         dpo_model *m = tiny_model(c, fs, 0, 5);
         tiny_run r = run_of(0, 1, kind & 1);
         dpo_train_config k = tiny_config(&r);
@@ -214,7 +214,7 @@ static void test_step_packed_blocks(void) {
     int precision;
     for (precision = 0; precision < 3; precision++) {
         memfs *fs = memfs_new();
-        dpo_context *c = tiny_open(fs, NULL, 2, 0);
+        dpo_context *c = memfs_context(fs, NULL, 2, 0);
         dpo_model_config k = *dpo_model_config_of(tiny_model(c, fs, 0, 5));
         dpo_load_config how = {DPO_PRECISION_FP32, 0, 0, 0};
         dpo_model *m;
@@ -241,7 +241,7 @@ static void test_step_bf16_moves(void) {
     int precision, lost = 0;
     for (precision = 0; precision < 3; precision++) {
         memfs *fs = memfs_new();
-        dpo_context *c = tiny_open(fs, NULL, 2, 0);
+        dpo_context *c = memfs_context(fs, NULL, 2, 0);
         tiny_run r = run_of(0, 1, 0);
         dpo_train_config k = tiny_config(&r);
         dpo_load_config how = {DPO_PRECISION_BF16, 0, 0, 0};

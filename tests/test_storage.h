@@ -6,7 +6,7 @@ static dpo_context *storage_open(memfs *fs, heap *h, int family) {
     dpo_model *m;
     memset(h, 0, sizeof *h);
     memfs_maps(fs, 1);
-    c = tiny_open(fs, h, 1, 0);
+    c = memfs_context(fs, h, 1, 0);
     m = tiny_model(c, fs, family, 5);
     CHECK_OK(c, dpo_model_save(m, "f", DPO_F32));
     CHECK_OK(c, dpo_model_save(m, "b", DPO_BF16));
@@ -285,12 +285,12 @@ static void test_storage_read_instead(void) {
         }
     }
     memfs_maps(fs, 0);
-    none = tiny_open(fs, NULL, 1, 0);
+    none = memfs_context(fs, NULL, 1, 0);
     read = storage_load(none, "b", DPO_PRECISION_FP32, 1);
     CHECK(fs->maps == 0 && read && dpo_model_hash(read) == want[1] && storage_embed(read)->dtype == DPO_BF16);
     dpo_close(none);
     fs->io.map = memfs_map; /* without unmap: not used */
-    none = tiny_open(fs, NULL, 1, 0);
+    none = memfs_context(fs, NULL, 1, 0);
     read = storage_load(none, "b", DPO_PRECISION_FP32, 1);
     CHECK(fs->maps == 0 && read && dpo_model_hash(read) == want[1]);
     dpo_close(none);
@@ -468,7 +468,7 @@ static void test_storage_lora(void) {
 static int storage_scenario(memfs *fs, heap *h, uint64_t *bits) {
     static const dpo_load_config frozen = {DPO_PRECISION_MIXED, 1, 0, 0}, bf16 = {DPO_PRECISION_BF16, 0, 0, 0};
     dpo_lora_config l = dpo_lora_defaults(DPO_QWEN2);
-    dpo_context *c = tiny_open(fs, h, 1, 0);
+    dpo_context *c = memfs_context(fs, h, 1, 0);
     dpo_model *m, *two = NULL, *three = NULL, *four = NULL;
     int code;
     *bits = 0;
@@ -556,7 +556,7 @@ static void test_storage_disk(void) {
     if (!CHECK(c && mkdtemp(dir))) return;
     {
         memfs *fs = memfs_new();
-        dpo_context *other = tiny_open(fs, NULL, 1, 0);
+        dpo_context *other = memfs_context(fs, NULL, 1, 0);
         k = *dpo_model_config_of(tiny_model(other, fs, 3, 5));
         dpo_close(other);
         memfs_free(fs);

@@ -969,16 +969,9 @@ static int read_golden(void) {
 }
 
 int main(int argc, char **argv) {
-    dpo_desc d;
-    memset(&d, 0, sizeof d);
     memset(&memory, 0, sizeof memory);
     fs = memfs_new();
-    d.n_threads = 2;
-    d.io = &fs->io;
-    d.alloc = heap_alloc;
-    d.release = heap_release;
-    d.user = &memory;
-    c = dpo_open(&d);
+    c = memfs_context(fs, &memory, 2, 0);
     disk = dpo_open(NULL);
     mkdir("build", 0777);
     mkdir("build/tests", 0777);

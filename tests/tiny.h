@@ -189,21 +189,6 @@ static int forest_sequence(forest *f, const int32_t *prompt, int np, const int32
     return s;
 }
 
-/* A context on a memfs, with a counting heap if given. */
-static dpo_context *tiny_open(memfs *fs, heap *h, int threads, int simd) {
-    dpo_desc d;
-    memset(&d, 0, sizeof d);
-    d.n_threads = threads;
-    d.simd = simd;
-    d.io = &fs->io;
-    if (h) {
-        d.alloc = heap_alloc;
-        d.release = heap_release;
-        d.user = h;
-    }
-    return dpo_open(&d);
-}
-
 /* What a training run is, and the bits it ends with. */
 typedef struct tiny_run {
     int family, pairs, lora; /* pairs 0: SFT */
@@ -246,7 +231,7 @@ static uint64_t tiny_hash(dpo_model *m, uint64_t h) {
 /* 0 when the context could not be opened (a SIMD path this machine lacks). */
 static uint64_t tiny_train(const tiny_run *r) {
     memfs *fs = memfs_new();
-    dpo_context *c = tiny_open(fs, NULL, r->threads ? r->threads : 1, r->simd);
+    dpo_context *c = memfs_context(fs, NULL, r->threads ? r->threads : 1, r->simd);
     dpo_model *m;
     dpo_data *d;
     dpo_trainer *t = NULL;
